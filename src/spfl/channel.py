@@ -1,0 +1,228 @@
+"""The wireless uplink: cell geometry, outage, and which packets arrive (THEORY 3).
+
+All powers are in watt, bandwidths in hertz, gains and gaps linear. Axis vocabulary: `device`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit, vectorize
+from numpy.typing import ArrayLike, NDArray
+
+from spfl.rng import Purpose, server_stream
+from spfl.units import db_to_linear, metre_to_km
+
+Fading = Literal["block", "independent"]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+LN2 = math.log(2.0)
+MAX_LOG = 709.0  # exp of more overflows float64
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the server knows of the uplink of K devices before a round: long-term statistics, no fades.
+
+    Arrays have shape (device,); scalars given for `tau_s`, `sign_bits`, `modulus_bits`, `rho` are broadcast.
+    `sign_bits` and `modulus_bits` are L_s and L_m, whole packets with their headers. A packet of 0 bits always
+    arrives: `modulus_bits = 0, rho = 1` is the conventional single packet.
+    `rho` is the fraction of a device's band that carries its sign packet; None takes the proportional default
+    L_s / (L_s + L_m), at which the conventional scheme is a feasible point (THEORY 3).
+    Raises ValueError for a value outside its range or a shape that does not broadcast.
+    """
+
+    bandwidth_hz: float
+    noise_w_per_hz: float
+    power_w: Floats
+    gain: Floats
+    tau_s: Floats
+    sign_bits: Floats
+    modulus_bits: Floats
+    snr_gap: float = 1.0
+    fading: Fading = "block"
+    rho: Floats | None = None
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.gain)
+        rho = self.proportional_rho() if self.rho is None else self.rho
+        values = {"power_w": self.power_w, "gain": self.gain, "tau_s": self.tau_s, "rho": rho}
+        values |= {"sign_bits": self.sign_bits, "modulus_bits": self.modulus_bits}
+        for name, value in values.items():
+            array = np.broadcast_to(np.asarray(value, np.float64), shape)
+            if not (np.isfinite(array).all() and (array >= 0).all()):
+                raise ValueError(f"{name} must be finite and >= 0, got {value}")
+            object.__setattr__(self, name, array)
+        if (self.split > 1).any():
+            raise ValueError(f"rho must lie in [0, 1], got {self.rho}")
+        if not (self.bandwidth_hz > 0 and self.noise_w_per_hz > 0 and self.snr_gap >= 1):
+            raise ValueError("bandwidth_hz and noise_w_per_hz must be > 0 and snr_gap >= 1")
+        if self.fading not in ("block", "independent"):
+            raise ValueError(f"fading must be 'block' or 'independent', got {self.fading!r}")
+
+    def proportional_rho(self) -> Floats:
+        """L_s / (L_s + L_m), shape (device,)."""
+        sign, modulus = np.asarray(self.sign_bits, np.float64), np.asarray(self.modulus_bits, np.float64)
+        return np.asarray(sign / np.maximum(sign + modulus, 1.0))
+
+    @property
+    def split(self) -> Floats:
+        """rho as an array of shape (device,), whatever was given."""
+        assert self.rho is not None  # __post_init__ filled it in
+        return self.rho
+
+    @property
+    def size(self) -> int:
+        """Number of devices K."""
+        return int(np.size(self.gain))
+
+    @property
+    def noise_to_signal(self) -> Floats:
+        """Gamma B N_0 / (P zeta): the outage exponent's scale with the whole band and power, (device,)."""
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.asarray(self.snr_gap * self.bandwidth_hz * self.noise_w_per_hz / (self.power_w * self.gain))
+
+    @property
+    def sign_load(self) -> Floats:
+        """L_s / (B tau): spectral efficiency of a sign packet that has the whole band, bit/s/Hz, (device,)."""
+        return _load(self.sign_bits, self.bandwidth_hz * self.tau_s)
+
+    @property
+    def modulus_load(self) -> Floats:
+        """L_m / (B tau) in bit/s/Hz, shape (device,)."""
+        return _load(self.modulus_bits, self.bandwidth_hz * self.tau_s)
+
+
+def _load(bits: Floats, symbols: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(bits > 0, bits / symbols, 0.0)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def outage_exponent_scalar(load: float, band: float, power: float, noise_to_signal: float) -> float:
+    """x of THEORY 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
+
+    x = noise_to_signal * band / power * (2^(load / band) - 1), computed in logarithms: any finite input gives
+    a finite x or inf, never NaN. `load` is L / (B tau) in bit/s/Hz. An empty packet gives 0.
+    """
+    if load <= 0.0:
+        return 0.0
+    if band <= 0.0 or power <= 0.0 or not noise_to_signal < math.inf:
+        return math.inf
+    y = load / band * LN2
+    if y == math.inf:
+        return math.inf
+    if y < 1e-12:  # 2^r - 1 -> r ln 2
+        return noise_to_signal * load * LN2 / power
+    if noise_to_signal <= 0.0:
+        return 0.0
+    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + y + math.log(-math.expm1(-y))
+    return math.exp(log_x) if log_x < MAX_LOG else math.inf
+
+
+@vectorize(cache=True)  # type: ignore[untyped-decorator]
+def outage_exponent(load, band, power, noise_to_signal):  # type: ignore[no-untyped-def]
+    """`outage_exponent_scalar` over arrays that broadcast."""
+    return outage_exponent_scalar(load, band, power, noise_to_signal)
+
+
+@dataclass(frozen=True)
+class Success:
+    """Outage exponents and success probabilities, shape (device,): q_s of the sign packet, r_m = Pr[modulus | sign]."""
+
+    x_s: Floats
+    x_m: Floats
+    q_s: Floats
+    r_m: Floats
+
+
+def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None = None) -> Success:
+    """Success probabilities of an allocation (THEORY 3).
+
+    `beta` share of the band, `alpha` share of the power for signs, `rho` share of the device's band for signs
+    (default: the link's); all broadcast against (device,).
+    """
+    share, sign_power = np.asarray(beta, np.float64), np.asarray(alpha, np.float64)
+    split = link.split if rho is None else np.asarray(rho, np.float64)
+    noise = link.noise_to_signal
+    x_s = outage_exponent(link.sign_load, split * share, sign_power, noise)
+    x_m = outage_exponent(link.modulus_load, (1 - split) * share, 1 - sign_power, noise)
+    return Success(x_s, x_m, np.exp(-x_s), conditional_modulus_success(x_s, x_m, link.fading))
+
+
+def conditional_modulus_success(x_s: Floats, x_m: Floats, fading: Fading) -> Floats:
+    """r_m = Pr[modulus | sign]: nested events under block fading, exp(-x_m) under independent fading."""
+    if fading == "independent":
+        return np.exp(-x_m)
+    with np.errstate(invalid="ignore"):  # inf - inf: the sign never arrives either
+        return np.exp(-np.maximum(np.where(np.isinf(x_m), np.inf, x_m - x_s), 0.0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one round's fades let through, shape (device,): sign packets, and modulus packets with their sign."""
+
+    sign: Bools
+    modulus: Bools
+
+
+def draw_fades(seed: int, round_: int, devices: int, fading: Fading) -> tuple[Floats, Floats]:
+    """Power fades |h|^2 ~ Exp(1) of the sign and of the modulus packet, each (device,).
+
+    They depend on (seed, round) only, so every scheme meets the same fades. Block fading: one fade for both.
+    """
+    sign = server_stream(seed, round_, Purpose.FADING_SIGN).exponential(size=devices)
+    if fading == "block":
+        return sign, sign
+    return sign, server_stream(seed, round_, Purpose.FADING_MODULUS).exponential(size=devices)
+
+
+def transmit(probabilities: Success, fades: tuple[Floats, Floats]) -> Outcome:
+    """Which packets arrive: a packet survives a fade of at least its outage exponent (Pr = exp(-x))."""
+    sign = np.asarray(fades[0] >= probabilities.x_s)
+    return Outcome(sign, sign & (fades[1] >= probabilities.x_m))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A disc of devices around one base station: distances (device,) in metre, mean power gains (device,), linear."""
+
+    distance_m: Floats
+    gain: Floats
+
+
+def drop_cell(
+    devices: int,
+    *,
+    seed: int,
+    round_: int,
+    min_distance_m: float,
+    radius_m: float,
+    shadowing_db: float,
+) -> Cell:
+    """Place devices uniformly in area between the two radii; path loss and log-normal shadowing give the gains.
+
+    `shadowing_db` is the standard deviation of the shadowing in dB (0 for none).
+    """
+    uniform = server_stream(seed, round_, Purpose.PLACEMENT).random(devices)
+    distance_m = np.sqrt(min_distance_m**2 + uniform * (radius_m**2 - min_distance_m**2))
+    shadow = shadowing_db * server_stream(seed, round_, Purpose.SHADOWING).standard_normal(devices)
+    return Cell(distance_m, db_to_linear(shadow - path_loss_db(distance_m)))
+
+
+def path_loss_db(distance_m: Floats) -> Floats:
+    """128.1 + 37.6 log10(d_km): the 3GPP macro-cell model at 2 GHz (TR 36.814), in dB."""
+    return np.asarray(128.1 + 37.6 * np.log10(metre_to_km(distance_m)))
+
+
+def scale_to_median_snr(gain: Floats, median_snr: float, power_w: Floats, link_noise_w: float) -> Floats:
+    """Gains rescaled so that the median device has this SNR (linear) over an equal share of the band.
+
+    `link_noise_w` is N_0 B / K in watt. Keeps the spread between devices: the knob of the resource studies.
+    """
+    snr = power_w * gain / link_noise_w
+    return np.asarray(gain * (median_snr / np.median(snr)))
