@@ -54,16 +54,23 @@ class Devices:
         return replace(self, weight=self.weight / total) if total > 0 else self
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def mean_square_scalar(r_m: float, v2: float, vbar2: float, v_vbar: float) -> float:
     """||m||^2 for the mean modulus m = r_m v + (1 - r_m) vbar (THEORY 4)."""
     lost = 1.0 - r_m
     return r_m * r_m * v2 + 2.0 * r_m * lost * v_vbar + lost * lost * vbar2
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def mmse_weight_scalar(
-    q_s: float, r_m: float, v2: float, vbar2: float, v_vbar: float, delta2: float, bias_weight: float, noise_weight: float
+    q_s: float,
+    r_m: float,
+    v2: float,
+    vbar2: float,
+    v_vbar: float,
+    delta2: float,
+    bias_weight: float,
+    noise_weight: float,
 ) -> float:
     """c* = W <m,v> / (W q_s ||m||^2 + kappa w^2 (e - q_s ||m||^2)), the minimiser of the device's own cost."""
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
@@ -73,7 +80,7 @@ def mmse_weight_scalar(
     return bias_weight * m_v / denominator if denominator > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def cost_scalar(
     q_s: float,
     r_m: float,
@@ -106,9 +113,14 @@ def cost_scalar(
     return bias_weight * bias + noise_weight * c * c * max(q_s * e - q_s * q_s * m2, 0.0)
 
 
-@vectorize(cache=True)  # type: ignore[untyped-decorator]
+@vectorize(cache=True)
 def _cost(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight, weights, c):  # type: ignore[no-untyped-def]
     return cost_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight, weights, c)
+
+
+@vectorize(cache=True)
+def _mmse_weight(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight):  # type: ignore[no-untyped-def]
+    return mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight)
 
 
 def bias_weight(weight: Floats, theta: float) -> Floats:
@@ -154,12 +166,8 @@ def aggregation_weight(
         return np.divide(1.0, q_s, out=np.zeros_like(q_s), where=q_s > 0)
     if weights == "mmse":
         w = devices.weight
-        m2 = r_m**2 * devices.v2 + 2 * r_m * (1 - r_m) * devices.v_vbar + (1 - r_m) ** 2 * devices.vbar2
-        m_v = r_m * devices.v2 + (1 - r_m) * devices.v_vbar
-        e = r_m * (devices.v2 + devices.delta2) + (1 - r_m) * devices.vbar2
-        big_w = bias_weight(w, theta)
-        denominator = big_w * q_s * m2 + kappa * w**2 * (e - q_s * m2)
-        return np.divide(big_w * m_v, denominator, out=np.zeros_like(q_s), where=denominator > 0)
+        five = (devices.v2, devices.vbar2, devices.v_vbar, devices.delta2)
+        return np.asarray(_mmse_weight(q_s, r_m, *five, bias_weight(w, theta), kappa * w**2))
     return np.ones_like(q_s)
 
 

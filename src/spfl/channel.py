@@ -102,7 +102,7 @@ def _load(bits: Floats, symbols: Floats) -> Floats:
         return np.where(bits > 0, bits / symbols, 0.0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def outage_exponent_scalar(load: float, band: float, power: float, noise_to_signal: float) -> float:
     """x of THEORY 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
 
@@ -124,7 +124,7 @@ def outage_exponent_scalar(load: float, band: float, power: float, noise_to_sign
     return math.exp(log_x) if log_x < MAX_LOG else math.inf
 
 
-@vectorize(cache=True)  # type: ignore[untyped-decorator]
+@vectorize(cache=True)
 def outage_exponent(load, band, power, noise_to_signal):  # type: ignore[no-untyped-def]
     """`outage_exponent_scalar` over arrays that broadcast."""
     return outage_exponent_scalar(load, band, power, noise_to_signal)
