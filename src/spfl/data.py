@@ -1,0 +1,490 @@
+"""Images as one resident uint8 tensor, and how they are dealt to the devices.
+
+Bytes are decoded once and cached; a batch is an index array, turned into float32 inputs only when it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spfl.errors import ConfigError, DataError, did_you_mean
+from spfl.rng import SETUP_ROUND, Purpose, server_stream
+
+Partition = Literal["iid", "dirichlet", "shards"]
+Indices = NDArray[np.int64]
+
+DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
+HUGGING_FACE_IDS = {
+    "cifar10": "uoft-cs/cifar10",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "mnist": "ylecun/mnist",
+}
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+CHANNELS = {"L": 1, "RGB": 3}  # Pillow mode -> channels
+CACHE_VERSION = "1"
+DIRICHLET_TRIES = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images in memory: uint8 images (n, channels, height, width), int64 labels (n,) below `classes`."""
+
+    name: str
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        total = torch.zeros(self.shape[0], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for chunk in self.train_images.split(2048):
+            pixels = chunk.float()
+            total += pixels.sum((0, 2, 3))
+            squares += pixels.square_().sum((0, 2, 3))
+        pixels_per_channel = self.train_images.numel() / self.shape[0]
+        mean = total / pixels_per_channel
+        return mean, (squares / pixels_per_channel - mean.square()).clamp_min(0).sqrt()
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean grey level (0..255) of each channel over the train images, float64 of shape (channels,)."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Standard deviation of the grey level of each channel, float64 of shape (channels,)."""
+        return self._moments[1]
+
+    @cached_property
+    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(scale, shift), float32 of shape (1, channels, 1, 1): inputs = scale * images + shift."""
+        scale = 1 / torch.where(self.std > 0, self.std, 1.0)
+        shape = (1, -1, 1, 1)
+        return scale.float().view(shape), (-self.mean * scale).float().view(shape)
+
+    def pooled(self, factor: int) -> Dataset:
+        """A copy with every factor x factor block averaged and rounded; raises ConfigError if it does not divide."""
+        if factor < 1 or self.shape[1] % factor or self.shape[2] % factor:
+            raise ConfigError(f"pool factor must divide height and width {self.shape[1:]}, got {factor}")
+        return replace(self, train_images=_pool(self.train_images, factor), test_images=_pool(self.test_images, factor))
+
+    def split_validation(self, fraction: float, rng: np.random.Generator) -> Dataset:
+        """For tuning: the same train images, a random `fraction` of them held out as the "test" part.
+
+        The real test images are not in the result. Raises ConfigError unless both parts get an image.
+        """
+        size = len(self.train_labels)
+        held_out = round(fraction * size)
+        if not 0 < held_out < size:
+            raise ConfigError(f"validation fraction must leave images on both sides, got {fraction} of {size}")
+        order = torch.from_numpy(rng.permutation(size))
+        test, train = order[:held_out].sort().values, order[held_out:].sort().values
+        images, labels = self.train_images, self.train_labels
+        return Dataset(self.name, images[train], labels[train], images[test], labels[test], self.classes)
+
+
+def _pool(images: torch.Tensor, factor: int) -> torch.Tensor:
+    pool = torch.nn.functional.avg_pool2d
+    return torch.cat([pool(chunk.float(), factor).round_().byte() for chunk in images.split(2048)])
+
+
+def to_inputs(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Normalised float32 inputs (n, channels, height, width) of uint8 `images` with the train statistics."""
+    scale, shift = dataset.normalisation
+    return torch.addcmul(shift, images.float(), scale)
+
+
+def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """A copy of `images` in which each is mirrored left to right with probability one half."""
+    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).view(-1, 1, 1, 1)
+    return torch.where(mirrored, images.flip(3), images)
+
+
+# --- where images come from ---------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """The files (parquet, or Arrow from the Hugging Face cache) of both splits; `place` tells sources apart."""
+
+    name: str
+    place: str
+    train: Sequence[Path]
+    test: Sequence[Path]
+
+
+def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | None = None) -> Dataset:
+    """The dataset `name`: "digits" (embedded), "cifar10", "mnist", "fashion_mnist", a Hugging Face id, or a folder.
+
+    Looks for DATA_DIR/name/*.parquet first (DATA_DIR: `data_dir`, else the environment's SPFL_DATA_DIR), then
+    on the Hugging Face hub. A folder holds train-*.parquet and test-*.parquet (or validation-*). Decoded images
+    are kept in `cache_dir`, else SPFL_CACHE_DIR, else ~/.cache/spfl, and are rebuilt when a source file changes.
+    Raises DataError when nothing is found (with where it looked) or a file is unreadable (with its name).
+    """
+    if name == "digits":
+        return _digits()
+    cache_dir = cache_dir or Path(os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
+    source = _find_source(name, data_dir)
+    cache_name = f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name)}-{_digest(source.place)}.safetensors"
+    cache, key = cache_dir / cache_name, _source_key(source)
+    cached = _read_cache(cache, name, key)
+    if cached is not None:
+        return cached
+    dataset = _decode(source)
+    _write_cache(cache, dataset, key)
+    return dataset
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 1,797 digits of 8 x 8 pixels, grey levels 0..16 stretched to 0..255; one fixed 80/20 split."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    order = torch.from_numpy(server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT).permutation(len(labels)))
+    train, test = order[: len(order) * 4 // 5], order[len(order) * 4 // 5 :]
+    return Dataset("digits", images[train], labels[train], images[test], labels[test], 10)
+
+
+def _find_source(name: str, data_dir: Path | None) -> Source:
+    folder = Path(name).expanduser()
+    if _is_path(name) or (folder.is_dir() and any(folder.glob("*.parquet"))):
+        return _folder_source(folder.name, folder)
+    root = data_dir or (Path(env) if (env := os.environ.get(DATA_DIR_ENV)) else None)
+    if root is not None and (root / name).is_dir():
+        return _folder_source(name, root / name)
+    looked = f"{root / name}" if root else f"no data folder (--data-dir or {DATA_DIR_ENV} is not set)"
+    hub_id = HUGGING_FACE_IDS.get(name, name)
+    if "/" not in hub_id:
+        hint = did_you_mean(name, ["digits", *HUGGING_FACE_IDS])
+        raise DataError(f"dataset {name!r} not found{hint}; looked in: {looked}. {_how_to_get(name)}")
+    return _hub_source(name, hub_id, looked)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~")) or "\\" in name
+
+
+def _how_to_get(name: str, hub_id: str = "owner/name") -> str:
+    return (
+        f"Put train-*.parquet and test-*.parquet into DIR/{name} and pass --data-dir DIR "
+        f"(or set {DATA_DIR_ENV}=DIR), or use the Hugging Face dataset '{hub_id}'"
+    )
+
+
+def _folder_source(name: str, folder: Path) -> Source:
+    if not folder.is_dir():
+        raise DataError(f"dataset folder {folder} does not exist. {_how_to_get('NAME')}")
+    files = sorted(folder.glob("*.parquet"))
+    train = _of_split(files, "train")
+    test = _of_split(files, "test") or _of_split(files, "validation")
+    if not (train and test):
+        found = ", ".join(path.name for path in files) or "no *.parquet file"
+        raise DataError(f"dataset folder {folder} must hold train-*.parquet and test-*.parquet, found {found}")
+    return Source(name, str(folder.resolve()), train, test)
+
+
+def _of_split(files: Sequence[Path], split: str) -> list[Path]:
+    return [path for path in files if re.search(rf"(^|[-_.]){split}[-_.]", path.name)]
+
+
+def _hub_source(name: str, hub_id: str, looked: str) -> Source:
+    """Downloads (or finds in the Hugging Face cache) and returns the Arrow files of both splits."""
+    try:
+        import datasets
+
+        splits = datasets.load_dataset(hub_id)
+        test = splits["test"] if "test" in splits else splits["validation"]
+        files = [[Path(entry["filename"]) for entry in part.cache_files] for part in (splits["train"], test)]
+    except Exception as error:  # the hub client raises dozens of kinds, from requests to fsspec
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(
+            f"dataset {name!r} not found; looked in: {looked}; Hugging Face '{hub_id}' ({reason}). "
+            f"{_how_to_get(name, hub_id)}"
+        ) from error
+    return Source(name, hub_id, *files)
+
+
+# --- decoding -----------------------------------------------------------------------------------------------
+
+
+def _decode(source: Source) -> Dataset:
+    """Decodes all images of both splits; every image must look like the first one of the train split."""
+    train, form = _read_split(source.train, None)
+    test, form = _read_split(source.test, form)
+    classes = max((table.classes for table in train), default=0) or 1 + max(int(t.labels.max()) for t in train)
+    for table in [*train, *test]:
+        low, high = int(table.labels.min()), int(table.labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(f"{table.file}: label must lie in 0..{classes - 1}, got {low if low < 0 else high}")
+    return Dataset(source.name, *_join(train), *_join(test), classes)
+
+
+class _Decoded(NamedTuple):
+    file: Path
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: int  # 0 if the file does not say
+
+
+Form = tuple[str, tuple[int, int]]  # Pillow's mode and (width, height)
+
+
+def _join(tables: Sequence[_Decoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables])
+
+
+def _read_split(files: Sequence[Path], form: Form | None) -> tuple[list[_Decoded], Form]:
+    tables = []
+    for file in files:
+        table = _read_table(file)
+        image, label = _find_column(file, table, IMAGE_COLUMNS), _find_column(file, table, LABEL_COLUMNS)
+        if table.num_rows == 0:
+            continue
+        images, form = _decode_images(file, table.column(image), form)
+        tables.append(_Decoded(file, images, _read_labels(file, table.column(label)), _count_classes(table, label)))
+    if not tables or form is None:
+        raise DataError(f"{files[0]}: holds no images")
+    return tables, form
+
+
+def _read_table(file: Path) -> Any:
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    try:
+        if file.suffix == ".parquet":
+            return parquet.ParquetFile(file).read()
+        with pyarrow.memory_map(str(file)) as mapped:
+            return ipc.open_stream(mapped).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file}: unreadable ({str(error).splitlines()[0]})") from error
+
+
+def _find_column(file: Path, table: Any, known: Sequence[str]) -> str:
+    for name in known:
+        if name in table.column_names:
+            return name
+    found = ", ".join(table.column_names)
+    raise DataError(f"{file}: needs a column named {' or '.join(known)}, found {found}")
+
+
+def _read_labels(file: Path, column: Any) -> torch.Tensor:
+    labels = column.to_numpy()
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{file}: labels must be integers without nulls, got {column.type}")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _count_classes(table: Any, label: str) -> int:
+    """Number of class names in the Hugging Face metadata of the schema; 0 if there is none."""
+    try:
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        return len(features[label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Tensor, Form]:
+    images: NDArray[np.uint8] | None = None
+    for row, cell in enumerate(column):
+        pixels, found = _decode_image(file, row, cell.as_py())
+        form = form or found
+        if found != form:
+            raise DataError(f"{file}: row {row} is {_describe(found)}, the first image is {_describe(form)}")
+        if images is None:
+            images = np.empty((len(column), *pixels.shape), np.uint8)
+        images[row] = pixels
+    if images is None or form is None:
+        raise DataError(f"{file}: holds no images")
+    height, width = images.shape[1:3]
+    channels_last = torch.from_numpy(images).view(len(images), height, width, -1)
+    return channels_last.permute(0, 3, 1, 2).contiguous(), form
+
+
+def _decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Form]:
+    from PIL import Image
+
+    try:
+        raw = cell["bytes"] if isinstance(cell, dict) else cell
+        stream = BytesIO(raw) if raw else file.parent / cell["path"]
+        with Image.open(stream) as image:
+            pixels, form = np.asarray(image), (image.mode, image.size)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: row {row} is not a readable image ({error})") from error
+    if form[0] not in CHANNELS:
+        raise DataError(f"{file}: row {row} has mode {form[0]}, must be {' or '.join(CHANNELS)}")
+    return pixels, form
+
+
+def _describe(form: Form) -> str:
+    return f"{form[0]} {form[1][0]}x{form[1][1]}"
+
+
+# --- cache --------------------------------------------------------------------------------------------------
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _source_key(source: Source) -> str:
+    stats = [(path.name, path.stat()) for path in (*source.train, *source.test)]
+    return _digest(CACHE_VERSION + repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    total = 0
+    for _, tensor in sorted(tensors.items()):
+        total = zlib.crc32(tensor.numpy().data.cast("B"), total)
+    return str(total)
+
+
+def _read_cache(cache: Path, name: str, key: str) -> Dataset | None:
+    """The cached dataset; None if there is none, the source has changed, or the file is damaged."""
+    try:
+        with safe_open(cache, framework="pt") as opened:
+            meta = opened.metadata() or {}
+            if meta.get("key") != key:
+                return None
+            tensors = {tensor: opened.get_tensor(tensor) for tensor in opened.keys()}  # noqa: SIM118
+        if meta["crc32"] != _checksum(tensors):
+            return None
+        return Dataset(name, **tensors, classes=int(meta["classes"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _write_cache(cache: Path, dataset: Dataset, key: str) -> None:
+    """Writes beside the final name and renames, so that a reader never sees half a file."""
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    tensors = {name: getattr(dataset, name) for name in names}
+    meta = {"key": key, "classes": str(dataset.classes), "crc32": _checksum(tensors)}
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
+            save_file(tensors, Path(folder) / cache.name, metadata=meta)
+            os.replace(Path(folder) / cache.name, cache)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache {cache} ({error}); set {CACHE_DIR_ENV} to a writable folder"
+        ) from error
+
+
+# --- devices ------------------------------------------------------------------------------------------------
+
+
+def partition(
+    labels: ArrayLike,
+    devices: int,
+    *,
+    kind: Partition,
+    rng: np.random.Generator,
+    dirichlet_alpha: float = 0.3,
+    shards_per_device: int = 2,
+    min_samples: int = 1,
+) -> list[Indices]:
+    """Deals sample indices 0..n-1 to `devices`: disjoint, none left over; sorted within a device.
+
+    * "iid": equal parts of a random permutation.
+    * "dirichlet": each class is shared out by a Dirichlet(alpha) draw (Hsu, Qi, Brown 2019); drawn again, at most
+      100 times, until every device has `min_samples`.
+    * "shards": sorted by label, cut into devices * shards_per_device pieces, dealt at random (McMahan et al. 2017).
+    Raises ConfigError for a parameter outside its range, DataError if the data cannot give what is asked.
+    """
+    label_of = np.asarray(labels)
+    _check_partition(len(label_of), devices, kind, dirichlet_alpha, shards_per_device, min_samples)
+    if kind == "iid":
+        parts = np.array_split(rng.permutation(len(label_of)), devices)
+    elif kind == "shards":
+        parts = _deal_shards(label_of, devices, shards_per_device, rng)
+    else:
+        parts = _deal_dirichlet(label_of, devices, dirichlet_alpha, min_samples, rng)
+    if min(map(len, parts)) < min_samples:
+        raise DataError(f"{kind}: a device got {min(map(len, parts))} samples, min_samples is {min_samples}")
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def _check_partition(
+    samples: int, devices: int, kind: str, alpha: float, shards_per_device: int, min_samples: int
+) -> None:
+    if kind not in ("iid", "dirichlet", "shards"):
+        raise ConfigError(f"unknown partition {kind!r}{did_you_mean(kind, ['iid', 'dirichlet', 'shards'])}")
+    if devices < 1 or shards_per_device < 1 or min_samples < 0:
+        raise ConfigError(
+            "devices and shards_per_device must be >= 1 and min_samples >= 0, "
+            f"got {devices}, {shards_per_device} and {min_samples}"
+        )
+    if not 0 < alpha < np.inf:
+        raise ConfigError(f"dirichlet_alpha must be positive and finite, got {alpha}")
+    if devices * min_samples > samples:
+        raise DataError(
+            f"{devices} devices with at least {min_samples} samples each need {devices * min_samples} "
+            f"samples, the data have {samples}"
+        )
+
+
+def _deal_shards(labels: NDArray[Any], devices: int, per_device: int, rng: np.random.Generator) -> list[NDArray[Any]]:
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    shards = np.array_split(by_label, devices * per_device)
+    hands = rng.permutation(len(shards)).reshape(devices, per_device)
+    return [np.concatenate([shards[shard] for shard in hand]) for hand in hands]
+
+
+def _deal_dirichlet(
+    labels: NDArray[Any], devices: int, alpha: float, min_samples: int, rng: np.random.Generator
+) -> list[NDArray[Any]]:
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    for _ in range(DIRICHLET_TRIES):
+        shares = rng.dirichlet(np.full(devices, alpha), size=len(members))
+        cuts = [(np.cumsum(share)[:-1] * len(m)).astype(int) for share, m in zip(shares, members, strict=True)]
+        if _sizes(cuts, members).min() >= min_samples:
+            dealt = [np.split(rng.permutation(m), cut) for m, cut in zip(members, cuts, strict=True)]
+            return [np.concatenate(pieces) for pieces in zip(*dealt, strict=True)]
+    raise DataError(
+        f"dirichlet: {DIRICHLET_TRIES} draws at dirichlet_alpha={alpha} left one of {devices} devices with fewer than "
+        f"{min_samples} of the {len(labels)} samples; raise dirichlet_alpha, or use fewer devices or min_samples"
+    )
+
+
+def _sizes(cuts: Sequence[NDArray[Any]], members: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Samples of each device over all classes, shape (device,)."""
+    edges = [np.concatenate([[0], cut, [len(m)]]) for cut, m in zip(cuts, members, strict=True)]
+    return np.asarray(np.diff(edges).sum(0))
+
+
+def batch_indices(indices: Indices, batch_size: int, rng: np.random.Generator) -> Indices:
+    """One device's minibatch: `batch_size` of its indices without replacement, all of them if it has no more."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+    if batch_size >= len(indices):
+        return indices
+    return rng.choice(indices, batch_size, replace=False, shuffle=False)

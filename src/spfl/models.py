@@ -1,0 +1,203 @@
+"""Networks, and the flat view of their parameters that the radio sees: one vector of weights, one of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spfl.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from spfl.codec import Layout
+
+NORM_GROUP_CHANNELS = 4  # channels that share one mean and variance in a GroupNorm
+
+
+def build_model(
+    name: str,
+    *,
+    channels: int,
+    height: int,
+    width: int,
+    classes: int,
+    rng: np.random.Generator,
+    hidden: int = 128,
+    base_channels: int = 16,
+) -> nn.Module:
+    """A network from images (n, channels, height, width) to logits (n, classes), its weights drawn from `rng` alone.
+
+    * "softmax": one linear layer. * "mlp": one layer of `hidden` ReLU units before it.
+    * "small_cnn": three 3x3 convolutions of `base_channels` x 1, 2, 2 channels, each followed by GroupNorm, ReLU and
+      2x2 max-pooling, then one linear layer.
+    * "resnet18": He et al. 2016 with GroupNorm and a 3x3 stem, `base_channels` x 1, 2, 4, 8 channels.
+    Raises ConfigError for an unknown name or a size that does not fit.
+    """
+    if min(channels, height, width, classes, hidden, base_channels) < 1:
+        raise ConfigError("channels, height, width, classes, hidden and base_channels must be >= 1")
+    with torch.device("meta"):  # so that the constructors draw nothing from torch's global generator
+        if name == "softmax":
+            module: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
+        elif name == "mlp":
+            module = _mlp(channels * height * width, hidden, classes)
+        elif name == "small_cnn":
+            module = _small_cnn(channels, height, width, classes, base_channels)
+        elif name == "resnet18":
+            module = _ResNet18(channels, classes, base_channels)
+        else:
+            known = ["softmax", "mlp", "small_cnn", "resnet18"]
+            raise ConfigError(f"unknown model {name!r}{did_you_mean(name, known)}")
+    module.to_empty(device="cpu")
+    _draw_weights(module, rng)
+    return module
+
+
+def _draw_weights(module: nn.Module, rng: np.random.Generator) -> None:
+    """He-normal weights (zero for the last, linear layer's gain is one), biases zero, GroupNorm the identity."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            fan_in = layer.weight[0].numel()
+            gain = 2.0 if isinstance(layer, nn.Conv2d) else 1.0
+            draw = rng.standard_normal(tuple(layer.weight.shape), np.float32) * np.float32(math.sqrt(gain / fan_in))
+            layer.weight.data.copy_(torch.from_numpy(draw))
+        elif isinstance(layer, nn.GroupNorm):
+            layer.weight.data.fill_(1.0)
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.GroupNorm) and layer.bias is not None:
+            layer.bias.data.zero_()
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, math.gcd(channels, channels // NORM_GROUP_CHANNELS)), channels)
+
+
+def _mlp(inputs: int, hidden: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+class _ChannelsLast(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def _small_cnn(channels: int, height: int, width: int, classes: int, base: int) -> nn.Module:
+    if height < 8 or width < 8:
+        raise ConfigError(f"small_cnn needs images of at least 8x8 pixels, got {height}x{width}")
+    layers: list[nn.Module] = [_ChannelsLast()]
+    for outputs in (base, 2 * base, 2 * base):
+        layers += [
+            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            _group_norm(outputs),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = outputs
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (height // 8) * (width // 8), classes))
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the basic block of He et al. 2016."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = _group_norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = _group_norm(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), _group_norm(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(inner + self.shortcut(x))
+
+
+class _ResNet18(nn.Module):
+    def __init__(self, channels: int, classes: int, base: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            _ChannelsLast(),
+            nn.Conv2d(channels, base, 3, padding=1, bias=False),
+            _group_norm(base),
+            nn.ReLU(),
+        )
+        widths = [base, base, base, 2 * base, 2 * base, 4 * base, 4 * base, 8 * base, 8 * base]
+        strides = [1, 1, 2, 1, 2, 1, 2, 1]
+        pairs = zip(widths[:-1], widths[1:], strides, strict=True)
+        self.blocks = nn.Sequential(*(_Block(inputs, outputs, stride) for inputs, outputs, stride in pairs))
+        self.head = nn.Linear(8 * base, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.blocks(self.stem(images))
+        logits: torch.Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+class FlatModel:
+    """A module whose parameters are views into one vector `weights`, and their gradients into one vector `gradient`.
+
+    Both are float32 of shape (dim,), tensors in `layout` order, each contiguous whatever the memory format of the
+    activations; backward writes into `gradient` directly, nothing is concatenated. One FlatModel per thread.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        parameters = list(module.named_parameters())
+        self.names = tuple(name for name, _ in parameters)
+        self.shapes = tuple(tuple(parameter.shape) for _, parameter in parameters)
+        self.dim = sum(parameter.numel() for _, parameter in parameters)
+        device = parameters[0][1].device
+        self.weights = torch.empty(self.dim, device=device)
+        self.gradient = torch.zeros(self.dim, device=device)
+        slots = zip(self._views(self.weights), self._views(self.gradient), strict=True)
+        for (_, parameter), (weight, gradient) in zip(parameters, slots, strict=True):
+            weight.copy_(parameter.data)
+            parameter.data = weight
+            parameter.grad = gradient
+
+    def _views(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
+        start = 0
+        for shape in self.shapes:
+            size = math.prod(shape)
+            yield flat[start : start + size].view(shape)
+            start += size
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameter tensors, in the order of the flat vectors."""
+        from spfl.codec import Layout
+
+        return Layout(names=self.names, shapes=self.shapes)
+
+    def load(self, flat_weights: torch.Tensor) -> None:
+        """Copies `flat_weights` (dim,) into the module."""
+        self.weights.copy_(flat_weights)
+
+    def loss_and_gradient(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+        """Mean cross-entropy of the batch; leaves its gradient in `self.gradient` (overwritten by the next call)."""
+        self.gradient.zero_()
+        with torch.enable_grad():
+            loss = F.cross_entropy(self.module(inputs), labels)
+        loss.backward()
+        return loss.item()
+
+    def evaluate(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        to_inputs: Callable[[torch.Tensor], torch.Tensor],
+        batch_size: int = 256,
+    ) -> tuple[float, float]:
+        """(mean cross-entropy, accuracy) over all `images`, `batch_size` at a time, each batch through `to_inputs`."""
+        loss, correct = 0.0, 0
+        with torch.inference_mode():
+            for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+                logits = self.module(to_inputs(batch))
+                loss += F.cross_entropy(logits, targets, reduction="sum").item()
+                correct += int((logits.argmax(1) == targets).sum())
+        return loss / len(labels), correct / len(labels)
