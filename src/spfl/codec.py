@@ -1,0 +1,450 @@
+"""Gradients to packets and back: signs, quantised moduli, and the binary format on the wire (THEORY 2).
+
+A gradient is float32 of shape (dim,), the parameter tensors of a `Layout` one after the other. It becomes two
+packets, little-endian:
+
+    header (36 bytes) | (v_min, v_max) float32, one pair a range | codes, b bits an element | CRC-32 (4 bytes)
+
+Element i lies at the bits b i .. b i + b - 1 of the codes, counted from the least significant bit of the first
+byte; a sign is a code of one bit, 1 for negative. The bits counted on the air are exact; a packet held as bytes
+is padded with zero bits to the next byte, so 8 len(packet) exceeds them by 0 .. 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from spfl.errors import ConfigError, PacketError
+
+Floats32 = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+MAGIC = b"SPFL"
+VERSION = 1
+MAX_BITS = 8
+RANGE_BITS = 64  # two float32
+_HEADER = struct.Struct("<4sBBHIIQI8s")
+_CRC = struct.Struct("<I")
+HEADER_BITS = 8 * (_HEADER.size + _CRC.size)  # everything that is not payload
+
+_BLOCK = 2048  # elements quantised at a time: a multiple of 8, and the work arrays stay in the L1 cache
+_INFINITY = 0x7F800000  # bit pattern of float32 inf; those of NaN are larger
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Kind(IntEnum):
+    """What a packet carries."""
+
+    SIGN = 1
+    MODULUS = 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the parameter tensors, in the order in which the gradient vector holds them.
+
+    Raises ConfigError when there are not as many names as shapes.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "shapes", tuple(tuple(int(n) for n in shape) for shape in self.shapes))
+        if len(self.names) != len(self.shapes):
+            raise ConfigError(f"shapes must be one a name, got {len(self.names)} names, {len(self.shapes)} shapes")
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of each tensor."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def edges(self) -> NDArray[np.int64]:
+        """Tensor t is elements edges[t] .. edges[t + 1]; shape (tensor + 1,)."""
+        return np.array([0, *accumulate(self.sizes)], np.int64)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First element of each tensor."""
+        return tuple(self.edges[:-1].tolist())
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, d."""
+        return int(self.edges[-1])
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Eight bytes that tell this layout from any other."""
+        return hashlib.sha256(repr((self.names, self.shapes)).encode()).digest()[:8]
+
+    def tensor_means(self, modulus: Floats32) -> Floats32:
+        """Mean of each tensor's elements (0 for an empty tensor): (dim,) to (tensor,)."""
+        means = np.zeros(len(self.names), np.float32)
+        _means(_vector(modulus, self.size, "modulus"), self.edges, means)
+        return means
+
+    def expand(self, per_tensor: Sequence[float] | Floats32) -> Floats32:
+        """One value a tensor repeated over its elements: (tensor,) to (dim,)."""
+        return np.repeat(np.asarray(per_tensor, np.float32), self.sizes)
+
+
+def sign_packet_bits(dim: int) -> int:
+    """L_s: bits on the air of a sign packet, header and CRC included."""
+    return _packet_bits(dim, 1, 0)
+
+
+def modulus_packet_bits(dim: int, bits: int, ranges: int = 1) -> int:
+    """L_m: bits on the air of a modulus packet of `ranges` (v_min, v_max) pairs, header and CRC included."""
+    return _packet_bits(dim, bits, ranges)
+
+
+def _packet_bits(dim: int, bits: int, ranges: int) -> int:
+    return HEADER_BITS + bits * dim + RANGE_BITS * ranges
+
+
+def encode_signs(gradient: Floats32, *, layout: Layout, round_: int, device: int) -> bytes:
+    """The sign packet of a gradient (dim,): zero, of either sign, counts as +1.
+
+    Raises PacketError for a gradient that is not finite float32 of the layout's size.
+    """
+    values = _vector(gradient, layout.size, "gradient")
+    packet, _, codes = _blank(Kind.SIGN, 1, 0, layout, round_, device)
+    if not _encode_signs(values.view(np.uint32), codes):
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    return _seal(packet)
+
+
+def encode_modulus(
+    gradient: Floats32,
+    bits: int,
+    *,
+    layout: Layout,
+    round_: int,
+    device: int,
+    rng: np.random.Generator,
+    per_tensor: bool = False,
+) -> tuple[bytes, float]:
+    """The modulus packet of a gradient (dim,), and delta^2, the variance that its quantiser adds (THEORY 2).
+
+    Stochastic uniform quantiser with 2^bits levels from v_min to v_max, both of them levels: unbiased up to the
+    float32 rounding of the decoded levels. `per_tensor` takes one range a parameter tensor (64 bits each) in place
+    of one for the vector: our extension. One 64-bit draw from `rng` keys the dither, which is a hash of key and
+    element index, so no random array is held.
+    Raises ConfigError for bits outside 1..8, PacketError as `encode_signs` does.
+    """
+    if not 1 <= bits <= MAX_BITS:
+        raise ConfigError(f"bits must be in 1..{MAX_BITS}, got {bits}")
+    values = _vector(gradient, layout.size, "gradient")
+    edges = layout.edges if per_tensor else layout.edges[[0, -1]]
+    packet, ranges, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
+    if not _find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    key = rng.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)
+    delta2 = _encode_modulus(values, bits, edges, ranges, key, codes)
+    return _seal(packet), delta2
+
+
+def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out: Floats32 | None = None) -> Floats32:
+    """Signs +-1, float32 (dim,), written to `out` if given.
+
+    Raises PacketError for a packet that is damaged or was made for another layout, round, device or purpose.
+    """
+    _, _, codes = _open(packet, Kind.SIGN, layout, round_, device)
+    out = _output(out, layout.size)
+    _decode_signs(codes, out)
+    return out
+
+
+def decode_modulus(packet: bytes, *, layout: Layout, round_: int, device: int, out: Floats32 | None = None) -> Floats32:
+    """Quantised moduli, float32 (dim,), written to `out` if given. Raises PacketError as `decode_signs` does."""
+    header, ranges, codes = _open(packet, Kind.MODULUS, layout, round_, device)
+    out = _output(out, layout.size)
+    _decode_modulus(codes, header.bits, _edges(layout, header.ranges), ranges, out)
+    return out
+
+
+def gradient_stats(gradient: Floats32, vbar: Floats32) -> tuple[float, float, float]:
+    """||v||^2, ||vbar||^2 and <v, vbar> with v = |gradient|, both (dim,) float32, summed in float64."""
+    values = _vector(gradient, gradient.size, "gradient")
+    v2, vbar2, v_vbar = _stats(values, _vector(vbar, values.size, "vbar"))
+    return v2, vbar2, v_vbar
+
+
+# --- the container ---------------------------------------------------------------------------------------------
+
+
+class _Header(NamedTuple):
+    magic: bytes
+    version: int
+    kind: int
+    bits: int
+    round_: int
+    device: int
+    elements: int
+    ranges: int
+    digest: bytes
+
+
+def _blank(
+    kind: Kind, bits: int, ranges: int, layout: Layout, round_: int, device: int
+) -> tuple[bytearray, Floats32, Bytes]:
+    """A packet with its header written, and the views of its ranges (range, 2) and of its codes, to be filled."""
+    for name, value in (("round_", round_), ("device", device)):
+        if not 0 <= value < 2**32:
+            raise ConfigError(f"{name} must be in 0..2^32 - 1, got {value}")
+    packet = bytearray(_byte_length(layout.size, bits, ranges))
+    _HEADER.pack_into(packet, 0, MAGIC, VERSION, kind, bits, round_, device, layout.size, ranges, layout.digest)
+    return packet, *_payload(packet, ranges)
+
+
+def _seal(packet: bytearray) -> bytes:
+    body = memoryview(packet)[: -_CRC.size]
+    _CRC.pack_into(packet, len(body), zlib.crc32(body))
+    return bytes(packet)
+
+
+def _open(packet: bytes, kind: Kind, layout: Layout, round_: int, device: int) -> tuple[_Header, Floats32, Bytes]:
+    """Check everything, the cheap and telling first. Nothing is allocated from what the packet claims."""
+    if len(packet) < HEADER_BITS // 8:
+        raise PacketError(f"packet length must be at least {HEADER_BITS // 8} bytes, got {len(packet)}")
+    header = _Header(*_HEADER.unpack_from(packet))
+    _expect("magic", MAGIC, header.magic)
+    _expect("version", VERSION, header.version)
+    _expect("kind", int(kind), header.kind)
+    bits_rule, ranges_rule = ((1, 1), {0}) if kind == Kind.SIGN else ((1, MAX_BITS), {1, len(layout.names)})
+    if not bits_rule[0] <= header.bits <= bits_rule[1]:
+        raise PacketError(f"packet bits must be in {bits_rule[0]}..{bits_rule[1]}, got {header.bits}")
+    if header.ranges not in ranges_rule:
+        raise PacketError(f"packet ranges must be one of {sorted(ranges_rule)}, got {header.ranges}")
+    _expect("length in bytes", _byte_length(layout.size, header.bits, header.ranges), len(packet))
+    body = memoryview(packet)[: -_CRC.size]
+    _expect("CRC-32", zlib.crc32(body), _CRC.unpack_from(packet, len(body))[0])
+    _expect("layout digest", layout.digest.hex(), header.digest.hex())
+    _expect("element count", layout.size, header.elements)
+    _expect("round", round_, header.round_)
+    _expect("device", device, header.device)
+    ranges, codes = _payload(packet, header.ranges)
+    if not (np.isfinite(ranges).all() and (ranges[:, 0] >= 0).all() and (ranges[:, 0] <= ranges[:, 1]).all()):
+        raise PacketError("packet ranges must be finite with 0 <= v_min <= v_max")
+    used = header.bits * layout.size % 8
+    if used and codes[-1] >> used:
+        raise PacketError("packet padding bits must be zero")
+    return header, ranges, codes
+
+
+def _expect(what: str, expected: object, got: object) -> None:
+    if got != expected:
+        raise PacketError(f"packet {what} must be {expected}, got {got}")
+
+
+def _byte_length(dim: int, bits: int, ranges: int) -> int:
+    return -(-_packet_bits(dim, bits, ranges) // 8)
+
+
+def _payload(packet: bytes | bytearray, ranges: int) -> tuple[Floats32, Bytes]:
+    start = _HEADER.size + ranges * RANGE_BITS // 8
+    pairs = np.frombuffer(packet, "<f4", 2 * ranges, _HEADER.size).reshape(ranges, 2)
+    return pairs, np.frombuffer(packet, np.uint8, len(packet) - start - _CRC.size, start)
+
+
+def _edges(layout: Layout, ranges: int) -> NDArray[np.int64]:
+    return layout.edges if ranges == len(layout.names) else layout.edges[[0, -1]]
+
+
+def _vector(values: Floats32, size: int, name: str) -> Floats32:
+    if values.dtype != np.float32 or values.shape != (size,):
+        raise PacketError(f"{name} must be float32 of shape ({size},), got {values.dtype} of {values.shape}")
+    return np.ascontiguousarray(values)
+
+
+def _output(out: Floats32 | None, size: int) -> Floats32:
+    if out is None:
+        return np.empty(size, np.float32)
+    if out.dtype != np.float32 or out.shape != (size,) or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous float32 of shape ({size},), got {out.dtype} of {out.shape}")
+    return out
+
+
+# --- kernels: one pass over memory each, a block of elements at a time; dither and packing never leave the cache ---
+
+
+@njit(cache=True, nogil=True)
+def _dither(key, index):  # type: ignore[no-untyped-def]
+    """Uniform on [0, 1) with 53 bits: output number `index` of the SplitMix64 generator seeded with `key`."""
+    z = key + np.uint64(index) * _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.float64(np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(11))) * 2.0**-53
+
+
+@njit(cache=True, nogil=True)
+def _pack(codes, bits, packed):  # type: ignore[no-untyped-def]
+    """Codes, padded with zeros to a multiple of 8, to bits; eight codes fill `bits` bytes, the last group fewer."""
+    at = 0
+    for group in range(0, codes.size, 8):
+        word = np.uint64(0)
+        for k in range(8):
+            word |= np.uint64(codes[group + k]) << np.uint64(k * bits)
+        for k in range(min(bits, packed.size - at)):
+            packed[at + k] = np.uint8(word >> np.uint64(8 * k))
+        at += bits
+
+
+@njit(cache=True, nogil=True)
+def _unpack(packed, bits, codes):  # type: ignore[no-untyped-def]
+    """Inverse of `_pack`; fills `codes`, whose length is a multiple of 8."""
+    mask = np.uint64((1 << bits) - 1)
+    at = 0
+    for group in range(0, codes.size, 8):
+        word = np.uint64(0)
+        for k in range(min(bits, packed.size - at)):
+            word |= np.uint64(packed[at + k]) << np.uint64(8 * k)
+        for k in range(8):
+            codes[group + k] = np.uint8((word >> np.uint64(k * bits)) & mask)
+        at += bits
+
+
+@njit(cache=True, nogil=True)
+def _padded(size):  # type: ignore[no-untyped-def]
+    return (size + 7) // 8 * 8
+
+
+@njit(cache=True, nogil=True)
+def _encode_signs(patterns, packed):  # type: ignore[no-untyped-def]
+    """Pack the signs of float32 bit patterns; False when one is not finite."""
+    codes = np.empty(_BLOCK, np.uint8)
+    largest = np.uint32(0)
+    for start in range(0, patterns.size, _BLOCK):
+        block = patterns[start : start + _BLOCK]
+        for i in range(block.size):
+            codes[i] = block[i] > np.uint32(0x80000000)  # negative, and not the negative zero
+            largest = max(largest, block[i] & np.uint32(0x7FFFFFFF))
+        length = _padded(block.size)
+        codes[block.size : length] = 0
+        _pack(codes[:length], 1, packed[start // 8 :])
+    return largest < np.uint32(_INFINITY)
+
+
+@njit(cache=True, nogil=True)
+def _decode_signs(packed, out):  # type: ignore[no-untyped-def]
+    codes = np.empty(_BLOCK, np.uint8)
+    for start in range(0, out.size, _BLOCK):
+        block = out[start : start + _BLOCK]
+        _unpack(packed[start // 8 :], 1, codes[: _padded(block.size)])
+        for i in range(block.size):
+            block[i] = np.float32(1 - 2 * np.int32(codes[i]))
+
+
+@njit(cache=True, nogil=True)
+def _find_ranges(patterns, edges, ranges):  # type: ignore[no-untyped-def]
+    """Least and largest modulus of each range, as bit patterns, which order like the moduli; False if not finite."""
+    finite = True
+    for r in range(edges.size - 1):
+        block = patterns[edges[r] : edges[r + 1]]
+        low, high = np.uint32(0x7FFFFFFF), np.uint32(0)
+        for i in range(block.size):
+            modulus = block[i] & np.uint32(0x7FFFFFFF)
+            low = min(low, modulus)
+            high = max(high, modulus)
+        ranges[r, 0], ranges[r, 1] = min(low, high), high  # an empty range is (0, 0)
+        finite = finite and high < np.uint32(_INFINITY)
+    return finite
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _sum(values):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(values.size):
+        total += np.float64(values[i])
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _quantise(values, first, key, low, width, top, codes, noise):  # type: ignore[no-untyped-def]
+    """Codes of a run of elements of one range, and f (1 - f) of each; all in float64, where nothing overflows."""
+    for i in range(values.size):
+        position = (np.float64(abs(values[i])) - low) / width * top
+        whole = math.floor(position)
+        f = position - whole
+        codes[i] = np.uint8(np.int32(whole) + np.int32(_dither(key, first + i) < f))
+        noise[i] = f * (1.0 - f)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _encode_modulus(values, bits, edges, ranges, key, packed):  # type: ignore[no-untyped-def]
+    """Quantise and pack; returns delta^2, the sum over elements of f (1 - f) step^2."""
+    codes, noise = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.float64)
+    top = np.float64((1 << bits) - 1)
+    delta2 = 0.0
+    r = 0
+    for start in range(0, values.size, _BLOCK):
+        stop = min(start + _BLOCK, values.size)
+        at = start
+        while at < stop:
+            while edges[r + 1] <= at:
+                r += 1
+            end = min(stop, edges[r + 1])
+            low = np.float64(ranges[r, 0])
+            width = np.float64(ranges[r, 1]) - low
+            here = slice(at - start, end - start)
+            _quantise(values[at:end], at, key, low, width if width > 0 else 1.0, top, codes[here], noise[here])
+            delta2 += (width / top) ** 2 * _sum(noise[here])
+            at = end
+        length = _padded(stop - start)
+        codes[stop - start : length] = 0
+        _pack(codes[:length], bits, packed[start // 8 * bits :])
+    return delta2
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _decode_modulus(packed, bits, edges, ranges, out):  # type: ignore[no-untyped-def]
+    codes = np.empty(_BLOCK, np.uint8)
+    top = np.float64((1 << bits) - 1)
+    r = 0
+    for start in range(0, out.size, _BLOCK):
+        stop = min(start + _BLOCK, out.size)
+        _unpack(packed[start // 8 * bits :], bits, codes[: _padded(stop - start)])
+        at = start
+        while at < stop:
+            while edges[r + 1] <= at:
+                r += 1
+            end = min(stop, edges[r + 1])
+            low = np.float64(ranges[r, 0])
+            step = (np.float64(ranges[r, 1]) - low) / top
+            for i in range(at, end):
+                out[i] = np.float32(low + step * np.float64(codes[i - start]))
+            at = end
+
+
+@njit(cache=True, nogil=True)
+def _means(values, edges, means):  # type: ignore[no-untyped-def]
+    for t in range(means.size):
+        if edges[t + 1] > edges[t]:
+            means[t] = _sum(values[edges[t] : edges[t + 1]]) / (edges[t + 1] - edges[t])
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _stats(gradient, vbar):  # type: ignore[no-untyped-def]
+    v2, vbar2, v_vbar = 0.0, 0.0, 0.0
+    for i in range(gradient.size):
+        v, mean = np.float64(abs(gradient[i])), np.float64(vbar[i])
+        v2 += v * v
+        vbar2 += mean * mean
+        v_vbar += v * mean
+    return v2, vbar2, v_vbar
