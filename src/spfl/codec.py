@@ -24,9 +24,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from spfl import quantiser as kernels
 from spfl.errors import ConfigError, PacketError
 
 Floats32 = NDArray[np.float32]
@@ -39,10 +39,6 @@ RANGE_BITS = 64  # two float32
 _HEADER = struct.Struct("<4sBBHIIQI8s")
 _CRC = struct.Struct("<I")
 HEADER_BITS = 8 * (_HEADER.size + _CRC.size)  # everything that is not payload
-
-_BLOCK = 2048  # elements quantised at a time: a multiple of 8, and the work arrays stay in the L1 cache
-_INFINITY = 0x7F800000  # bit pattern of float32 inf; those of NaN are larger
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Kind(IntEnum):
@@ -96,7 +92,7 @@ class Layout:
     def tensor_means(self, modulus: Floats32) -> Floats32:
         """Mean of each tensor's elements (0 for an empty tensor): (dim,) to (tensor,)."""
         means = np.zeros(len(self.names), np.float32)
-        _means(_vector(modulus, self.size, "modulus"), self.edges, means)
+        kernels.segment_means(_vector(modulus, self.size, "modulus"), self.edges, means)
         return means
 
     def expand(self, per_tensor: Sequence[float] | Floats32) -> Floats32:
@@ -125,7 +121,7 @@ def encode_signs(gradient: Floats32, *, layout: Layout, round_: int, device: int
     """
     values = _vector(gradient, layout.size, "gradient")
     packet, _, codes = _blank(Kind.SIGN, 1, 0, layout, round_, device)
-    if not _encode_signs(values.view(np.uint32), codes):
+    if not kernels.pack_signs(values.view(np.uint32), codes):
         raise PacketError("gradient must be finite, got NaN or infinity")
     return _seal(packet)
 
@@ -153,10 +149,10 @@ def encode_modulus(
     values = _vector(gradient, layout.size, "gradient")
     edges = layout.edges if per_tensor else layout.edges[[0, -1]]
     packet, ranges, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
-    if not _find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):
+    if not kernels.find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):
         raise PacketError("gradient must be finite, got NaN or infinity")
     key = rng.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)
-    delta2 = _encode_modulus(values, bits, edges, ranges, key, codes)
+    delta2 = kernels.quantise(values, bits, edges, ranges, key, codes)
     return _seal(packet), delta2
 
 
@@ -167,7 +163,7 @@ def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out
     """
     _, _, codes = _open(packet, Kind.SIGN, layout, round_, device)
     out = _output(out, layout.size)
-    _decode_signs(codes, out)
+    kernels.unpack_signs(codes, out)
     return out
 
 
@@ -175,14 +171,14 @@ def decode_modulus(packet: bytes, *, layout: Layout, round_: int, device: int, o
     """Quantised moduli, float32 (dim,), written to `out` if given. Raises PacketError as `decode_signs` does."""
     header, ranges, codes = _open(packet, Kind.MODULUS, layout, round_, device)
     out = _output(out, layout.size)
-    _decode_modulus(codes, header.bits, _edges(layout, header.ranges), ranges, out)
+    kernels.dequantise(codes, header.bits, _edges(layout, header.ranges), ranges, out)
     return out
 
 
 def gradient_stats(gradient: Floats32, vbar: Floats32) -> tuple[float, float, float]:
     """||v||^2, ||vbar||^2 and <v, vbar> with v = |gradient|, both (dim,) float32, summed in float64."""
     values = _vector(gradient, gradient.size, "gradient")
-    v2, vbar2, v_vbar = _stats(values, _vector(vbar, values.size, "vbar"))
+    v2, vbar2, v_vbar = kernels.moments(values, _vector(vbar, values.size, "vbar"))
     return v2, vbar2, v_vbar
 
 
@@ -279,172 +275,3 @@ def _output(out: Floats32 | None, size: int) -> Floats32:
     if out.dtype != np.float32 or out.shape != (size,) or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous float32 of shape ({size},), got {out.dtype} of {out.shape}")
     return out
-
-
-# --- kernels: one pass over memory each, a block of elements at a time; dither and packing never leave the cache ---
-
-
-@njit(cache=True, nogil=True)
-def _dither(key, index):  # type: ignore[no-untyped-def]
-    """Uniform on [0, 1) with 53 bits: output number `index` of the SplitMix64 generator seeded with `key`."""
-    z = key + np.uint64(index) * _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.float64(np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(11))) * 2.0**-53
-
-
-@njit(cache=True, nogil=True)
-def _pack(codes, bits, packed):  # type: ignore[no-untyped-def]
-    """Codes, padded with zeros to a multiple of 8, to bits; eight codes fill `bits` bytes, the last group fewer."""
-    at = 0
-    for group in range(0, codes.size, 8):
-        word = np.uint64(0)
-        for k in range(8):
-            word |= np.uint64(codes[group + k]) << np.uint64(k * bits)
-        for k in range(min(bits, packed.size - at)):
-            packed[at + k] = np.uint8(word >> np.uint64(8 * k))
-        at += bits
-
-
-@njit(cache=True, nogil=True)
-def _unpack(packed, bits, codes):  # type: ignore[no-untyped-def]
-    """Inverse of `_pack`; fills `codes`, whose length is a multiple of 8."""
-    mask = np.uint64((1 << bits) - 1)
-    at = 0
-    for group in range(0, codes.size, 8):
-        word = np.uint64(0)
-        for k in range(min(bits, packed.size - at)):
-            word |= np.uint64(packed[at + k]) << np.uint64(8 * k)
-        for k in range(8):
-            codes[group + k] = np.uint8((word >> np.uint64(k * bits)) & mask)
-        at += bits
-
-
-@njit(cache=True, nogil=True)
-def _padded(size):  # type: ignore[no-untyped-def]
-    return (size + 7) // 8 * 8
-
-
-@njit(cache=True, nogil=True)
-def _encode_signs(patterns, packed):  # type: ignore[no-untyped-def]
-    """Pack the signs of float32 bit patterns; False when one is not finite."""
-    codes = np.empty(_BLOCK, np.uint8)
-    largest = np.uint32(0)
-    for start in range(0, patterns.size, _BLOCK):
-        block = patterns[start : start + _BLOCK]
-        for i in range(block.size):
-            codes[i] = block[i] > np.uint32(0x80000000)  # negative, and not the negative zero
-            largest = max(largest, block[i] & np.uint32(0x7FFFFFFF))
-        length = _padded(block.size)
-        codes[block.size : length] = 0
-        _pack(codes[:length], 1, packed[start // 8 :])
-    return largest < np.uint32(_INFINITY)
-
-
-@njit(cache=True, nogil=True)
-def _decode_signs(packed, out):  # type: ignore[no-untyped-def]
-    codes = np.empty(_BLOCK, np.uint8)
-    for start in range(0, out.size, _BLOCK):
-        block = out[start : start + _BLOCK]
-        _unpack(packed[start // 8 :], 1, codes[: _padded(block.size)])
-        for i in range(block.size):
-            block[i] = np.float32(1 - 2 * np.int32(codes[i]))
-
-
-@njit(cache=True, nogil=True)
-def _find_ranges(patterns, edges, ranges):  # type: ignore[no-untyped-def]
-    """Least and largest modulus of each range, as bit patterns, which order like the moduli; False if not finite."""
-    finite = True
-    for r in range(edges.size - 1):
-        block = patterns[edges[r] : edges[r + 1]]
-        low, high = np.uint32(0x7FFFFFFF), np.uint32(0)
-        for i in range(block.size):
-            modulus = block[i] & np.uint32(0x7FFFFFFF)
-            low = min(low, modulus)
-            high = max(high, modulus)
-        ranges[r, 0], ranges[r, 1] = min(low, high), high  # an empty range is (0, 0)
-        finite = finite and high < np.uint32(_INFINITY)
-    return finite
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _sum(values):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(values.size):
-        total += np.float64(values[i])
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _quantise(values, first, key, low, width, top, codes, noise):  # type: ignore[no-untyped-def]
-    """Codes of a run of elements of one range, and f (1 - f) of each; all in float64, where nothing overflows."""
-    for i in range(values.size):
-        position = (np.float64(abs(values[i])) - low) / width * top
-        whole = math.floor(position)
-        f = position - whole
-        codes[i] = np.uint8(np.int32(whole) + np.int32(_dither(key, first + i) < f))
-        noise[i] = f * (1.0 - f)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _encode_modulus(values, bits, edges, ranges, key, packed):  # type: ignore[no-untyped-def]
-    """Quantise and pack; returns delta^2, the sum over elements of f (1 - f) step^2."""
-    codes, noise = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.float64)
-    top = np.float64((1 << bits) - 1)
-    delta2 = 0.0
-    r = 0
-    for start in range(0, values.size, _BLOCK):
-        stop = min(start + _BLOCK, values.size)
-        at = start
-        while at < stop:
-            while edges[r + 1] <= at:
-                r += 1
-            end = min(stop, edges[r + 1])
-            low = np.float64(ranges[r, 0])
-            width = np.float64(ranges[r, 1]) - low
-            here = slice(at - start, end - start)
-            _quantise(values[at:end], at, key, low, width if width > 0 else 1.0, top, codes[here], noise[here])
-            delta2 += (width / top) ** 2 * _sum(noise[here])
-            at = end
-        length = _padded(stop - start)
-        codes[stop - start : length] = 0
-        _pack(codes[:length], bits, packed[start // 8 * bits :])
-    return delta2
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _decode_modulus(packed, bits, edges, ranges, out):  # type: ignore[no-untyped-def]
-    codes = np.empty(_BLOCK, np.uint8)
-    top = np.float64((1 << bits) - 1)
-    r = 0
-    for start in range(0, out.size, _BLOCK):
-        stop = min(start + _BLOCK, out.size)
-        _unpack(packed[start // 8 * bits :], bits, codes[: _padded(stop - start)])
-        at = start
-        while at < stop:
-            while edges[r + 1] <= at:
-                r += 1
-            end = min(stop, edges[r + 1])
-            low = np.float64(ranges[r, 0])
-            step = (np.float64(ranges[r, 1]) - low) / top
-            for i in range(at, end):
-                out[i] = np.float32(low + step * np.float64(codes[i - start]))
-            at = end
-
-
-@njit(cache=True, nogil=True)
-def _means(values, edges, means):  # type: ignore[no-untyped-def]
-    for t in range(means.size):
-        if edges[t + 1] > edges[t]:
-            means[t] = _sum(values[edges[t] : edges[t + 1]]) / (edges[t + 1] - edges[t])
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _stats(gradient, vbar):  # type: ignore[no-untyped-def]
-    v2, vbar2, v_vbar = 0.0, 0.0, 0.0
-    for i in range(gradient.size):
-        v, mean = np.float64(abs(gradient[i])), np.float64(vbar[i])
-        v2 += v * v
-        vbar2 += mean * mean
-        v_vbar += v * mean
-    return v2, vbar2, v_vbar
