@@ -1,0 +1,304 @@
+"""Shares of the band and splits of the power that minimise the one-step cost, with a certificate (THEORY 7).
+
+    minimise    sum_k J_k(alpha_k, beta_k [, rho_k])
+    over        beta >= 0, sum_k beta_k <= 1, beta_k <= max_share, 1 - max_power <= alpha_k <= max_power
+    subject to  q_s >= min_success for every scheduled device, at most max_scheduled devices scheduled
+
+Who is scheduled. A device with no weight or no gradient needs no band and costs W ||v||^2 = 0. A device is
+*hopeless* when q_s < 1e-12 even with the largest share and all power on its signs: it gets no band and costs its
+whole bias W ||v||^2. Every other device counts as scheduled only with q_s >= 1e-12 (below that it is never heard).
+Under `unbiased` weights J grows without bound as q_s -> 0, so all of these are scheduled, unless `max_scheduled`
+or `allow_drop` lets the solver drop some at W ||v||^2 each. Under the other weights beta = 0 is the limit of small
+shares, so the solver may always drop. If the band cannot carry everybody who must be scheduled, or only at a
+higher cost than an equal split that leaves some unheard, the solver may drop too, and the status is `overloaded`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from spfl.allocation_alternating import alternate
+from spfl.allocation_kernels import COLUMNS, RHO, Rules, least_shares
+from spfl.bound import WEIGHT_CODES, Devices, Floats, Weights, bias_weight, device_cost
+from spfl.channel import Bools, Link, outage_exponent, success
+from spfl.errors import AllocationError
+
+Solver = Literal["exact", "alternating", "uniform"]
+SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
+SUCCESS_FLOOR = 1e-12
+START_ALPHA = (None, 0.5, 0.999)  # None: alpha = rho, the conventional point
+
+
+class AllocationStatus(StrEnum):
+    """How an allocation came about."""
+
+    OPTIMAL = "optimal"  # gap <= 1e-3, proven
+    FEASIBLE = "feasible"  # exact solver; the duality gap of few devices leaves more than 1e-3 unproven
+    CONVERGED = "converged"  # alternating: a further round changes the objective by less than 1e-8
+    ITERATION_LIMIT = "iteration_limit"
+    FIXED = "fixed"  # uniform: nothing was optimised
+    OVERLOADED = "overloaded"  # not everybody could be scheduled; the solver was allowed to drop devices
+    TRIVIAL = "trivial"  # nobody to schedule
+
+
+@dataclass(frozen=True)
+class AllocationResult:
+    """An allocation and its certificate. Arrays have shape (device,), in the order of the devices given.
+
+    beta: share of the band; alpha: share of the power for signs; rho: share of the device's band for signs;
+    q_s, r_m: success probabilities of THEORY 3; cost: J_k; hopeless: no share can make the device succeed.
+    objective = sum of cost. lower_bound <= the optimum and gap = (objective - lower_bound) / |objective| come from
+    the Lagrange dual; they are None for `alternating` and `uniform`, which prove nothing. multiplier is lambda, the
+    worth of the band. history is the objective after every half step of `alternating`, empty otherwise.
+    """
+
+    beta: Floats
+    alpha: Floats
+    rho: Floats
+    q_s: Floats
+    r_m: Floats
+    cost: Floats
+    objective: float
+    lower_bound: float | None
+    gap: float | None
+    status: AllocationStatus
+    iterations: int
+    seconds: float
+    hopeless: Bools
+    multiplier: float | None = None
+    history: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A validated problem in the form the kernels take: the rows of the devices worth scheduling, and the options.
+
+    `active` (device,) marks the rows; all else is hopeless or has nothing to send. `droppable`: beta = 0 allowed.
+    """
+
+    devices: Devices
+    link: Link
+    rows: Floats
+    active: Bools
+    hopeless: Bools
+    droppable: bool
+    rules: Rules
+    theta: float
+    kappa: float
+    weights: Weights
+    c: float
+    max_scheduled: int | None
+    fixed_alpha: bool
+    fixed_beta: bool
+
+
+def allocate(
+    devices: Devices,
+    link: Link,
+    *,
+    solver: Solver = "exact",
+    theta: float = 1.0,
+    kappa: float = 1.0,
+    weights: Weights = "unbiased",
+    c: float = 1.0,
+    optimise_rho: bool = False,
+    min_success: ArrayLike = 0.0,
+    max_scheduled: int | None = None,
+    max_share: ArrayLike = 1.0,
+    max_power: ArrayLike = 1.0,
+    allow_drop: bool | None = None,
+    fixed_alpha: bool = False,
+    fixed_beta: bool = False,
+    start: AllocationResult | None = None,
+) -> AllocationResult:
+    """Minimise the one-step cost over the shares of the band and the splits of the power; see the module's header.
+
+    Solvers: `exact` proves its distance from the optimum; `alternating` is the paper's (monotone, feasible at every
+    step); `uniform` is beta = 1/K and alpha = rho, without the constraints below.
+
+    theta, kappa, weights, c: as in `bound.device_cost`. optimise_rho: rho is free as well (exact only).
+    min_success: least q_s of a scheduled device, scalar or (device,). max_share: largest beta, scalar or (device,).
+    max_power: largest share of the power in one packet, in [0.5, 1]. max_scheduled: at most so many devices.
+    allow_drop: whether a device may be left out; None follows the rule in the header. fixed_alpha: alpha = rho.
+    fixed_beta: beta = 1/K. start: an earlier result for the same number of devices, to start from.
+    Raises AllocationError when the problem is malformed or has no feasible point.
+    """
+    began = time.perf_counter()
+    _check(devices, link, solver, theta, kappa, weights, c, max_scheduled, start)
+    if optimise_rho and (fixed_alpha or solver != "exact"):
+        raise AllocationError("optimise_rho needs solver='exact' and free powers (no fixed_alpha)")
+    problem = _pose(
+        devices, link, theta, kappa, weights, c, optimise_rho, min_success, max_scheduled, max_share, max_power,
+        allow_drop, fixed_alpha, fixed_beta,
+    )  # fmt: skip
+    run = {"uniform": _uniform, "alternating": _alternating, "exact": _alternating}[solver]
+    result = run(problem, start)
+    return replace(result, seconds=time.perf_counter() - began)
+
+
+def _check(
+    devices: Devices,
+    link: Link,
+    solver: str,
+    theta: float,
+    kappa: float,
+    weights: str,
+    c: float,
+    max_scheduled: int | None,
+    start: AllocationResult | None,
+) -> None:
+    if solver not in SOLVERS:
+        raise AllocationError(
+            f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}{did_you_mean(solver, SOLVERS)}"
+        )
+    if weights not in WEIGHT_CODES:
+        raise AllocationError(f"weights must be one of {', '.join(WEIGHT_CODES)}, got {weights!r}")
+    if devices.size != link.size:
+        raise AllocationError(f"devices and link must have the same size, got {devices.size} and {link.size}")
+    for name, value in (("theta", theta), ("kappa", kappa)):
+        if not 0.0 <= value <= 1.0:
+            raise AllocationError(f"{name} must lie in [0, 1], got {value}")
+    if not 0.0 < c < np.inf:
+        raise AllocationError(f"c must be finite and > 0, got {c}")
+    if max_scheduled is not None and not max_scheduled >= 1:
+        raise AllocationError(f"max_scheduled must be >= 1, got {max_scheduled}")
+    if start is not None and start.beta.size != devices.size:
+        raise AllocationError(f"start must have {devices.size} devices, got {start.beta.size}")
+
+
+def _in_range(name: str, value: ArrayLike, size: int, low: float, high: float) -> Floats:
+    array = np.asarray(value, np.float64)
+    if array.shape not in ((), (size,)) or not ((array >= low) & (array <= high)).all():
+        raise AllocationError(f"{name} must be a number or {size} numbers in [{low:g}, {high:g}], got {value!r}")
+    return np.broadcast_to(array, (size,))
+
+
+def _pose(
+    devices: Devices,
+    link: Link,
+    theta: float,
+    kappa: float,
+    weights: Weights,
+    c: float,
+    optimise_rho: bool,
+    min_success: ArrayLike,
+    max_scheduled: int | None,
+    max_share: ArrayLike,
+    max_power: ArrayLike,
+    allow_drop: bool | None,
+    fixed_alpha: bool,
+    fixed_beta: bool,
+) -> Problem:
+    size = devices.size
+    power = _in_range("max_power", max_power, size, 0.5, 1.0)
+    least = np.maximum(_in_range("min_success", min_success, size, 0.0, 1.0 - 1e-12), SUCCESS_FLOOR)
+    share = np.full(size, 1.0 / size) if fixed_beta else _in_range("max_share", max_share, size, 1e-12, 1.0)
+    low, high = (link.split, link.split) if fixed_alpha else (1.0 - power, power)
+    w = devices.weight
+    columns = (
+        link.noise_to_signal, link.sign_load, link.modulus_load, link.split, devices.v2, devices.vbar2,
+        devices.v_vbar, devices.delta2, bias_weight(w, theta), kappa * w**2, np.zeros(size), share, low, high,
+        -np.log(least),
+    )  # fmt: skip
+    rows = np.ascontiguousarray(np.stack(columns, axis=1))
+    assert rows.shape[1] == COLUMNS
+    split = np.ones(size) if optimise_rho else link.split
+    exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal)
+    worth = (w > 0) & (devices.v2 > 0)
+    hopeless = worth & ~(exponent <= -np.log(SUCCESS_FLOOR))
+    free = weights != "unbiased" or max_scheduled is not None if allow_drop is None else allow_drop
+    unreachable = worth & ~(exponent <= rows[:, -1]) & (least > SUCCESS_FLOOR)
+    if unreachable.any() and not free:
+        k = int(np.argmax(unreachable))
+        raise AllocationError(
+            f"min_success of device {k} must be at most its best q_s {np.exp(-exponent[k]):.3g}, got {least[k]:.3g}"
+        )
+    active = worth & (exponent <= rows[:, -1])
+    rows = rows[active]
+    if rows.size:
+        rows[:, -5] = least_shares(rows, rows[:, -2], split[active])
+    droppable, must = free, float(rows[:, -5].sum())
+    if not free and must > 1.0 and (least > SUCCESS_FLOOR).any():
+        raise AllocationError(f"min_success needs {must:.3g} times the band, must need at most 1")
+    rules = Rules(link.fading == "block", WEIGHT_CODES[weights], float(c), optimise_rho)
+    return Problem(
+        devices, link, rows, active, hopeless, droppable, rules, theta, kappa, weights, c, max_scheduled,
+        fixed_alpha, fixed_beta,
+    )  # fmt: skip
+
+
+def _evaluate(problem: Problem, beta: Floats, alpha: Floats, rho: Floats, **extra: object) -> AllocationResult:
+    """The result for shares and splits of all devices, every figure recomputed by the public functions."""
+    p = problem
+    chances = success(p.link, beta, alpha, rho)
+    q_s, r_m = np.where(beta > 0, chances.q_s, 0.0), np.where(beta > 0, chances.r_m, 0.0)
+    cost = device_cost(p.devices, q_s, r_m, theta=p.theta, kappa=p.kappa, weights=p.weights, c=p.c)
+    fields = {"lower_bound": None, "gap": None, "iterations": 0, "seconds": 0.0} | extra
+    return AllocationResult(
+        beta,
+        alpha,
+        rho,
+        q_s,
+        r_m,
+        cost,
+        float(cost.sum()),
+        hopeless=p.hopeless,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def _spread(problem: Problem, values: Floats, elsewhere: Floats | float) -> Floats:
+    """Values of the active devices in an array of all devices, (device,)."""
+    out = np.array(np.broadcast_to(elsewhere, problem.active.shape), np.float64)
+    out[problem.active] = values
+    return out
+
+
+def _uniform(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
+    split = np.array(problem.link.split)
+    beta = np.where(problem.active, 1.0 / problem.devices.size, 0.0)
+    status = AllocationStatus.FIXED if problem.active.any() else AllocationStatus.TRIVIAL
+    return _evaluate(problem, beta, split, split.copy(), status=status)
+
+
+def _feasible_start(problem: Problem, alpha: Floats) -> Floats:
+    """Shares near 1/K at which every active device is heard with this split, (active,); zeros if there are none."""
+    rows = problem.rows
+    low = least_shares(rows, alpha, rows[:, RHO])
+    low = np.where(np.isfinite(low), low * (1.0 + 1e-9), np.inf)
+    if problem.droppable:
+        low = np.zeros_like(low)
+    if not low.sum() <= 1.0:
+        return np.zeros_like(low)
+    beta = np.clip(1.0 / problem.devices.size, low, rows[:, -4])
+    room = (beta - low).sum()
+    return low + (beta - low) * min(1.0, (1.0 - low.sum()) / room) if room > 0 else low
+
+
+def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
+    rows, best = problem.rows, None
+    for value in START_ALPHA:
+        alpha = rows[:, RHO].copy() if value is None else np.full(len(rows), value)
+        alpha = np.clip(alpha, rows[:, -3], rows[:, -2])
+        beta = _feasible_start(problem, alpha)
+        if not beta.any():
+            continue
+        beta, alpha, history = alternate(
+            rows, beta, alpha, problem.droppable, problem.rules,
+            fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta,
+        )  # fmt: skip
+        if best is None or history[-1] < best[2][-1]:
+            best = beta, alpha, history
+    split = np.array(problem.link.split)
+    if best is None:
+        return _uniform(problem)
+    return _evaluate(
+        problem, _spread(problem, best[0], 0.0), _spread(problem, best[1], split), split,
+        status=AllocationStatus.CONVERGED, iterations=len(best[2]), history=tuple(best[2]),
+    )  # fmt: skip

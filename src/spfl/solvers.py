@@ -1,0 +1,163 @@
+"""One-dimensional numerics without wireless words: safeguarded Newton, bisection, Brent's minimiser, dual search.
+
+Every solver returns a `Solution`: value, named status, iterations. The first three are compiled and take a
+compiled function `f(x, args)`, so that kernels can call them in their inner loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+from numba import njit
+
+GOLDEN = 0.3819660112501051  # 2 - golden ratio
+ROUNDING = 1e-15
+
+
+class Status(IntEnum):
+    """How a search ended."""
+
+    CONVERGED = 0
+    ITERATION_LIMIT = 1
+    NO_SIGN_CHANGE = 2  # the root lies outside the bracket; the value is the nearer end
+
+
+class Solution(NamedTuple):
+    """Where a search ended, how, and after how many evaluations of the function."""
+
+    value: float
+    status: Status
+    iterations: int
+
+
+@njit(nogil=True, inline="always")
+def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignore[no-untyped-def]
+    """Root of f on [low, high] where f(low) < 0 < f(high): Newton, with bisection whenever it leaves the bracket.
+
+    `f(x, args)` returns (value, slope). The step also falls back to bisection when Newton halves too slowly, so
+    the bracket shrinks at least as fast as by bisection every second step.
+    """
+    if f(low, args)[0] >= 0.0:
+        return Solution(low, Status.NO_SIGN_CHANGE, 1)
+    if f(high, args)[0] <= 0.0:
+        return Solution(high, Status.NO_SIGN_CHANGE, 2)
+    x = min(max(start, low), high)
+    last_width = high - low
+    for iteration in range(3, limit):
+        value, slope = f(x, args)
+        if value < 0.0:
+            low = x
+        else:
+            high = x
+        step = x - value / slope if slope > 0.0 else low
+        slow = iteration % 2 == 0 and high - low > 0.5 * last_width
+        if not low < step < high or slow:
+            step = 0.5 * (low + high)
+        if iteration % 2 == 0:
+            last_width = high - low
+        if abs(step - x) <= tolerance * (abs(x) + ROUNDING):
+            return Solution(step, Status.CONVERGED, iteration)
+        x = step
+    return Solution(x, Status.ITERATION_LIMIT, limit)
+
+
+@njit(nogil=True, inline="always")
+def bisect(f, args, low, high, tolerance=1e-12, limit=200):  # type: ignore[no-untyped-def]
+    """Sign change of f (any direction, f need not be continuous) on [low, high]; the value has f's sign at `high`."""
+    at_low, at_high = f(low, args), f(high, args)
+    if (at_low > 0.0) == (at_high > 0.0):
+        nearer = low if abs(at_low) < abs(at_high) else high
+        return Solution(nearer, Status.NO_SIGN_CHANGE, 2)
+    for iteration in range(3, limit):
+        middle = 0.5 * (low + high)
+        if (f(middle, args) > 0.0) == (at_high > 0.0):
+            high = middle
+        else:
+            low = middle
+        if high - low <= tolerance * (abs(low) + abs(high)):
+            return Solution(high, Status.CONVERGED, iteration)
+    return Solution(high, Status.ITERATION_LIMIT, limit)
+
+
+@njit(nogil=True, inline="always")
+def minimise(f, args, low, high, start, tolerance=1e-8, limit=60):  # type: ignore[no-untyped-def]
+    """A local minimiser of f on [low, high] from `start` inside it: Brent's golden section with parabolic steps.
+
+    It never returns a worse point than `start`, and it compares the two ends as well.
+    """
+    first, last = low, high
+    x = second = third = start
+    value = at_second = at_third = f(start, args)
+    step = previous = 0.0
+    iteration = 1
+    while iteration < limit:
+        middle = 0.5 * (low + high)
+        tiny = tolerance * abs(x) + 1e-10
+        if abs(x - middle) <= 2.0 * tiny - 0.5 * (high - low):
+            break
+        parabolic = False
+        if abs(previous) > tiny:
+            r = (x - second) * (value - at_third)
+            q = (x - third) * (value - at_second)
+            p = (x - third) * q - (x - second) * r
+            q = 2.0 * (q - r)
+            if q > 0.0:
+                p = -p
+            q = abs(q)
+            if abs(p) < abs(0.5 * q * previous) and q * (low - x) < p < q * (high - x):
+                previous, step = step, p / q
+                parabolic = True
+                if x + step - low < 2.0 * tiny or high - x - step < 2.0 * tiny:
+                    step = tiny if x < middle else -tiny
+        if not parabolic:
+            previous = high - x if x < middle else low - x
+            step = GOLDEN * previous
+        trial = x + (step if abs(step) >= tiny else math.copysign(tiny, step))
+        at_trial = f(trial, args)
+        iteration += 1
+        if at_trial <= value:
+            if trial >= x:
+                low = x
+            else:
+                high = x
+            third, at_third, second, at_second, x, value = second, at_second, x, value, trial, at_trial
+            continue
+        if trial < x:
+            low = trial
+        else:
+            high = trial
+        if at_trial <= at_second or second == x:
+            third, at_third, second, at_second = second, at_second, trial, at_trial
+        elif at_trial <= at_third or third in (x, second):
+            third, at_third = trial, at_trial
+    for end in (first, last):
+        at_end = f(end, args)
+        if at_end < value:
+            x, value = end, at_end
+    status = Status.CONVERGED if iteration < limit else Status.ITERATION_LIMIT
+    return Solution(x, status, iteration)
+
+
+def price(excess: Callable[[float], float], start: float, *, tolerance: float = 1e-12, limit: int = 400) -> Solution:
+    """Multiplier at which a non-increasing excess demand changes sign, the smallest with excess <= 0.
+
+    Brackets by factors that grow from `start` > 0, then bisects on the logarithm. Returns 0 when the demand is
+    met for free. A discontinuous excess (non-convex terms) is cut at its jump.
+    """
+    if excess(0.0) <= 0.0:
+        return Solution(0.0, Status.CONVERGED, 1)
+    low, high, factor, count = start, start, 2.0, 1
+    while excess(high) > 0.0 and count < limit:
+        low, high, factor, count = high, high * factor, min(factor * factor, 1e8), count + 1
+    factor = 2.0
+    while low == high or (excess(low) <= 0.0 and count < limit):
+        high, low, factor, count = low, low / factor, min(factor * factor, 1e8), count + 1
+        if low < 1e-300:
+            return Solution(high, Status.NO_SIGN_CHANGE, count)
+    while high > low * (1.0 + tolerance) and count < limit:
+        middle = math.sqrt(low) * math.sqrt(high)
+        low, high, count = (low, middle, count + 1) if excess(middle) <= 0.0 else (middle, high, count + 1)
+    return Solution(high, Status.CONVERGED if count < limit else Status.ITERATION_LIMIT, count)
