@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spfl.bound import Devices, Floats, Weights, aggregation_weight
-from spfl.channel import Bools
+from spfl.bound import Weights
 from spfl.codec import Layout
 
 Compensation = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"]
@@ -61,45 +60,32 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
     if kind == "last":
         return state | {_last_key(device): modulus for device, modulus in received.items()}
     if kind in ("ema", "scaled_ema") and received:
-        mean = np.mean(list(received.values()), axis=0, dtype=np.float32)
+        mean: Vector = np.mean(np.stack(list(received.values())), axis=0, dtype=np.float32)
         old = state.get(VECTOR)
-        return state | {VECTOR: mean if old is None else old + EMA_STEP * (mean - old)}
+        refreshed: Vector = mean if old is None else old + EMA_STEP * (mean - old)
+        return state | {VECTOR: refreshed}
     return state
-
-
-def scales(
-    devices: Devices,
-    q_s: Floats,
-    r_m: Floats,
-    heard: Bools,
-    weights: Weights,
-    *,
-    theta: float = 1.0,
-    kappa: float = 1.0,
-) -> Floats:
-    """w_k c_k of every device, (device,), zero for those not heard (THEORY 4).
-
-    `normalized` divides by the weight that was heard: one common scale, known only after reception.
-    """
-    c = aggregation_weight(devices, q_s, r_m, weights, theta=theta, kappa=kappa)
-    out = np.where(heard, devices.weight * c, 0.0)
-    if weights == "normalized" and out.sum() > 0:
-        return np.asarray(out / out.sum())
-    return out
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What the server holds of one device: scale w_k c_k, signs and the modulus it uses, float32 (dim,)."""
+    """What the server holds of one heard device: scale w_k c_k, signs and the modulus it uses, float32 (dim,)."""
 
     scale: float
     signs: Vector
     modulus: Vector
 
 
-def weighted_sum(contributions: Iterable[Contribution], dim: int) -> Vector:
-    """ghat = sum_k w_k c_k s_k * modulus_k, float32 (dim,), summed in the order given."""
-    total = np.zeros(dim, np.float32)
+def aggregate(contributions: Iterable[Contribution], dim: int, weights: Weights) -> Vector:
+    """ghat = sum_k w_k c_k s_k * modulus_k over the heard devices, float32 (dim,), summed in order (THEORY 4).
+
+    Each contribution is added and forgotten, so memory does not grow with the number of devices. `normalized`
+    divides by the weight that was heard: one common scale, known only after reception. Nothing heard gives zero.
+    """
+    total, heard = np.zeros(dim, np.float32), 0.0
     for part in contributions:
         total += np.float32(part.scale) * (part.signs * part.modulus)
+        heard += part.scale
+    if weights == "normalized" and heard > 0:
+        total /= np.float32(heard)
     return total

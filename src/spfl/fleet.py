@@ -1,0 +1,128 @@
+"""The devices' side of a round, computed by worker threads that share one set of weights.
+
+Each worker owns a copy of the network and runs torch on one thread, so a gradient does not depend on how many
+workers there are; results come back in the order of the cohort. PyTorch and the codec release the interpreter
+lock, so threads keep all cores busy without copying data between processes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import local
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from spfl.aggregation import Vector
+from spfl.data import batch_indices, flip_half, to_inputs
+from spfl.errors import PacketError
+from spfl.models import FlatModel
+from spfl.rng import Purpose, stream
+from spfl.schemes import Upload, encode
+from spfl.world import ServerState, World
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+EVAL_CHUNK = 500  # images evaluated at a time; fixed, because the order of sums is part of reproducibility
+
+
+@dataclass(frozen=True)
+class Work:
+    """A device's upload, and the seconds its gradient and its packets took."""
+
+    upload: Upload
+    gradient_s: float
+    encode_s: float
+
+
+class Fleet:
+    """Worker threads that compute gradients and evaluate; a context manager."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._local = local()
+        workers = world.config.workers or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(workers, initializer=self._start_worker)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start_worker(self) -> None:
+        torch.set_num_threads(1)
+        self._local.model = self._world.model()
+
+    def _map(self, function: Callable[[FlatModel, Item], Result], items: Iterable[Item]) -> list[Result]:
+        return list(self._pool.map(lambda item: function(self._local.model, item), items))
+
+    def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
+        """Every device's upload in cohort order, and the share of the time that went into making packets."""
+        weights = torch.from_numpy(server.weights)
+        work = self._map(lambda model, device: self._work(model, server, weights, device, round_), cohort)
+        gradient_s, encode_s = sum(w.gradient_s for w in work), sum(w.encode_s for w in work)
+        return [w.upload for w in work], encode_s / max(gradient_s + encode_s, 1e-9)
+
+    def _work(self, model: FlatModel, server: ServerState, weights: torch.Tensor, device: int, round_: int) -> Work:
+        world = self._world
+        started = time.perf_counter()
+        gradient, loss = local_gradient(world, model, weights, device, round_)
+        middle = time.perf_counter()
+        try:
+            upload = encode(
+                world.scheme,
+                gradient,
+                state=server.memory,
+                layout=world.layout,
+                codec=world.config.codec,
+                seed=world.config.seed,
+                round_=round_,
+                device=device,
+                samples=len(world.parts[device]),
+                loss=loss,
+            )
+        except PacketError:  # a gradient that is not finite: the device is out of this round
+            upload = Upload.silent(device, len(world.layout.shapes))
+        return Work(upload, middle - started, time.perf_counter() - middle)
+
+    def evaluate(self, weights: Vector) -> tuple[float, float]:
+        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+        images, labels = self._world.dataset.test_images, self._world.dataset.test_labels
+        flat = torch.from_numpy(weights)
+
+        def chunk(model: FlatModel, start: int) -> tuple[float, float, int]:
+            model.load(flat)
+            part = slice(start, start + EVAL_CHUNK)
+            loss, accuracy = model.evaluate(images[part], labels[part], lambda x: to_inputs(x, self._world.dataset))
+            return loss, accuracy, len(labels[part])
+
+        parts = self._map(chunk, range(0, len(labels), EVAL_CHUNK))
+        return sum(p[0] * p[2] for p in parts) / len(labels), sum(p[1] * p[2] for p in parts) / len(labels)
+
+
+def local_gradient(
+    world: World, model: FlatModel, weights: torch.Tensor, device: int, round_: int
+) -> tuple[Vector, float]:
+    """A minibatch gradient (dim,), or the pseudo-gradient (w_t - w^E) / eta after E local steps; and the mean loss."""
+    training, rng = world.config.training, stream(world.config.seed, round_, device, Purpose.BATCH)
+    model.load(weights)
+    losses = []
+    for _ in range(training.local_steps):
+        batch = torch.from_numpy(batch_indices(world.parts[device], training.batch_size, rng))
+        images = world.dataset.train_images[batch]
+        images = flip_half(images, rng) if training.flip else images
+        losses.append(model.loss_and_gradient(to_inputs(images, world.dataset), world.dataset.train_labels[batch]))
+        if training.local_steps > 1:
+            model.weights.sub_(model.gradient, alpha=training.local_rate)
+    if training.local_steps > 1:
+        torch.sub(weights, model.weights, out=model.gradient).div_(training.local_rate)
+    return model.gradient.numpy(), math.fsum(losses) / len(losses)

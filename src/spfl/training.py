@@ -1,0 +1,134 @@
+"""The round of federated learning, in the paper's order. Yields records, writes nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from spfl.allocation import AllocationResult
+from spfl.channel import Outcome, success, transmit
+from spfl.config import Config, TrainingConfig
+from spfl.data import Dataset, load_dataset
+from spfl.fleet import Fleet
+from spfl.schemes import Update, Upload, describe, device_bits, receive, share_resources
+from spfl.world import ServerState, World
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in one round. `seconds` is wall-clock time by phase; all else is a function of the config.
+
+    `loss` is the cohort's weighted mean training loss; `test_loss` and `test_accuracy` are None between evaluations.
+    `rejected` counts devices whose gradient or packets could not be used. `server` is the state after the round.
+    """
+
+    round_: int
+    cohort: tuple[int, ...]
+    loss: float
+    test_loss: float | None
+    test_accuracy: float | None
+    allocation: AllocationResult
+    outcome: Outcome
+    payload_bits: int
+    rejected: int
+    seconds: dict[str, float]
+    server: ServerState
+
+
+def run(config: Config, dataset: Dataset | None = None, start: ServerState | None = None) -> Iterator[RoundRecord]:
+    """Train for `config.training.rounds` rounds and yield a record after each.
+
+    `dataset` replaces the configured one (loaded once for many runs); `start` continues after a checkpoint.
+    Raises DataError or ConfigError before the first round; later faults are contained and counted.
+    """
+    world = World.build(config, dataset or load_dataset(config.data.name))
+    server, allocation = start or world.start(), None
+    with Fleet(world) as fleet:
+        for round_ in range(server.round_ + 1, config.training.rounds + 1):
+            clock = Stopwatch()
+            cohort = world.cohort(round_)
+            with clock("gradients"):
+                uploads, encode_share = fleet.uploads(server, cohort, round_)
+            clock.move("gradients", "encode", encode_share)
+            with clock("allocate"):
+                devices, link = describe(uploads), world.link(cohort, round_)
+                allocation = share_resources(world.scheme, devices, link, config.scheme, allocation)
+            with clock("transmit"):
+                odds = success(link, allocation.beta, allocation.alpha, allocation.rho)
+                outcome = transmit(odds, world.fades(round_))
+            with clock("aggregate"):
+                update = receive(
+                    world.scheme, config.scheme, world.layout, uploads, outcome, allocation, server.memory, round_
+                )
+            with clock("step"):
+                server = step(config.training, server, update)
+            test_loss, test_accuracy = None, None
+            if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
+                with clock("evaluate"):
+                    test_loss, test_accuracy = fleet.evaluate(server.weights)
+            yield RoundRecord(
+                round_,
+                cohort,
+                mean_loss(uploads),
+                test_loss,
+                test_accuracy,
+                allocation,
+                outcome,
+                device_bits(world.scheme, world.layout, config.codec) * int((allocation.beta > 0).sum()),
+                update.rejected,
+                clock.seconds,
+                server,
+            )
+
+
+def step(training: TrainingConfig, server: ServerState, update: Update) -> ServerState:
+    """Server SGD with heavy-ball momentum and L2 decay on the aggregate. An aggregate that is not finite is skipped."""
+    round_, gradient = server.round_ + 1, update.gradient
+    if not np.isfinite(gradient).all():
+        return ServerState(round_, server.weights, server.velocity, server.memory)
+    if training.clip_norm is not None:
+        norm = float(np.linalg.norm(gradient))
+        gradient = gradient * np.float32(min(1.0, training.clip_norm / max(norm, 1e-30)))
+    if training.weight_decay > 0:
+        gradient = gradient + np.float32(training.weight_decay) * server.weights
+    velocity = np.float32(training.momentum) * server.velocity + gradient
+    weights = server.weights - np.float32(learning_rate(training, round_)) * velocity
+    return ServerState(round_, weights, velocity, update.state)
+
+
+def learning_rate(training: TrainingConfig, round_: int) -> float:
+    """eta of a round (counted from 1): linear warm-up, then constant, or cosine down to zero after the last round."""
+    warm = min(1.0, round_ / training.warmup_rounds) if training.warmup_rounds else 1.0
+    if training.schedule == "constant":
+        return training.rate * warm
+    return training.rate * warm * 0.5 * (1.0 + math.cos(math.pi * (round_ - 1) / training.rounds))
+
+
+def mean_loss(uploads: Sequence[Upload]) -> float:
+    """Training loss of the cohort, weighted by samples; NaN when no device has a finite one."""
+    finite = [(u.samples, u.loss) for u in uploads if u.samples and math.isfinite(u.loss)]
+    total = sum(samples for samples, _ in finite)
+    return math.fsum(samples * loss for samples, loss in finite) / total if total else math.nan
+
+
+class Stopwatch:
+    """Wall-clock seconds by phase: `with clock("phase"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+
+    def move(self, source: str, target: str, share: float) -> None:
+        """Book a share of one phase under another name: phases that overlap in worker threads."""
+        self.seconds[target] = self.seconds[source] * share
+        self.seconds[source] *= 1.0 - share

@@ -1,0 +1,149 @@
+"""What a configuration stands for: data dealt to devices, the network's layout, the scheme, the cell and its fades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from spfl.aggregation import State, Vector
+from spfl.channel import Cell, Floats, Link, draw_fades, drop_cell, scale_to_median_snr
+from spfl.codec import Layout
+from spfl.config import Config
+from spfl.data import Dataset, Indices, partition
+from spfl.models import FlatModel, build_model
+from spfl.rng import SETUP_ROUND, Purpose, server_stream
+from spfl.schemes import Scheme, link_bits, resolve
+from spfl.units import db_to_linear, dbm_to_watt
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that the server carries from round to round: weights and velocity (dim,), and what both ends remember."""
+
+    round_: int
+    weights: Vector
+    velocity: Vector
+    memory: State
+
+
+@dataclass(frozen=True)
+class World:
+    """A configured experiment, ready to run; nothing in it changes."""
+
+    config: Config
+    dataset: Dataset
+    parts: Sequence[Indices]
+    scheme: Scheme
+
+    @classmethod
+    def build(cls, config: Config, dataset: Dataset) -> World:
+        """Pool, split and partition the data as configured. Raises DataError or ConfigError."""
+        data = config.data
+        if data.pool > 1:
+            dataset = dataset.pooled(data.pool)
+        if data.validation_fraction > 0:
+            rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
+            dataset = dataset.split_validation(data.validation_fraction, rng)
+        parts = partition(
+            dataset.train_labels.numpy(),
+            data.devices,
+            kind=data.partition,
+            rng=server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION),
+            dirichlet_alpha=data.dirichlet_alpha,
+            shards_per_device=data.shards_per_device,
+            min_samples=data.min_samples,
+        )
+        return cls(config, dataset, parts, resolve(config.scheme))
+
+    def model(self) -> FlatModel:
+        """A new copy of the network with its initial weights."""
+        channels, height, width = self.dataset.shape
+        size = self.config.model.width
+        sizes = {} if size is None else {"hidden": size, "base_channels": size}
+        module = build_model(
+            self.config.model.name,
+            channels=channels,
+            height=height,
+            width=width,
+            classes=self.dataset.classes,
+            rng=server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS),
+            **sizes,
+        )
+        return FlatModel(module)
+
+    def start(self) -> ServerState:
+        """The server before the first round."""
+        weights = self.model().weights.numpy()
+        return ServerState(0, weights, np.zeros_like(weights), {})
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameter tensors."""
+        return self.model().layout
+
+    def cohort(self, round_: int) -> tuple[int, ...]:
+        """The devices of a round, ascending: all, or a uniform sample without replacement."""
+        devices, size = self.config.data.devices, self.config.cohort
+        if size == devices:
+            return tuple(range(devices))
+        rng = server_stream(self.config.seed, round_, Purpose.COHORT)
+        return tuple(sorted(rng.choice(devices, size, replace=False, shuffle=False).tolist()))
+
+    def cell(self, round_: int) -> Cell:
+        """Where the devices of the cell are in a round: one drop for the whole run, or one a round."""
+        return self._fixed_cell if self.config.channel.drop == "fixed" else self._drop(round_)
+
+    @cached_property
+    def _fixed_cell(self) -> Cell:
+        return self._drop(SETUP_ROUND)
+
+    def _drop(self, round_: int) -> Cell:
+        channel = self.config.channel
+        cell = drop_cell(
+            self.config.data.devices,
+            seed=self.config.seed,
+            round_=round_,
+            min_distance_m=channel.min_distance_m,
+            radius_m=channel.radius_m,
+            shadowing_db=channel.shadowing_db,
+        )
+        gain = cell.gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
+        if channel.median_snr_db is not None:
+            noise_w = dbm_to_watt(channel.noise_dbm_per_hz) * channel.bandwidth_hz / self.config.cohort
+            gain = scale_to_median_snr(
+                gain, db_to_linear(channel.median_snr_db), dbm_to_watt(channel.power_dbm), noise_w
+            )
+        return Cell(cell.distance_m, gain)
+
+    @property
+    def tau_s(self) -> float:
+        """Seconds of uplink a round: as configured, or so that B tau / (K d) is the resource ratio."""
+        channel = self.config.channel
+        symbols = channel.symbols_per_parameter * self.config.cohort * self.layout.size
+        return channel.tau_s or symbols / channel.bandwidth_hz
+
+    def link(self, cohort: Sequence[int], round_: int) -> Link:
+        """The uplink of a cohort, as the server knows it before the fades."""
+        channel, rho = self.config.channel, self.config.scheme.rho
+        sign_bits, modulus_bits = link_bits(self.scheme, self.layout, self.config.codec)
+        gain = self.cell(round_).gain[list(cohort)]
+        split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
+        return Link(
+            bandwidth_hz=channel.bandwidth_hz,
+            noise_w_per_hz=dbm_to_watt(channel.noise_dbm_per_hz),
+            power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
+            gain=gain,
+            tau_s=np.full(gain.shape, self.tau_s),
+            sign_bits=np.full(gain.shape, sign_bits),
+            modulus_bits=np.full(gain.shape, modulus_bits),
+            snr_gap=db_to_linear(channel.snr_gap_db),
+            fading=channel.fading,
+            rho=split,
+        )
+
+    def fades(self, round_: int) -> tuple[Floats, Floats]:
+        """Power fades of the cohort's two packets: the same for every scheme."""
+        return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
