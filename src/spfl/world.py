@@ -113,9 +113,8 @@ class World:
         gain = cell.gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
         if channel.median_snr_db is not None:
             noise_w = dbm_to_watt(channel.noise_dbm_per_hz) * channel.bandwidth_hz / self.config.cohort
-            gain = scale_to_median_snr(
-                gain, db_to_linear(channel.median_snr_db), dbm_to_watt(channel.power_dbm), noise_w
-            )
+            power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
+            gain = scale_to_median_snr(gain, db_to_linear(channel.median_snr_db), power_w, noise_w)
         return Cell(cell.distance_m, gain)
 
     @property
