@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-
 # --- codec: packets bit by bit -----------------------------------------------------------------------------------
 
 
@@ -18,7 +17,7 @@ def dither(key: int, size: int) -> NDArray[np.float64]:
     """The first `size` outputs of SplitMix64 seeded with `key`, top 53 bits as a fraction; plain Python integers."""
     mask, values = 2**64 - 1, []
     for i in range(size):
-        z = (key + i * 0x9E3779B97F4A7C15) & mask
+        z = (key + (i + 1) * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         values.append(((z ^ (z >> 31)) >> 11) / 2**53)

@@ -21,8 +21,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @njit(cache=True, nogil=True)
 def _dither(key, index):  # type: ignore[no-untyped-def]
-    """Uniform on [0, 1) with 53 bits: output number `index` of the SplitMix64 generator seeded with `key`."""
-    z = key + np.uint64(index) * GOLDEN
+    """Uniform on [0, 1), 53 bits: output `index` of the public-domain SplitMix64 seeded with `key`."""
+    z = key + np.uint64(index + 1) * GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.float64(np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(11))) * 2.0**-53
