@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spfl.codec import Layout
 from spfl.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from spfl.codec import Layout
 
 NORM_GROUP_CHANNELS = 4  # channels that share one mean and variance in a GroupNorm
 
@@ -33,13 +30,15 @@ def build_model(
     """A network from images (n, channels, height, width) to logits (n, classes), its weights drawn from `rng` alone.
 
     * "softmax": one linear layer. * "mlp": one layer of `hidden` ReLU units before it.
-    * "small_cnn": three 3x3 convolutions of `base_channels` x 1, 2, 2 channels, each followed by GroupNorm, ReLU and
-      2x2 max-pooling, then one linear layer.
+    * "small_cnn": three 3x3 convolutions of `base_channels` x 1, 2, 4 channels, each followed by 2x2 max-pooling,
+      GroupNorm and ReLU (in this order: the last two then touch a quarter of the pixels), then one linear layer.
     * "resnet18": He et al. 2016 with GroupNorm and a 3x3 stem, `base_channels` x 1, 2, 4, 8 channels.
     Raises ConfigError for an unknown name or a size that does not fit.
     """
-    if min(channels, height, width, classes, hidden, base_channels) < 1:
-        raise ConfigError("channels, height, width, classes, hidden and base_channels must be >= 1")
+    sizes = {"channels": channels, "height": height, "width": width, "classes": classes, "hidden": hidden}
+    for key, size in (sizes | {"base_channels": base_channels}).items():
+        if size < 1:
+            raise ConfigError(f"{key} must be >= 1, got {size}")
     with torch.device("meta"):  # so that the constructors draw nothing from torch's global generator
         if name == "softmax":
             module: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
@@ -88,12 +87,12 @@ def _small_cnn(channels: int, height: int, width: int, classes: int, base: int) 
     if height < 8 or width < 8:
         raise ConfigError(f"small_cnn needs images of at least 8x8 pixels, got {height}x{width}")
     layers: list[nn.Module] = [_ChannelsLast()]
-    for outputs in (base, 2 * base, 2 * base):
+    for outputs in (base, 2 * base, 4 * base):
         layers += [
             nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
             _group_norm(outputs),
             nn.ReLU(),
-            nn.MaxPool2d(2),
         ]
         channels = outputs
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (height // 8) * (width // 8), classes))
@@ -148,9 +147,9 @@ class FlatModel:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         parameters = list(module.named_parameters())
-        self.names = tuple(name for name, _ in parameters)
-        self.shapes = tuple(tuple(parameter.shape) for _, parameter in parameters)
-        self.dim = sum(parameter.numel() for _, parameter in parameters)
+        names = tuple(name for name, _ in parameters)
+        self.layout = Layout(names=names, shapes=tuple(tuple(p.shape) for _, p in parameters))
+        self.dim = sum(self.layout.sizes)
         device = parameters[0][1].device
         self.weights = torch.empty(self.dim, device=device)
         self.gradient = torch.zeros(self.dim, device=device)
@@ -161,21 +160,13 @@ class FlatModel:
             parameter.grad = gradient
 
     def _views(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        start = 0
-        for shape in self.shapes:
-            size = math.prod(shape)
-            yield flat[start : start + size].view(shape)
-            start += size
-
-    @property
-    def layout(self) -> Layout:
-        """Names and shapes of the parameter tensors, in the order of the flat vectors."""
-        from spfl.codec import Layout
-
-        return Layout(names=self.names, shapes=self.shapes)
+        pieces = flat.split(self.layout.sizes)
+        yield from (piece.view(shape) for piece, shape in zip(pieces, self.layout.shapes, strict=True))
 
     def load(self, flat_weights: torch.Tensor) -> None:
-        """Copies `flat_weights` (dim,) into the module."""
+        """Copies `flat_weights` into the module; raises ConfigError unless its shape is (dim,)."""
+        if flat_weights.shape != self.weights.shape:
+            raise ConfigError(f"weights must have shape ({self.dim},), got {tuple(flat_weights.shape)}")
         self.weights.copy_(flat_weights)
 
     def loss_and_gradient(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
