@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 # --- codec: packets bit by bit -----------------------------------------------------------------------------------
@@ -59,3 +61,90 @@ def packet(
     header += len(codes).to_bytes(8, "little") + len(ranges).to_bytes(4, "little") + digest
     body = header + np.array(ranges, "<f4").tobytes() + pack_codes(np.array(codes, np.int64), bits)
     return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+# --- the model: link, aggregate, cost ------------------------------------------------------------------------------
+
+
+def outage_exponent(load: float, band: float, power: float, noise_to_signal: float) -> float:
+    """x of THEORY 3 as it is written, in 60-digit decimals; for band and power > 0."""
+    with localcontext() as context:
+        context.prec, context.Emax, context.Emin = 60, MAX_EMAX, MIN_EMIN
+        rate = Decimal(load) / Decimal(band)
+        x = Decimal(noise_to_signal) * Decimal(band) / Decimal(power) * (Decimal(2) ** rate - 1)
+        return float(x) if x < Decimal("1.7e308") else math.inf
+
+
+def packet_arrives(
+    bits: float, band_hz: float, power_w: float, gain: float, fade: float, tau_s: float, noise: float, gap: float
+) -> bool:
+    """Whether a packet gets through: bits <= time x bandwidth x log2(1 + SNR / gap), Shannon's formula."""
+    snr = power_w * gain * fade / (noise * band_hz)
+    return bits <= tau_s * band_hz * math.log2(1.0 + snr / gap)
+
+
+def simulate_aggregate(
+    gradients: NDArray[np.float64],
+    vbar: NDArray[np.float64],
+    quantised: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    sign: NDArray[np.bool_],
+    modulus: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """ghat of THEORY 4 for n draws at once, (n, dim): sum_k scale_k C^s s (C^m Q(v) + (1 - C^m) vbar).
+
+    gradients, vbar (device, dim); quantised (n, device, dim); scale = w c (device,); sign, modulus (n, device).
+    """
+    signs = np.where(gradients >= 0, 1.0, -1.0)
+    used = np.where(modulus[:, :, None], quantised, vbar)
+    return np.einsum("k,nk,kd,nkd->nd", scale, sign, signs, used, optimize=True)
+
+
+def quantise_draws(
+    gradients: NDArray[np.float64], bits: int, uniform: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Q(v) of n draws (n, device, dim), and delta^2 (device,); `uniform` (n, device, dim) is the dither."""
+    v, top = np.abs(gradients), 2**bits - 1
+    low = v.min(axis=1, keepdims=True)
+    step = (v.max(axis=1, keepdims=True) - low) / top
+    position = (v - low) / step
+    f = position - np.floor(position)
+    return low + step * (np.floor(position) + (uniform < f)), (f * (1 - f) * step**2).sum(axis=1)
+
+
+def device_cost(
+    w: float,
+    v: NDArray[np.float64],
+    vbar: NDArray[np.float64],
+    delta2: float,
+    q_s: float,
+    r_m: float,
+    c: float,
+    theta: float,
+    kappa: float,
+) -> float:
+    """J_k of THEORY 6 from the vectors, summed element by element."""
+    bias, second, square = 0.0, 0.0, 0.0
+    for a, b in zip(v, vbar, strict=True):
+        m = r_m * a + (1 - r_m) * b
+        bias += (c * q_s * m - a) ** 2
+        second += r_m * a * a + (1 - r_m) * b * b
+        square += m * m
+    variance = c * c * (q_s * (second + r_m * delta2) - q_s * q_s * square)
+    return (theta * w + (1 - theta) * w * w) * bias + kappa * w * w * variance
+
+
+def local_sgd(
+    module: torch.nn.Module,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    rate: float,
+) -> NDArray[np.float32]:
+    """(w - w^E) / rate after one step of torch's own SGD on each batch, parameters in order; changes `module`."""
+    before = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+    optimiser = torch.optim.SGD(module.parameters(), lr=rate)
+    for inputs, labels in batches:
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(module(inputs), labels).backward()
+        optimiser.step()
+    after = torch.nn.utils.parameters_to_vector(module.parameters()).detach()
+    return ((before - after) / rate).numpy()

@@ -1,0 +1,38 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from spfl.config import Config, build_config
+from spfl.data import Dataset, load_dataset
+
+settings.register_profile("spfl", deadline=None, derandomize=True)  # the machines of CI are noisy
+settings.load_profile("spfl")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """scikit-learn's digits: the embedded data set."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., Config]:
+    """A small, quick experiment on the digits in which both kinds of packet are lost; sections are merged over it."""
+
+    def build(seed: int = 0, workers: int = 1, **sections: dict[str, Any]) -> Config:
+        values: dict[str, Any] = {
+            "data": {"devices": 6},
+            "model": {"name": "softmax"},
+            "training": {"rounds": 2, "eval_every": 1, "batch_size": 16},
+            "channel": {"median_snr_db": 6.0, "symbols_per_parameter": 2.0},
+        }
+        merged = {name: values.get(name, {}) | sections.get(name, {}) for name in values.keys() | sections.keys()}
+        return build_config({"seed": seed, "workers": workers} | merged)
+
+    return build
