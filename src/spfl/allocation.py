@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spfl.allocation_alternating import alternate
+from spfl.allocation_exact import solve
 from spfl.allocation_kernels import COLUMNS, RHO, Rules, least_shares
 from spfl.bound import WEIGHT_CODES, Devices, Floats, Weights, bias_weight, device_cost
 from spfl.channel import Bools, Link, outage_exponent, success
@@ -137,7 +138,7 @@ def allocate(
         devices, link, theta, kappa, weights, c, optimise_rho, min_success, max_scheduled, max_share, max_power,
         allow_drop, fixed_alpha, fixed_beta,
     )  # fmt: skip
-    run = {"uniform": _uniform, "alternating": _alternating, "exact": _alternating}[solver]
+    run = {"uniform": _uniform, "alternating": _alternating, "exact": _exact}[solver]
     result = run(problem, start)
     return replace(result, seconds=time.perf_counter() - began)
 
@@ -154,9 +155,7 @@ def _check(
     start: AllocationResult | None,
 ) -> None:
     if solver not in SOLVERS:
-        raise AllocationError(
-            f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}{did_you_mean(solver, SOLVERS)}"
-        )
+        raise AllocationError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if weights not in WEIGHT_CODES:
         raise AllocationError(f"weights must be one of {', '.join(WEIGHT_CODES)}, got {weights!r}")
     if devices.size != link.size:
@@ -302,3 +301,27 @@ def _alternating(problem: Problem, start: AllocationResult | None = None) -> All
         problem, _spread(problem, best[0], 0.0), _spread(problem, best[1], split), split,
         status=AllocationStatus.CONVERGED, iterations=len(best[2]), history=tuple(best[2]),
     )  # fmt: skip
+
+
+def _exact(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
+    p, rows = problem, problem.rows
+    if not len(rows):
+        return replace(_uniform(p), lower_bound=0.0, gap=0.0)
+    low, high = rows[:, 10], rows[:, 11]
+    overloaded = not p.droppable and low.sum() > 1.0
+    starts = [np.full(len(rows), 1.0 / p.devices.size)]
+    if start is not None:
+        starts.append(start.beta[p.active])
+    inside = [b for b in starts if ((b >= low) & (b <= high) | (b == 0.0) & p.droppable).all()]
+    solution = solve(
+        rows, p.droppable or overloaded, p.max_scheduled, p.rules, inside, (start and start.multiplier) or 0.0
+    )
+    split = np.array(p.link.split)
+    result = _evaluate(
+        p, _spread(p, solution.beta, 0.0), _spread(p, solution.alpha, split), _spread(p, solution.rho, split),
+        status=AllocationStatus.OVERLOADED, iterations=solution.iterations, multiplier=solution.multiplier,
+    )  # fmt: skip
+    bound = solution.lower_bound + float(result.cost[~p.active].sum())
+    gap = (result.objective - bound) / abs(result.objective) if result.objective else 0.0
+    status = AllocationStatus.OPTIMAL if gap <= 1e-3 else AllocationStatus.FEASIBLE
+    return replace(result, lower_bound=bound, gap=gap, status=AllocationStatus.OVERLOADED if overloaded else status)

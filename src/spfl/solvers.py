@@ -141,23 +141,67 @@ def minimise(f, args, low, high, start, tolerance=1e-8, limit=60):  # type: igno
     return Solution(x, status, iteration)
 
 
-def price(excess: Callable[[float], float], start: float, *, tolerance: float = 1e-12, limit: int = 400) -> Solution:
-    """Multiplier at which a non-increasing excess demand changes sign, the smallest with excess <= 0.
+def price(
+    excess: Callable[[float], float],
+    start: float,
+    *,
+    factor: float = 2.0,
+    tolerance: float = 1e-12,
+    slack: float = 0.0,
+    limit: int = 300,
+) -> Solution:
+    """Multiplier at which a non-increasing excess demand changes sign, from the side on which excess <= 0.
 
-    Brackets by factors that grow from `start` > 0, then bisects on the logarithm. Returns 0 when the demand is
-    met for free. A discontinuous excess (non-convex terms) is cut at its jump.
+    Brackets from `start` by `factor`, squared at each step, then closes in on the logarithm of the price by regula
+    falsi (Illinois) with a bisection every third step, until the bracket is `tolerance` narrow or
+    -slack <= excess <= 0. Returns 0 when the demand is met for free. A discontinuous excess (non-convex terms) is
+    cut at its jump.
     """
-    if excess(0.0) <= 0.0:
-        return Solution(0.0, Status.CONVERGED, 1)
-    low, high, factor, count = start, start, 2.0, 1
-    while excess(high) > 0.0 and count < limit:
-        low, high, factor, count = high, high * factor, min(factor * factor, 1e8), count + 1
-    factor = 2.0
-    while low == high or (excess(low) <= 0.0 and count < limit):
-        high, low, factor, count = low, low / factor, min(factor * factor, 1e8), count + 1
-        if low < 1e-300:
-            return Solution(high, Status.NO_SIGN_CHANGE, count)
-    while high > low * (1.0 + tolerance) and count < limit:
-        middle = math.sqrt(low) * math.sqrt(high)
-        low, high, count = (low, middle, count + 1) if excess(middle) <= 0.0 else (middle, high, count + 1)
+    bracket = _bracket(excess, start, factor, limit)
+    if isinstance(bracket, Solution):
+        return bracket
+    low, at_low, high, at_high, count = bracket
+    side = 0
+    while high > low * (1.0 + tolerance) and at_high < -slack and count < limit:
+        weight = 0.5 if count % 3 == 0 else at_low / (at_low - at_high)
+        trial = math.exp((1.0 - weight) * math.log(low) + weight * math.log(high))
+        if not low < trial < high:
+            trial = math.sqrt(low) * math.sqrt(high)
+        value, count = excess(trial), count + 1
+        if value <= 0.0:
+            high, at_high, at_low, side = trial, value, at_low * (0.5 if side == 1 else 1.0), 1
+        else:
+            low, at_low, at_high, side = trial, value, at_high * (0.5 if side == -1 else 1.0), -1
     return Solution(high, Status.CONVERGED if count < limit else Status.ITERATION_LIMIT, count)
+
+
+def _bracket(
+    excess: Callable[[float], float], start: float, factor: float, limit: int
+) -> Solution | tuple[float, float, float, float, int]:
+    """(low, excess > 0 there, high, excess <= 0 there, evaluations), or the answer itself where there is no bracket."""
+    if start <= 0.0:
+        if excess(0.0) <= 0.0:
+            return Solution(0.0, Status.CONVERGED, 1)
+        start = 1e-6
+    value, count, known_free = excess(start), 2, False
+    low = high = start
+    at_low = at_high = value
+    if value > 0.0:
+        while at_high > 0.0:
+            if count >= limit or high > 1e300:
+                return Solution(high, Status.NO_SIGN_CHANGE, count)
+            low, at_low = high, at_high
+            high, factor = high * factor, min(factor * factor, 1e6)
+            at_high, count = excess(high), count + 1
+        return low, at_low, high, at_high, count
+    while at_low <= 0.0:
+        if not known_free and factor > 1e3:  # so cheap: perhaps there is band for everybody
+            if excess(0.0) <= 0.0:
+                return Solution(0.0, Status.CONVERGED, count + 1)
+            known_free, count = True, count + 1
+        if count >= limit or low < 1e-300:
+            return Solution(high, Status.NO_SIGN_CHANGE, count)
+        high, at_high = low, at_low
+        low, factor = low / factor, min(factor * factor, 1e6)
+        at_low, count = excess(low), count + 1
+    return low, at_low, high, at_high, count

@@ -1,0 +1,173 @@
+"""The certified solver: Lagrange dual over tables of psi_k, primal repair at the break point (THEORY 7).
+
+D(lambda) = sum_k min(W_k ||v_k||^2 where dropping is allowed, min_beta psi_k(beta) + lambda beta) - lambda is a lower
+bound of the optimum for every lambda >= 0. The demand sum_k beta_k(lambda) falls in lambda, so its best value lies
+where the demand meets the band. psi_k is sigmoidal, the demand may jump there: the dual then leaves a gap (at most the
+share of a few devices, by Shapley-Folkman), and the repair looks for the primal point.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from spfl.allocation_kernels import BETA_MAX, BIAS_WEIGHT, V2, Rules
+from spfl.allocation_tables import (
+    Ints,
+    Tables,
+    coarse_demand,
+    convex_windows,
+    demand,
+    fill,
+    knapsack,
+    split_all,
+)
+from spfl.bound import Floats
+from spfl.solvers import price
+
+POINTS = 32
+FINE_POINTS = 64
+FEW_DEVICES = 64  # so few that dynamic programming and a finer table cost little
+KNAPSACK_UNITS = 1000
+CHUNK = 4096
+MARGIN = 1e-9  # inner searches end within this of the minimum, relative; taken off the bound
+
+
+class Certified(NamedTuple):
+    """Shares and splits (device,) of the rows, the dual bound, the multiplier, and the number of demand evaluations."""
+
+    beta: Floats
+    alpha: Floats
+    rho: Floats
+    lower_bound: float
+    multiplier: float
+    iterations: int
+
+
+class _Dual:
+    """The demand at a price, and the best dual value seen. Holds the tables; chunks run over threads."""
+
+    def __init__(self, rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules) -> None:
+        size = len(rows)
+        points = FINE_POINTS if size <= FEW_DEVICES else POINTS
+        self.rows, self.rules, self.max_scheduled = rows, rules, max_scheduled
+        self.dropped_cost = rows[:, BIAS_WEIGHT] * rows[:, V2]
+        self.dropped = self.dropped_cost if droppable else np.full(size, np.inf)
+        self.tables = Tables(*(np.empty((size, points)) for _ in range(4)))
+        self.everywhere = np.tile(np.array([0, points]), (size, 1))
+        self.bound, self.count = -math.inf, 0
+        self._over_chunks(lambda part: fill(rows[part], self.part(part), rules))
+
+    def part(self, part: slice) -> Tables:
+        return Tables(*(array[part] for array in self.tables))
+
+    def _over_chunks(self, work: Callable[[slice], None]) -> None:
+        parts = [slice(i, i + CHUNK) for i in range(0, len(self.rows), CHUNK)]
+        if len(parts) == 1:
+            work(parts[0])
+            return
+        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+            list(pool.map(work, parts))
+
+    def respond(self, multiplier: float, window: Ints | None = None) -> Floats:
+        """Shares (device,) that minimise the Lagrangian; without a window the dual value counts towards the bound."""
+        beta, value = np.empty(len(self.rows)), np.empty(len(self.rows))
+        limits = self.everywhere if window is None else window
+        self._over_chunks(
+            lambda s: demand(self.rows[s], self.part(s), multiplier, limits[s], self.rules, beta[s], value[s])
+        )
+        self.count += 1
+        if window is None:
+            keep = self._scheduled(value)
+            total = float(np.where(keep, value, self.dropped_cost).sum())
+            self.bound = max(self.bound, total - multiplier - MARGIN * (abs(total) + multiplier))
+            beta = np.where(keep, beta, 0.0)
+        return beta
+
+    def coarse(self, multiplier: float) -> Floats:
+        """`respond` on the grid points only, without a bound."""
+        beta, value = np.empty(len(self.rows)), np.empty(len(self.rows))
+        coarse_demand(self.tables, multiplier, beta, value)
+        return np.where(self._scheduled(value), beta, 0.0)
+
+    def _scheduled(self, value: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        saving = self.dropped - value
+        keep = saving > 0.0
+        if self.max_scheduled is not None and keep.sum() > self.max_scheduled:
+            best = np.argsort(-saving, kind="stable")[: self.max_scheduled]
+            keep = np.zeros_like(keep)
+            keep[best] = True
+        return keep
+
+    def split(self, beta: Floats) -> tuple[float, Floats, Floats]:
+        """(objective of the rows, alpha, rho) with the best split for these shares."""
+        cost, alpha, rho = (np.empty(len(beta)) for _ in range(3))
+        self._over_chunks(lambda s: split_all(self.rows[s], beta[s], self.rules, cost[s], alpha[s], rho[s]))
+        return float(cost.sum()), alpha, rho
+
+    def polish(self, beta: Floats, multiplier: float) -> Floats:
+        """The optimum over the convex stretches of psi around these shares, for the devices they schedule."""
+        window = np.empty((len(beta), 2), np.int64)
+        convex_windows(self.tables, beta, window)
+        scheduled = beta > 0.0
+        found = price(
+            lambda p: float(self.respond(p, window)[scheduled].sum()) - 1.0,
+            multiplier,
+            factor=1.1,
+            slack=1e-9,
+            limit=60,
+        )
+        return np.where(scheduled, self.respond(found.value, window), 0.0)
+
+
+def _use_spare(beta: Floats, limit: Floats) -> Floats:
+    """Shares scaled up to fill the band, none above its limit."""
+    total = beta.sum()
+    return np.minimum(beta / total, limit) if 0.0 < total < 1.0 else beta
+
+
+def solve(
+    rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules, starts: list[Floats], multiplier: float
+) -> Certified:
+    """Minimise the cost of the rows over shares that sum to at most one.
+
+    `starts` are feasible shares to compare with (and improve on); `multiplier` > 0 is a guess of lambda, 0 for none.
+    """
+    dual = _Dual(rows, droppable, max_scheduled, rules)
+    guess = multiplier
+    if guess <= 0.0:
+        guess = price(lambda p: float(dual.coarse(p).sum()) - 1.0, 1.0, factor=8.0, tolerance=1e-3).value
+    few = len(rows) <= FEW_DEVICES
+    found = price(
+        lambda p: float(dual.respond(p).sum()) - 1.0, guess, factor=1.05, slack=1e-9 if few else 1e-5, limit=60
+    )
+    candidates = [dual.respond(found.value), *starts]
+    best, beta = math.inf, candidates[0]
+    for candidate in candidates:
+        value = dual.split(candidate)[0]
+        if candidate.sum() <= 1.0 + 1e-12 and value < best:
+            best, beta = value, candidate
+
+    def improve(candidate: Floats) -> None:
+        nonlocal best, beta
+        for trial in (_use_spare(candidate, rows[:, BETA_MAX]), dual.polish(candidate, max(found.value, 1e-300))):
+            value = dual.split(trial)[0]
+            if value < best and trial.sum() <= 1.0 + 1e-12:
+                best, beta = value, trial
+
+    def proven(tolerance: float) -> bool:
+        return best - dual.bound <= tolerance * abs(best)
+
+    if not proven(1e-6):
+        improve(beta)
+    if not proven(1e-5) and few:
+        for candidate in [knapsack(dual.tables, dual.dropped, KNAPSACK_UNITS), *candidates]:
+            if candidate.any():
+                improve(candidate)
+    _, alpha, rho = dual.split(beta)
+    return Certified(beta, alpha, rho, dual.bound, found.value, dual.count)
