@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
     Raises DataError or ConfigError before the first round; later faults are contained and counted.
     """
     world = World.build(config, dataset or load_dataset(config.data.name))
-    server, allocation = start or world.start(), None
+    server = start or world.start()
     with Fleet(world) as fleet:
         for round_ in range(server.round_ + 1, config.training.rounds + 1):
             clock = Stopwatch()
@@ -57,7 +57,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
             clock.move("gradients", "encode", encode_share)
             with clock("allocate"):
                 devices, link = describe(uploads), world.link(cohort, round_)
-                allocation = share_resources(world.scheme, devices, link, config.scheme, allocation)
+                allocation = share_resources(world.scheme, devices, link, config.scheme, server.allocation)
             with clock("transmit"):
                 odds = success(link, allocation.beta, allocation.alpha, allocation.rho)
                 outcome = transmit(odds, world.fades(round_))
@@ -66,7 +66,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
                     world.scheme, config.scheme, world.layout, uploads, outcome, allocation, server.memory, round_
                 )
             with clock("step"):
-                server = step(config.training, server, update)
+                server = replace(step(config.training, server, update), allocation=allocation)
             test_loss, test_accuracy = None, None
             if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
                 with clock("evaluate"):

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from spfl.aggregation import State, Vector
+from spfl.allocation import AllocationResult
 from spfl.channel import Cell, Floats, Link, draw_fades, drop_cell, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
@@ -21,12 +22,15 @@ from spfl.units import db_to_linear, dbm_to_watt
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that the server carries from round to round: weights and velocity (dim,), and what both ends remember."""
+    """All that the server carries from round to round: weights and velocity (dim,), what both ends remember, and the
+    last allocation, from which the next one starts. A run continued from it gives the bits of one never stopped.
+    """
 
     round_: int
     weights: Vector
     velocity: Vector
     memory: State
+    allocation: AllocationResult | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,193 @@
+"""The command line: parsing and printing only. Results go to stdout, everything else to stderr.
+
+PyTorch and its company are imported inside the commands, so that `spfl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import spfl
+from spfl.config import Config, load_config
+from spfl.errors import ConfigError, SpflError
+
+if TYPE_CHECKING:
+    from spfl.experiment import Existing
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Federated learning over unreliable wireless links, with sign-prioritized uplinks.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, or the schema of all keys.")
+app.add_typer(config_app, name="config")
+
+ConfigPath = Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="Defaults when left out.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=50.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
+Workers = Annotated[int | None, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")]
+Every = Annotated[int, typer.Option("--checkpoint-every", metavar="ROUNDS", help="Rounds between checkpoints.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"spfl {spfl.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    workers: Workers = None,
+    checkpoint_every: Every = 10,
+    profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train once and write a run folder.
+
+    Example: `spfl run configs/demo.toml --set scheme.name=single_packet --seed 1`
+    """
+    if resume and out is None:
+        raise ConfigError("--resume needs --out DIR, the folder to go on with")
+    if resume and out and config_path is None and not overrides and (out / "config.toml").exists():
+        config_path = out / "config.toml"
+    config = _resolve(config_path, overrides, seed, workers)
+    folder = out or Path("runs") / f"{config.scheme.name}-{config.seed}-{_now()}"
+    from spfl.data import load_dataset
+    from spfl.experiment import check_free, run_experiment
+
+    check_free(folder, _existing(overwrite, resume))
+    dataset = load_dataset(config.data.name, data_dir)
+    with _resumable(folder), _progress() as bar:
+        summary = run_experiment(
+            config,
+            dataset,
+            folder,
+            existing=_existing(overwrite, resume),
+            checkpoint_every=checkpoint_every,
+            progress=bar(config.scheme.name, config.training.rounds),
+        )
+    if as_json:
+        _print_json(summary | {"folder": str(folder)})
+        return
+    print(f"{summary['scheme']}, seed {summary['seed']}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
+    if profile:
+        _print_profile(summary)
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+def _resolve(path: Path | None, overrides: list[str] | None, seed: int | None, workers: int | None) -> Config:
+    extra = [f"{key}={value}" for key, value in (("seed", seed), ("workers", workers)) if value is not None]
+    return load_config(path, [*(overrides or []), *extra])
+
+
+def _existing(overwrite: bool, resume: bool) -> Existing:
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other")
+    return "overwrite" if overwrite else "resume" if resume else "refuse"
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        what = f"; go on with --resume --out {folder}" if folder.exists() else " before the first round"
+        print(f"interrupted{what}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, Any]], None]]]:
+    """Yields a function that adds a bar (title, rounds) on stderr and returns what to call after each round."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[note]}")
+    with Progress(*[TextColumn(c) if isinstance(c, str) else c for c in columns], console=Console(stderr=True)) as bars:
+
+        def add(title: str, rounds: int) -> Callable[[dict[str, Any]], None]:
+            task = bars.add_task(title, total=rounds, note="")
+
+            def advance(values: dict[str, Any]) -> None:
+                bars.update(task, completed=values["round"])
+                if values["test_accuracy"] is not None:
+                    bars.update(task, note=f"test accuracy {values['test_accuracy']:.1%}")
+
+            return advance
+
+        yield add
+
+
+def _print_json(value: Any) -> None:
+    from spfl.runlog import dump_json
+
+    print(dump_json(value, indent=2))
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _print_profile(summary: dict[str, Any]) -> None:
+    seconds, rounds = dict(summary["seconds"]), summary["rounds"]
+    solver, setup, total = seconds.pop("solver"), seconds.pop("setup"), seconds.pop("total")
+    seconds["writing and the rest"] = total - sum(seconds.values())
+    rows = [[name, f"{s:.2f}", f"{1e3 * s / rounds:.2f}", f"{s / total:.1%}"] for name, s in seconds.items()]
+    rows.append(["total", f"{total:.2f}", f"{1e3 * total / rounds:.2f}", "100 %"])
+    title = f"Wall-clock of {rounds} rounds; set-up {setup:.2f} s more; allocation solver {solver:.2f} s of `allocate`"
+    _print_table(title, ["phase", "s", "ms a round", "share"], rows)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """The entry point `spfl`: exit code 0, 2 for an error of the user's, 130 when interrupted."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except SpflError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,206 @@
+"""A run on disk: one folder a run, stopped and resumed at will. The numbers come from `training.run` alone.
+
+A run folder holds
+    config.toml           the resolved configuration
+    environment.json      versions, machine, commit, and a fingerprint of the data
+    metrics.jsonl         one JSON object a round; wall-clock is under `seconds` and nowhere else
+    allocation.parquet    one row a round and device of the cohort
+    weights.safetensors   the final weights, by tensor name
+    summary.json          accuracies, totals and the digest of the metrics; written last, so it marks a finished run
+and, until it is finished, checkpoint-*.safetensors and allocation-*-*.parquet.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.numpy import save
+
+from spfl import training
+from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint, write_atomically
+from spfl.codec import Layout
+from spfl.config import Config, load_config, to_toml
+from spfl.data import Dataset
+from spfl.environment import describe_environment, fingerprint
+from spfl.errors import ConfigError, RunFolderError
+from spfl.runlog import ALLOCATION, METRICS, PARTS, Json, RoundLog, dump_json, join_parts, read_metrics, summarise
+from spfl.schemes import resolve
+from spfl.training import RoundRecord
+from spfl.world import ServerState, World
+
+Existing = Literal["refuse", "overwrite", "resume"]
+
+CONFIG, ENVIRONMENT, WEIGHTS, SUMMARY = "config.toml", "environment.json", "weights.safetensors", "summary.json"
+TEMPORARY_FILES = (PATTERN, PARTS)
+FILES = (CONFIG, ENVIRONMENT, METRICS, ALLOCATION, WEIGHTS, SUMMARY, *TEMPORARY_FILES)
+
+
+def run_experiment(
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    existing: Existing = "refuse",
+    checkpoint_every: int = 10,
+    progress: Callable[[Json], None] = lambda _: None,
+) -> Json:
+    """Run `config` in `folder` and return the summary. `progress` is called with the metrics of each round.
+
+    A folder that is not empty is refused, or overwritten, or resumed from its last checkpoint: a resumed run ends with
+    the metrics and weights of one never stopped. Only files of a run are replaced or removed, and none before the
+    first round has succeeded. KeyboardInterrupt leaves a checkpoint of the last full round, and is raised again.
+    Raises RunFolderError, ConfigError, and what `training.run` raises.
+    """
+    if checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every must be >= 1, got {checkpoint_every}")
+    server = claim(folder, config, dataset, existing)
+    if existing == "resume" and (folder / SUMMARY).exists():
+        return read_json(folder / SUMMARY)
+    began = time.perf_counter()
+    records = training.run(config, dataset, server)
+    first = next(records, None)
+    setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
+    if server is None:
+        _begin(folder, config, dataset)
+    log = RoundLog(folder, server.round_ if server else 0)
+    try:
+        for record in _timed(first, records):
+            values = log.add(record)
+            server = record.server
+            if server.round_ % checkpoint_every == 0:
+                _checkpoint(folder, log, server)
+            progress(values)
+        if server:
+            log.flush(server.round_)
+    except KeyboardInterrupt:
+        if server:
+            _checkpoint(folder, log, server)
+        raise
+    finally:
+        log.close()
+    return _finish(folder, config, dataset, server, setup_s)
+
+
+def _timed(first: RoundRecord | None, rest: Iterator[RoundRecord]) -> Iterator[RoundRecord]:
+    """Adds `total` to the seconds of each record: since the record before it, so with the writing of that one."""
+    record, total = first, sum(first.seconds.values()) if first else 0.0
+    while record is not None:
+        record.seconds["total"] = total
+        began = time.perf_counter()
+        yield record
+        record = next(rest, None)
+        total = time.perf_counter() - began
+
+
+def _checkpoint(folder: Path, log: RoundLog, server: ServerState) -> None:
+    log.flush(server.round_)
+    save_checkpoint(folder, server)
+
+
+def _finish(folder: Path, config: Config, dataset: Dataset, server: ServerState | None, setup_s: float) -> Json:
+    if server is None:  # cannot be: training.rounds >= 1
+        raise RunFolderError(f"no round was run in {folder}")
+    join_parts(folder)
+    layout = _layout(config, dataset)
+    tensors = {
+        name: server.weights[start:end].reshape(shape)
+        for name, shape, start, end in zip(layout.names, layout.shapes, layout.edges, layout.edges[1:], strict=False)
+    }
+    write_atomically(folder / WEIGHTS, save(tensors))
+    summary: Json = {"scheme": config.scheme.name, "seed": config.seed} | summarise(read_metrics(folder))
+    summary["seconds"]["setup"] = setup_s
+    write_atomically(folder / SUMMARY, dump_json(summary, indent=2).encode() + b"\n")
+    for path in own_files(folder, TEMPORARY_FILES):
+        path.unlink()
+    return summary
+
+
+def _layout(config: Config, dataset: Dataset) -> Layout:
+    """Names and shapes of the weights; one image of each part tells as much as all."""
+    sample = replace(dataset, train_images=dataset.train_images[:1], test_images=dataset.test_images[:1])
+    return World(config, sample.pooled(config.data.pool), (), resolve(config.scheme)).layout
+
+
+# --- whose folder is it -------------------------------------------------------------------------------------
+
+
+def claim(folder: Path, config: Config, dataset: Dataset, existing: Existing) -> ServerState | None:
+    """Decide what may happen in a folder, without writing; returns the state to resume from, None for the beginning.
+
+    Raises RunFolderError when the folder is taken, is not a run's, or holds a run that this one cannot continue.
+    """
+    check_free(folder, existing)
+    if existing != "resume" or not _is_run(folder):
+        return None
+    _check_same(folder, config, dataset)
+    return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
+
+
+def check_free(folder: Path, existing: Existing) -> None:
+    """Raises RunFolderError unless a run may write in the folder."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"output {folder} exists and is not a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if existing == "refuse":
+        raise RunFolderError(f"output folder {folder} is not empty; pass --overwrite, --resume or another --out")
+    if not _is_run(folder) and (alien := own_files(folder)):
+        raise RunFolderError(f"output folder {folder} is not of a run, but holds {alien[0].name}; left as it is")
+
+
+def own_files(folder: Path, patterns: tuple[str, ...] = FILES) -> list[Path]:
+    """The files in a folder that a run may replace or remove."""
+    every = [*patterns, *(f"{pattern}.tmp" for pattern in patterns)]
+    return [path for pattern in every for path in sorted(folder.glob(pattern)) if path.is_file()]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return "spfl" in read_json(folder / ENVIRONMENT)["versions"]
+    except (RunFolderError, KeyError, TypeError):
+        return False
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object. Raises RunFolderError when the file is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _begin(folder: Path, config: Config, dataset: Dataset) -> None:
+    for path in own_files(folder):
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = describe_environment() | {"dataset": fingerprint(dataset)}
+    write_atomically(folder / ENVIRONMENT, dump_json(environment, indent=2).encode() + b"\n")  # first: it is the mark
+    write_atomically(folder / CONFIG, to_toml(config).encode())
+
+
+def _check_same(folder: Path, config: Config, dataset: Dataset) -> None:
+    old, new = _flat(load_config(folder / CONFIG)), _flat(config)
+    for key in sorted(set(old) - {"workers"}):
+        if old[key] != new[key]:
+            raise RunFolderError(f"cannot resume {folder}: its {key} is {old[key]!r}, got {new[key]!r}")
+    then, now = read_json(folder / ENVIRONMENT), describe_environment() | {"dataset": fingerprint(dataset)}
+    if then.get("dataset") != now["dataset"]:
+        raise RunFolderError(f"cannot resume {folder}: its data are {then.get('dataset')}, got {now['dataset']}")
+    if then["versions"] != now["versions"]:
+        warnings.warn(f"{folder} was begun with {then['versions']}; bits may differ from here on", stacklevel=3)
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump().items():
+        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

@@ -1,0 +1,181 @@
+"""The files that grow with a run: one JSON object a round, one table row a round and device; and their summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spfl.errors import RunFolderError
+from spfl.training import RoundRecord
+
+Json = dict[str, Any]
+METRICS, ALLOCATION = "metrics.jsonl", "allocation.parquet"
+PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
+GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
+
+
+def dump_json(value: Any, indent: int | None = None) -> str:
+    """JSON with null for every number that is not finite."""
+    return json.dumps(_finite(value), allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def metrics(record: RoundRecord) -> Json:
+    """One round as a JSON object; everything but `seconds` is a function of the configuration."""
+    allocation, outcome = record.allocation, record.outcome
+    return {
+        "round": record.round_,
+        "loss": record.loss,
+        "test_loss": record.test_loss,
+        "test_accuracy": record.test_accuracy,
+        "mean_q_s": float(np.mean(allocation.q_s)),
+        "mean_r_m": float(np.mean(allocation.r_m)),
+        "signs_received": int(outcome.sign.sum()),
+        "moduli_received": int(outcome.modulus.sum()),
+        "payload_bits": int(record.payload_bits),
+        "objective": float(allocation.objective),
+        "rejected": int(record.rejected),
+        "seconds": record.seconds | {"solver": allocation.seconds},
+    }
+
+
+def _rows(record: RoundRecord) -> pa.RecordBatch:
+    allocation, outcome, size = record.allocation, record.outcome, len(record.cohort)
+    columns: dict[str, Any] = {
+        "round": pa.array(np.full(size, record.round_, np.int32)),
+        "device": pa.array(np.array(record.cohort, np.int32)),
+    }
+    for name in ("beta", "alpha", "rho", "q_s", "r_m", "cost"):
+        columns[name] = pa.array(np.asarray(getattr(allocation, name), np.float64))
+    return pa.RecordBatch.from_pydict(columns | {"sign": outcome.sign, "modulus": outcome.modulus})
+
+
+class RoundLog:
+    """Appends to the files of a run folder, after cutting away every round later than `after`.
+
+    Raises RunFolderError when the metrics do not reach that round.
+    """
+
+    def __init__(self, folder: Path, after: int) -> None:
+        self._folder, self._pending = folder, list[tuple[int, pa.RecordBatch]]()
+        self._metrics = (folder / METRICS).open("a+b")
+        self._cut(after)
+
+    def _cut(self, after: int) -> None:
+        self._metrics.seek(0)
+        lines = [len(line) for _, line in zip(range(after), self._metrics, strict=False)]
+        if len(lines) < after:
+            raise RunFolderError(f"{self._folder / METRICS} ends at round {len(lines)}, its checkpoint is of {after}")
+        self._metrics.truncate(sum(lines))
+        for part in self._folder.glob(PARTS):
+            if int(part.stem.split("-")[2]) > after:
+                part.unlink()
+
+    def add(self, record: RoundRecord) -> Json:
+        """Write a round's metrics, keep its allocation for the next part; returns the metrics."""
+        values = metrics(record)
+        self._metrics.write(dump_json(values).encode() + b"\n")
+        self._metrics.flush()
+        self._pending.append((record.round_, _rows(record)))
+        if sum(len(rows) for _, rows in self._pending) >= GROUP_ROWS:
+            self.flush(record.round_)
+        return values
+
+    def flush(self, until: int) -> None:
+        """Bring everything up to round `until` to the disk."""
+        os.fsync(self._metrics.fileno())
+        ready = [(round_, rows) for round_, rows in self._pending if round_ <= until]
+        if ready:
+            path = self._folder / f"allocation-{ready[0][0]:08d}-{ready[-1][0]:08d}.parquet"
+            pq.write_table(pa.Table.from_batches([rows for _, rows in ready]), path)
+        self._pending = [(round_, rows) for round_, rows in self._pending if round_ > until]
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+def join_parts(folder: Path) -> None:
+    """Make allocation.parquet of the parts, in row groups of bounded size."""
+    parts = sorted(folder.glob(PARTS))
+    temporary = folder / f"{ALLOCATION}.tmp"
+    with pq.ParquetWriter(temporary, pq.read_schema(parts[0]), compression="zstd") as writer:
+        for group in _grouped(map(pq.read_table, parts)):
+            writer.write_table(group)
+    temporary.replace(folder / ALLOCATION)
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(t.num_rows for t in held) >= GROUP_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def read_metrics(folder: Path) -> Iterator[Json]:
+    """The rounds of a run folder in order. Raises RunFolderError for a file that is missing or damaged.
+
+    A last line without an end, of a run that was killed or is still writing, is left out.
+    """
+    path = folder / METRICS
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def summarise(rounds: Iterable[Json]) -> Json:
+    """Accuracies, totals, and the SHA-256 of everything in the metrics but wall-clock.
+
+    accuracy_last is the mean over the evaluations of the last quarter of the rounds: it forgives the noise of a single
+    evaluation. accuracy_best picks its round on the test set, so it flatters.
+    """
+    digest, seconds, totals = hashlib.sha256(), Counter[str](), Counter[str]()
+    evaluations: list[tuple[int, float, float]] = []
+    last = 0
+    for values in rounds:
+        last = values["round"]
+        seconds.update(values["seconds"])
+        digest.update(dump_json({key: value for key, value in values.items() if key != "seconds"}).encode() + b"\n")
+        totals.update({key: values[key] or 0 for key in ("payload_bits", "signs_received", "moduli_received")})
+        totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
+        if values["test_accuracy"] is not None:
+            evaluations.append((last, values["test_accuracy"], values["test_loss"]))
+    late = [accuracy for round_, accuracy, _ in evaluations if round_ > 0.75 * last]
+    return {
+        "rounds": last,
+        "accuracy_final": evaluations[-1][1] if evaluations else None,
+        "accuracy_best": max((accuracy for _, accuracy, _ in evaluations), default=None),
+        "accuracy_last": math.fsum(late) / len(late) if late else None,
+        "test_loss_final": evaluations[-1][2] if evaluations else None,
+        "mean_q_s": totals["q_s"] / max(last, 1),
+        "payload_bits": totals["payload_bits"],
+        "signs_received": totals["signs_received"],
+        "moduli_received": totals["moduli_received"],
+        "rejected": totals["rejected"],
+        "digest": digest.hexdigest(),
+        "seconds": dict(seconds),
+    }
