@@ -113,14 +113,16 @@ def outage_exponent_scalar(load: float, band: float, power: float, noise_to_sign
         return 0.0
     if band <= 0.0 or power <= 0.0 or not noise_to_signal < math.inf:
         return math.inf
-    y = load / band * LN2
-    if y == math.inf:
+    if load >= 1e300 * band:  # before load / band can overflow
         return math.inf
-    if y < 1e-12:  # 2^r - 1 -> r ln 2
-        return noise_to_signal * load * LN2 / power
     if noise_to_signal <= 0.0:
         return 0.0
-    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + y + math.log(-math.expm1(-y))
+    y = load / band * LN2
+    if y < 1e-12:  # 2^r - 1 -> r ln 2
+        log_growth = math.log(load) + math.log(LN2) - math.log(band)
+    else:
+        log_growth = y + math.log(-math.expm1(-y))
+    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + log_growth
     return math.exp(log_x) if log_x < MAX_LOG else math.inf
 
 
