@@ -20,6 +20,7 @@ Weights = Literal["unbiased", "normalized", "mmse", "plain"]
 # which `c` of the caller (the expected normaliser) carries.
 UNBIASED, MMSE, PLAIN = 0, 1, 2
 WEIGHT_CODES: dict[str, int] = {"unbiased": UNBIASED, "mmse": MMSE, "plain": PLAIN, "normalized": PLAIN}
+NEVER = 1e-150  # a smaller q_s counts as 0, so that neither 1 / q_s^2 nor q_s^2 leaves the range of float64
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,12 @@ def mmse_weight_scalar(
     bias_weight: float,
     noise_weight: float,
 ) -> float:
-    """c* = W <m,v> / (W q_s ||m||^2 + kappa w^2 (e - q_s ||m||^2)), the minimiser of the device's own cost."""
+    """c* = W <m,v> / (W q_s ||m||^2 + kappa w^2 (e - q_s ||m||^2)), the minimiser of the device's own cost.
+
+    0 for a device that is never heard, and where nothing depends on c.
+    """
+    if q_s <= NEVER:
+        return 0.0
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
     m_v = r_m * v2 + (1.0 - r_m) * v_vbar
     e = r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
@@ -98,7 +104,7 @@ def cost_scalar(
     `weights` is UNBIASED, MMSE or PLAIN; `c` is the fixed weight that PLAIN uses. A device that is never heard
     (q_s = 0) contributes nothing to the aggregate whatever its weight, so it costs its whole gradient, W ||v||^2.
     """
-    if q_s <= 0.0:
+    if q_s <= NEVER:
         return bias_weight * v2
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
     e = r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
@@ -161,9 +167,12 @@ def device_cost(
 def aggregation_weight(
     devices: Devices, q_s: Floats, r_m: Floats, weights: Weights, *, theta: float = 1.0, kappa: float = 1.0
 ) -> Floats:
-    """c_k known before reception, (device,): 1/q_s, the mmse weight, or 1 (`plain`; `normalized` rescales later)."""
+    """c_k known before reception, (device,): 1/q_s, the mmse weight, or 1 (`plain`; `normalized` rescales later).
+
+    `unbiased` and `mmse` give 0 to a device that is never heard.
+    """
     if weights == "unbiased":
-        return np.divide(1.0, q_s, out=np.zeros_like(q_s), where=q_s > 0)
+        return np.divide(1.0, q_s, out=np.zeros_like(q_s), where=q_s > NEVER)
     if weights == "mmse":
         w = devices.weight
         five = (devices.v2, devices.vbar2, devices.v_vbar, devices.delta2)
@@ -177,7 +186,8 @@ def one_step_bound(
     """Upper bound on E F(w_{t+1}) - F(w_t) for an L-smooth F and rate <= 1/L (THEORY 6).
 
     gradient2 = ||grad F||^2, mean2 = ||E ghat||^2, bias2 = ||E ghat - grad F||^2, variance = sum_k w_k^2 Var_k.
-    Raises ValueError when rate * smoothness > 1, where the bound does not hold.
+    Exact-gradient form: `bias2` is measured against grad F. Raises ValueError when rate * smoothness > 1, where the
+    term of ||E ghat||^2 harms, so that it could no longer be dropped.
     """
     kappa = rate * smoothness
     if not (rate > 0 and 0 < kappa <= 1 and math.isfinite(kappa)):
