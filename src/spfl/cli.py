@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import spfl
-from spfl.config import Config, load_config
+from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, SpflError
 
 if TYPE_CHECKING:
@@ -100,6 +100,109 @@ def run(
         _print_profile(summary)
 
 
+@app.command()
+def compare(
+    config_path: ConfigPath = None,
+    schemes: Annotated[str, typer.Option(metavar="A,B,C", help="Schemes to compare; `spfl info` lists them.")] = (
+        "error_free,single_packet,sp_fl"
+    ),
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Seeds, such as 0-4 or 0,2,5-7.")] = "0",
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    workers: Workers = None,
+    checkpoint_every: Every = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Run several schemes on the same data order, initial weights, gains and fades; print a table, draw a figure.
+
+    Example: `spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-4`
+    """
+    if resume and out is None:
+        raise ConfigError("--resume needs --out DIR, the folder to go on with")
+    config, existing = _resolve(config_path, overrides, None, workers), _existing(overwrite, resume)
+    folder = out or Path("runs") / f"compare-{_now()}"
+    from spfl import comparison
+    from spfl.data import load_dataset
+
+    names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
+    dataset = load_dataset(config.data.name, data_dir)
+    with _resumable(folder), _progress() as bar:
+        rows = comparison.compare(
+            config,
+            names,
+            numbers,
+            dataset,
+            folder,
+            existing=existing,
+            checkpoint_every=checkpoint_every,
+            watch=lambda run: bar(f"{run.scheme.name}, seed {run.seed}", run.training.rounds),
+        )
+    if as_json:
+        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows})
+        return
+    _print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
+    print(comparison.CAPTION)
+    print(f"table:  {folder / comparison.TABLE_MD}\nfigure: {folder / comparison.FIGURE}")
+
+
+@app.command()
+def plot(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders, finished or not.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: png, pdf or svg.")] = Path("accuracy.png"),
+    title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
+) -> None:
+    """Draw test accuracy against rounds: one curve a configuration, mean and band over its seeds.
+
+    Example: `spfl plot runs/sp_fl-0 runs/sp_fl-1 runs/single_packet-0 --out accuracy.pdf`
+    """
+    from spfl.plots import accuracy_figure, read_curves, save_figure
+
+    save_figure(accuracy_figure(read_curves(folders), title), out)
+    print(out)
+
+
+@app.command()
+def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Versions, devices, datasets found, and the schemes with their sources.
+
+    Example: `spfl info --json`
+    """
+    from spfl.environment import datasets_at_hand, describe_devices, describe_environment
+    from spfl.schemes import SCHEMES
+
+    environment, devices = describe_environment(), describe_devices()
+    found = datasets_at_hand(data_dir)
+    schemes = [{"name": s.name, "source": s.source, "summary": s.summary} for s in SCHEMES.values()]
+    if as_json:
+        _print_json(environment | {"devices": devices, "datasets": found, "schemes": schemes})
+        return
+    print("  ".join(f"{name} {number}" for name, number in environment["versions"].items()))
+    print(*devices, sep="\n")
+    _print_table("Datasets", ["name", "where"], [[name, place] for name, place in found.items()])
+    _print_table("Schemes", ["name", "source", "summary"], [list(scheme.values()) for scheme in schemes])
+
+
+@config_app.command()
+def show(config_path: ConfigPath = None, overrides: Overrides = None) -> None:
+    """Print the resolved configuration as TOML.
+
+    Example: `spfl config show configs/demo.toml --set codec.bits=4`
+    """
+    print(to_toml(load_config(config_path, overrides or [])), end="")
+
+
+@config_app.command()
+def schema() -> None:
+    """Print the JSON Schema of all keys: meaning, unit, default and range.
+
+    Example: `spfl config schema`
+    """
+    _print_json(Config.model_json_schema())
+
+
 # --- helpers ------------------------------------------------------------------------------------------------
 
 
@@ -162,11 +265,16 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+    numbers = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    for column, is_number in zip(columns, numbers, strict=True):
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number or column == columns[0])
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.rstrip("%").strip().replace(".", "", 1).isdecimal()
 
 
 def _print_profile(summary: dict[str, Any]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import spfl
-from spfl.data import Dataset
+from spfl.data import DATA_DIR_ENV, Dataset
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "pyarrow")
 
@@ -27,6 +28,26 @@ def describe_environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "commit": _commit(Path(__file__).resolve().parents[2]),
     }
+
+
+def describe_devices() -> list[str]:
+    """What PyTorch can compute on, one line a device."""
+    lines = [f"cpu: {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads in PyTorch"]
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory
+        lines.append(f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory / 2**30:.0f} GiB")
+    return lines
+
+
+def datasets_at_hand(data_dir: Path | None) -> dict[str, str]:
+    """Datasets that need no download: name -> where. The others are looked for on the Hugging Face hub."""
+    found = {"digits": "embedded"}
+    root = data_dir or (Path(os.environ[DATA_DIR_ENV]) if os.environ.get(DATA_DIR_ENV) else None)
+    if root is None:
+        return found | {"others": f"neither --data-dir nor {DATA_DIR_ENV} is set"}
+    if not root.is_dir():
+        return found | {"others": f"{root} is not a folder"}
+    return found | {path.name: str(path) for path in sorted(root.iterdir()) if any(path.glob("*.parquet"))}
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def run_experiment(
     first = next(records, None)
     setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
     if server is None:
-        _begin(folder, config, dataset)
+        begin(folder, config, dataset)
     log = RoundLog(folder, server.round_ if server else 0)
     try:
         for record in _timed(first, records):
@@ -142,15 +142,15 @@ def claim(folder: Path, config: Config, dataset: Dataset, existing: Existing) ->
     return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
 
 
-def check_free(folder: Path, existing: Existing) -> None:
-    """Raises RunFolderError unless a run may write in the folder."""
+def check_free(folder: Path, existing: Existing, names: tuple[str, ...] = FILES) -> None:
+    """Raises RunFolderError unless files of these names may be written in the folder."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"output {folder} exists and is not a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if existing == "refuse":
         raise RunFolderError(f"output folder {folder} is not empty; pass --overwrite, --resume or another --out")
-    if not _is_run(folder) and (alien := own_files(folder)):
+    if not _is_run(folder) and (alien := own_files(folder, names)):
         raise RunFolderError(f"output folder {folder} is not of a run, but holds {alien[0].name}; left as it is")
 
 
@@ -178,7 +178,8 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def _begin(folder: Path, config: Config, dataset: Dataset) -> None:
+def begin(folder: Path, config: Config, dataset: Dataset) -> None:
+    """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's."""
     for path in own_files(folder):
         path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ def _begin(folder: Path, config: Config, dataset: Dataset) -> None:
 
 
 def _check_same(folder: Path, config: Config, dataset: Dataset) -> None:
-    old, new = _flat(load_config(folder / CONFIG)), _flat(config)
+    old, new = flatten(load_config(folder / CONFIG)), flatten(config)
     for key in sorted(set(old) - {"workers"}):
         if old[key] != new[key]:
             raise RunFolderError(f"cannot resume {folder}: its {key} is {old[key]!r}, got {new[key]!r}")
@@ -199,7 +200,8 @@ def _check_same(folder: Path, config: Config, dataset: Dataset) -> None:
         warnings.warn(f"{folder} was begun with {then['versions']}; bits may differ from here on", stacklevel=3)
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
+    """The configuration as `section.key` -> value."""
     flat: dict[str, Any] = {}
     for name, value in config.model_dump().items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}

@@ -1,0 +1,125 @@
+"""Figures of finished and of running experiments, from their folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spfl.config import load_config
+from spfl.errors import RunFolderError
+from spfl.experiment import flatten
+from spfl.runlog import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by the colour-blind; the dashes and markers tell them apart in grey as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX"
+MARKS = 10  # markers along a curve
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Test accuracy of runs that differ in the seed only: rounds (evaluation,), accuracy (seed, evaluation)."""
+
+    label: str
+    rounds: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+
+
+def read_curves(folders: Iterable[Path]) -> list[Curve]:
+    """Curves of run folders, those of one configuration together, in the order in which they are met.
+
+    A label is the scheme, and each setting in which the configurations differ. Unfinished runs shorten the curve.
+    Raises RunFolderError for a folder that is no run or has no evaluation yet.
+    """
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    for folder in folders:
+        if not (folder / "config.toml").is_file():
+            raise RunFolderError(f"{folder} is not a run folder: it holds no config.toml")
+        settings = flatten(load_config(folder / "config.toml"))
+        key = tuple((name, value) for name, value in settings.items() if name not in ("seed", "workers"))
+        groups.setdefault(key, []).append(folder)
+    return [
+        _curve(label, members)
+        for label, members in zip(_labels([dict(k) for k in groups]), groups.values(), strict=True)
+    ]
+
+
+def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
+    differ = [key for key in settings[0] if len({str(s[key]) for s in settings}) > 1] if settings else []
+    notes = [[f"{key} = {s[key]}" for key in differ if key != "scheme.name"] for s in settings]
+    return [
+        s["scheme.name"] + (f" ({', '.join(note)})" if note else "") for s, note in zip(settings, notes, strict=True)
+    ]
+
+
+def _curve(label: str, folders: Sequence[Path]) -> Curve:
+    series = [
+        [(m["round"], m["test_accuracy"]) for m in read_metrics(folder) if m["test_accuracy"] is not None]
+        for folder in folders
+    ]
+    length = min(map(len, series))
+    if not length:
+        empty = folders[[len(s) for s in series].index(0)]
+        raise RunFolderError(f"{empty} has no evaluation yet")
+    table = np.array([s[:length] for s in series])
+    return Curve(label, table[0, :, 0].astype(np.int64), table[:, :, 1])
+
+
+def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
+    """Test accuracy against rounds: mean over seeds, and a band of one standard deviation if there are several."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(6.4, 4.0), dpi=200, layout="constrained")
+    axes = figure.subplots()
+    for i, curve in enumerate(curves):
+        colour, mean = COLOURS[i % len(COLOURS)], curve.accuracy.mean(0)
+        seeds, step = len(curve.accuracy), max(1, len(mean) // MARKS)
+        axes.plot(
+            curve.rounds,
+            mean,
+            color=colour,
+            linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4,
+            markevery=(i * step // max(len(curves), 1), step),
+            linewidth=1.6,
+            label=f"{curve.label}  (n = {seeds})",
+        )
+        if seeds > 1:
+            spread = curve.accuracy.std(0, ddof=1)
+            axes.fill_between(curve.rounds, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+    several = any(len(curve.accuracy) > 1 for curve in curves)
+    axes.set(xlabel="Communication round", ylabel="Test accuracy (%)", title=title)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(
+        frameon=False,
+        loc="lower right",
+        handlelength=3.2,
+        title="mean ± standard deviation over seeds" if several else None,
+        title_fontsize="small",
+        fontsize="small",
+    )
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its suffix. Raises RunFolderError for a suffix matplotlib does not know."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"figure {path} cannot be written: {error}") from None
