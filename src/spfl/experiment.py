@@ -61,6 +61,8 @@ def run_experiment(
         raise ConfigError(f"checkpoint_every must be >= 1, got {checkpoint_every}")
     server = claim(folder, config, dataset, existing)
     if existing == "resume" and (folder / SUMMARY).exists():
+        for values in read_metrics(folder):
+            progress(values)
         return read_json(folder / SUMMARY)
     began = time.perf_counter()
     records = training.run(config, dataset, server)

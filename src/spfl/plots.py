@@ -75,7 +75,7 @@ def _curve(label: str, folders: Sequence[Path]) -> Curve:
 
 
 def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
-    """Test accuracy against rounds: mean over seeds, and a band of one standard deviation if there are several."""
+    """Test accuracy against rounds: the mean over seeds, in a band from the lowest to the highest of them."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -96,20 +96,21 @@ def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
             label=f"{curve.label}  (n = {seeds})",
         )
         if seeds > 1:
-            spread = curve.accuracy.std(0, ddof=1)
-            axes.fill_between(curve.rounds, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+            low, high = curve.accuracy.min(0), curve.accuracy.max(0)
+            axes.fill_between(curve.rounds, low, high, color=colour, alpha=0.15, linewidth=0)
     several = any(len(curve.accuracy) > 1 for curve in curves)
     axes.set(xlabel="Communication round", ylabel="Test accuracy (%)", title=title)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
+    axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.legend(
         frameon=False,
         loc="lower right",
         handlelength=3.2,
-        title="mean ± standard deviation over seeds" if several else None,
+        title="mean, lowest and highest of n seeds" if several else None,
         title_fontsize="small",
         fontsize="small",
     )
