@@ -261,6 +261,16 @@ def test_changed_source_replaces_the_cache(folder, pixels):
     assert only_cache(folder).is_file()
 
 
+def test_a_source_file_of_the_same_size_but_another_time_is_decoded_again(folder, pixels):
+    load(folder)
+    path = folder / "test-00000-of-00001.parquet"
+    before = path.stat()
+    write_split(folder, "test", [png(p) for p in pixels[6:]], [1, 2])
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))
+    assert load(folder).test_labels.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("where", [4, 60, -3])
 def test_damaged_cache_is_rebuilt(folder, where):
     good = load(folder)
