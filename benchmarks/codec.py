@@ -2,7 +2,8 @@
 
 Run `python benchmarks/codec.py`. MB/s counts float32 gradient (4 bytes an element); encoding is both packets with
 header, delta^2 and CRC, decoding both packets into preallocated arrays. Each figure is the median of the runs, the
-spread their interquartile range over the median. The NumPy side does the same quantiser and bits, with neither header nor CRC.
+spread their interquartile range over the median. The NumPy side does the same quantiser and bits, without header
+and CRC.
 """
 
 from __future__ import annotations

@@ -412,6 +412,22 @@ def test_forged_headers_are_refused(kind, offset, form, values, message):
             DECODE[kind](seal(body), **name(LAYOUT))
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits", "ranges", "message"),
+    [
+        (Kind.SIGN, 2, 0, "packet bits must be in 1..1, got 2"),
+        (Kind.SIGN, 1, 1, r"packet ranges must be one of \[0\], got 1"),
+        (Kind.MODULUS, 9, 1, "packet bits must be in 1..8, got 9"),
+        (Kind.MODULUS, 3, 0, r"packet ranges must be one of \[1, 2\], got 0"),
+        (Kind.MODULUS, 3, 3, r"packet ranges must be one of \[1, 2\], got 3"),
+    ],
+)
+def test_forged_sizes_are_refused_even_when_the_length_agrees(kind, bits, ranges, message):
+    packet = oracles.packet(kind, bits, 3, 7, LAYOUT.digest, [1] * 14, [(0, 1)] * ranges)
+    with pytest.raises(PacketError, match=message):
+        DECODE[kind](packet, **name(LAYOUT))
+
+
 @pytest.mark.parametrize("pair", [(2.0, 1.0), (-1.0, 1.0), (0.0, np.inf), (np.nan, 1.0), (0.0, np.nan), (-np.inf, 1.0)])
 def test_forged_ranges_are_refused(pair):
     body = bytearray(PACKETS[Kind.MODULUS][:-4])
