@@ -53,10 +53,12 @@ def _ratio(numerator: Vector, denominator: Vector) -> Vector:
 def remember(kind: Compensation, state: State, received: Mapping[int, Vector], update: Vector) -> State:
     """The state after a round: `received` maps devices to their moduli (dim,), `update` is ghat (dim,).
 
-    Only what both ends know enters: moduli that were acknowledged, and the broadcast update.
+    Only what both ends know enters: moduli that were acknowledged, and the broadcast update. A round in which
+    nothing was heard leaves the memory as it is: a modulus of zero would be wrong, and would silence every later
+    sign packet that comes alone.
     """
     if kind == "global":
-        return state | {VECTOR: np.abs(update)}
+        return state | {VECTOR: np.abs(update)} if update.any() else state
     if kind == "last":
         return state | {_last_key(device): modulus for device, modulus in received.items()}
     if kind in ("ema", "scaled_ema") and received:
