@@ -24,6 +24,7 @@ from spfl.world import ServerState
 
 PATTERN = "checkpoint-*.safetensors"
 KEPT = 2
+DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)  # what reading a torn or altered file raises
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -52,7 +53,7 @@ def load_checkpoint(folder: Path) -> ServerState | None:
     for path in checkpoint_files(folder):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except DAMAGE as error:
             warnings.warn(f"checkpoint {path} is damaged ({error}); trying an older one", stacklevel=2)
     return None
 

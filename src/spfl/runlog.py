@@ -67,6 +67,19 @@ def _rows(record: RoundRecord) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns | {"sign": outcome.sign, "modulus": outcome.modulus})
 
 
+def _cut(folder: Path, after: int) -> None:
+    path = folder / METRICS
+    with path.open("a+b") as file:
+        file.seek(0)
+        lines = [len(line) for _, line in zip(range(after), file, strict=False)]
+        if len(lines) < after:
+            raise RunFolderError(f"{path} ends at round {len(lines)}, its checkpoint is of round {after}")
+        file.truncate(sum(lines))
+    for part in folder.glob(PARTS):
+        if int(part.stem.split("-")[2]) > after:
+            part.unlink()
+
+
 class RoundLog:
     """Appends to the files of a run folder, after cutting away every round later than `after`.
 
@@ -75,18 +88,8 @@ class RoundLog:
 
     def __init__(self, folder: Path, after: int) -> None:
         self._folder, self._pending = folder, list[tuple[int, pa.RecordBatch]]()
-        self._metrics = (folder / METRICS).open("a+b")
-        self._cut(after)
-
-    def _cut(self, after: int) -> None:
-        self._metrics.seek(0)
-        lines = [len(line) for _, line in zip(range(after), self._metrics, strict=False)]
-        if len(lines) < after:
-            raise RunFolderError(f"{self._folder / METRICS} ends at round {len(lines)}, its checkpoint is of {after}")
-        self._metrics.truncate(sum(lines))
-        for part in self._folder.glob(PARTS):
-            if int(part.stem.split("-")[2]) > after:
-                part.unlink()
+        _cut(folder, after)
+        self._metrics = (folder / METRICS).open("ab")
 
     def add(self, record: RoundRecord) -> Json:
         """Write a round's metrics, keep its allocation for the next part; returns the metrics."""
