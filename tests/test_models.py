@@ -63,14 +63,14 @@ def test_weights_come_from_the_generator_alone(name):
 
 def test_parameter_counts():
     def count(name, **change):
-        arguments = {"channels": 3, "height": 32, "width": 32, "classes": 10, "base_channels": 16, "hidden": 128}
+        arguments = {"channels": 3, "height": 32, "width": 32, "classes": 10, "base_channels": None, "hidden": 128}
         return FlatModel(build(name, **(arguments | change))).dim
 
     assert count("softmax") == 3072 * 10 + 10
     assert count("mlp") == 3072 * 128 + 128 + 128 * 10 + 10
     convolutions = 9 * (3 * 16 + 16 * 32 + 32 * 64)
     assert count("small_cnn") == convolutions + 2 * (16 + 32 + 64) + 64 * 16 * 10 + 10
-    assert count("resnet18", base_channels=64) == 11_173_962  # the BatchNorm ResNet-18 for CIFAR-10 has as many
+    assert count("resnet18") == 11_173_962  # the BatchNorm ResNet-18 for CIFAR-10 has as many
 
 
 @pytest.mark.parametrize("name", NAMES)

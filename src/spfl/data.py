@@ -221,15 +221,15 @@ def _hub_source(name: str, hub_id: str, looked: str) -> Source:
         import datasets
 
         splits = datasets.load_dataset(hub_id)
-        test = splits["test"] if "test" in splits else splits["validation"]
-        files = [[Path(entry["filename"]) for entry in part.cache_files] for part in (splits["train"], test)]
+        names = ("train", "test" if "test" in splits else "validation")
+        train, test = ([Path(entry["filename"]) for entry in splits[split].cache_files] for split in names)
     except Exception as error:  # the hub client raises dozens of kinds, from requests to fsspec
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(
             f"dataset {name!r} not found; looked in: {looked}; Hugging Face '{hub_id}' ({reason}). "
             f"{_how_to_get(name, hub_id)}"
         ) from error
-    return Source(name, hub_id, *files)
+    return Source(name, hub_id, train, test)
 
 
 # --- decoding -----------------------------------------------------------------------------------------------

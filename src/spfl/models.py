@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from spfl.codec import Layout
 from spfl.errors import ConfigError, did_you_mean
 
+BASE_CHANNELS = {"small_cnn": 16, "resnet18": 64}
 NORM_GROUP_CHANNELS = 4  # channels that share one mean and variance in a GroupNorm
 
 
@@ -25,7 +26,7 @@ def build_model(
     classes: int,
     rng: np.random.Generator,
     hidden: int = 128,
-    base_channels: int = 16,
+    base_channels: int | None = None,
 ) -> nn.Module:
     """A network from images (n, channels, height, width) to logits (n, classes), its weights drawn from `rng` alone.
 
@@ -33,10 +34,12 @@ def build_model(
     * "small_cnn": three 3x3 convolutions of `base_channels` x 1, 2, 4 channels, each followed by 2x2 max-pooling,
       GroupNorm and ReLU (in this order: the last two then touch a quarter of the pixels), then one linear layer.
     * "resnet18": He et al. 2016 with GroupNorm and a 3x3 stem, `base_channels` x 1, 2, 4, 8 channels.
+    `base_channels` is 16 for the small CNN and 64 for the ResNet-18 unless given; the other two have no use for it.
     Raises ConfigError for an unknown name or a size that does not fit.
     """
+    base = BASE_CHANNELS.get(name, 1) if base_channels is None else base_channels
     sizes = {"channels": channels, "height": height, "width": width, "classes": classes, "hidden": hidden}
-    for key, size in (sizes | {"base_channels": base_channels}).items():
+    for key, size in (sizes | {"base_channels": base}).items():
         if size < 1:
             raise ConfigError(f"{key} must be >= 1, got {size}")
     with torch.device("meta"):  # so that the constructors draw nothing from torch's global generator
@@ -45,9 +48,9 @@ def build_model(
         elif name == "mlp":
             module = _mlp(channels * height * width, hidden, classes)
         elif name == "small_cnn":
-            module = _small_cnn(channels, height, width, classes, base_channels)
+            module = _small_cnn(channels, height, width, classes, base)
         elif name == "resnet18":
-            module = _ResNet18(channels, classes, base_channels)
+            module = _ResNet18(channels, classes, base)
         else:
             known = ["softmax", "mlp", "small_cnn", "resnet18"]
             raise ConfigError(f"unknown model {name!r}{did_you_mean(name, known)}")
