@@ -19,7 +19,6 @@ from spfl import checkpoint, training
 from spfl.checkpoint import checkpoint_files, load_checkpoint, save_checkpoint
 from spfl.comparison import compare, parse_seeds
 from spfl.config import build_config, load_config
-from spfl.data import load_dataset
 from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.experiment import read_json, run_experiment
 from spfl.runlog import RoundLog, dump_json, read_metrics, summarise
@@ -42,11 +41,6 @@ def make_config(**changes):
         else:
             values[section] = value
     return build_config(values)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +238,6 @@ SCRIPT = """
 import sys, tomllib
 from pathlib import Path
 from spfl.config import load_config
-from spfl.data import load_dataset
 from spfl.experiment import run_experiment
 run_experiment(load_config(Path(sys.argv[1])), load_dataset("digits"), Path(sys.argv[2]), existing="resume",
                checkpoint_every=3, progress=lambda m: print(m["round"], flush=True))

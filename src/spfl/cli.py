@@ -17,7 +17,7 @@ import typer
 
 import spfl
 from spfl.config import Config, load_config, to_toml
-from spfl.errors import ConfigError, SpflError
+from spfl.errors import ConfigError, RunFolderError, SpflError
 
 if TYPE_CHECKING:
     from spfl.experiment import Existing
@@ -74,8 +74,10 @@ def run(
     """
     if resume and out is None:
         raise ConfigError("--resume needs --out DIR, the folder to go on with")
-    if resume and out and config_path is None and not overrides and (out / "config.toml").exists():
+    if resume and out and config_path is None:
         config_path = out / "config.toml"
+        if not config_path.is_file():
+            raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
     config = _resolve(config_path, overrides, seed, workers)
     folder = out or Path("runs") / f"{config.scheme.name}-{config.seed}-{_now()}"
     from spfl.data import load_dataset
@@ -264,7 +266,7 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     numbers = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     for column, is_number in zip(columns, numbers, strict=True):
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number or column == columns[0])
@@ -282,9 +284,9 @@ def _print_profile(summary: dict[str, Any]) -> None:
     solver, setup, total = seconds.pop("solver"), seconds.pop("setup"), seconds.pop("total")
     seconds["writing and the rest"] = total - sum(seconds.values())
     rows = [[name, f"{s:.2f}", f"{1e3 * s / rounds:.2f}", f"{s / total:.1%}"] for name, s in seconds.items()]
-    rows.append(["total", f"{total:.2f}", f"{1e3 * total / rounds:.2f}", "100 %"])
-    title = f"Wall-clock of {rounds} rounds; set-up {setup:.2f} s more; allocation solver {solver:.2f} s of `allocate`"
-    _print_table(title, ["phase", "s", "ms a round", "share"], rows)
+    rows.append(["total", f"{total:.2f}", f"{1e3 * total / rounds:.2f}", "100.0%"])
+    _print_table("", ["phase", "s", "ms/round", "share"], rows)
+    print(f"{rounds} rounds, after {setup:.2f} s of set-up; of `allocate`, {solver:.2f} s is the solver")
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,0 +1,54 @@
+# make demo: a first comparison; make test: all checks. Everything happens in .venv; nothing else is touched.
+PYTHON ?= python3
+TORCH_SPEC ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: demo test test-slow bench venv clean help
+
+help:
+	@sed -n 's/^#: //p' Makefile
+
+#: make demo    install, then compare three schemes on embedded data; prints a table and the path of a figure
+demo: $(VENV)/.installed
+	$(BIN)/spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-1 --out $(OUT)
+
+#: make test    install with the dev extra, then ruff, mypy and pytest
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 -m "not slow"
+
+#: make test-slow    the tests that take minutes
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -m slow
+
+#: make bench   every script of benchmarks/
+bench: $(VENV)/.installed-dev
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+#: make venv    the virtual environment with the dev extra, nothing run
+venv: $(VENV)/.installed-dev
+
+#: make clean   remove the virtual environment and the caches; runs/ stays
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# PyTorch first and alone: TORCH_SPEC decides the build, and nothing after it may replace it.
+$(VENV)/.torch:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "spfl needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(TORCH_SPEC)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q -e '.[dev]'
+	touch $@ $(VENV)/.installed
