@@ -216,15 +216,16 @@ def test_path_loss_of_3gpp() -> None:
 
 
 def test_cell_is_uniform_in_area_and_shadowing_log_normal() -> None:
-    cell = drop_cell(200_000, seed=1, round_=0, min_distance_m=35.0, radius_m=500.0, shadowing_db=8.0)
-    assert cell.distance_m.min() >= 35.0
+    cell = drop_cell(200_000, seed=1, round_=0, min_distance_m=200.0, radius_m=500.0, shadowing_db=8.0)
+    assert cell.distance_m.min() >= 200.0
     assert cell.distance_m.max() <= 500.0
-    assert_mean(cell.distance_m**2, (35.0**2 + 500.0**2) / 2, "squared distance")
+    assert_mean(cell.distance_m**2, (200.0**2 + 500.0**2) / 2, "squared distance")
+    assert_mean(cell.distance_m**4, (200.0**4 + 200.0**2 * 500.0**2 + 500.0**4) / 3, "its square")
     shadow = 10 * np.log10(cell.gain) + path_loss_db(cell.distance_m)
     assert_mean(shadow, 0.0, "shadowing")
     assert_mean(shadow**2, 64.0, "shadowing power")
     with pytest.raises(AssertionError):  # uniform in radius
-        assert_mean(np.linspace(35.0, 500.0, 200_000) ** 2, (35.0**2 + 500.0**2) / 2)
+        assert_mean(np.linspace(200.0, 500.0, 200_000) ** 2, (200.0**2 + 500.0**2) / 2)
 
 
 def test_fades_are_exponential_and_shared_as_the_fading_says() -> None:

@@ -31,7 +31,7 @@ Build = Callable[..., Config]
 @pytest.mark.parametrize("steps", [1, 3])
 def test_local_gradient_equals_torchs_own_steps(steps: int, digits: Dataset, small_config: Build) -> None:
     """A minibatch gradient, or (w - w^E) / rate after E steps of torch.optim.SGD on the same batches."""
-    training = {"local_steps": steps, "local_rate": 0.1, "batch_size": 16}
+    training = {"local_steps": steps, "local_rate": 0.2, "rate": 0.1, "batch_size": 16}
     world = World.build(small_config(training=training, model={"name": "mlp", "width": 12}), digits)
     model = world.model()
     weights = model.weights.clone()
@@ -40,7 +40,7 @@ def test_local_gradient_equals_torchs_own_steps(steps: int, digits: Dataset, sma
         rng, part = stream(0, 5, device, Purpose.BATCH), world.parts[device]
         chosen = [rng.choice(part, min(16, len(part)), replace=False, shuffle=False) for _ in range(steps)]
         batches = [((digits.train_images[b].float() - mean) / std, digits.train_labels[b]) for b in chosen]
-        expected = oracles.local_sgd(world.model().module, batches, 0.1)
+        expected = oracles.local_sgd(world.model().module, batches, 0.2)
         gradient, loss = local_gradient(world, model, weights, device, 5)
         np.testing.assert_allclose(gradient, expected, atol=2e-5)
         assert np.abs(gradient).max() > 100 * 2e-5
@@ -196,10 +196,11 @@ def test_explicit_gains_and_seconds_are_taken_as_given(digits: Dataset, small_co
     gains_db = (-90.0, -100.0, -110.0, -95.0, -105.0, -115.0)
     channel = {"gains_db": gains_db, "median_snr_db": None, "tau_s": 0.02}
     world = World.build(small_config(channel=channel, data={"cohort_size": 2}), digits)
-    cohort = world.cohort(3)
-    link = world.link(cohort, 3)
-    np.testing.assert_allclose(10 * np.log10(link.gain), [gains_db[k] for k in cohort])
-    np.testing.assert_array_equal(link.tau_s, 0.02)
+    for round_ in range(1, 6):
+        cohort = world.cohort(round_)
+        link = world.link(cohort, round_)
+        np.testing.assert_allclose(10 * np.log10(link.gain), [gains_db[k] for k in cohort])
+        np.testing.assert_array_equal(link.tau_s, 0.02)
 
 
 def test_mean_loss_weighs_by_samples_and_passes_over_the_sick() -> None:
