@@ -185,7 +185,7 @@ class FlatModel:
         images: torch.Tensor,
         labels: torch.Tensor,
         to_inputs: Callable[[torch.Tensor], torch.Tensor],
-        batch_size: int = 256,
+        batch_size: int = 64,
     ) -> tuple[float, float]:
         """(mean cross-entropy, accuracy) over all `images`, `batch_size` at a time, each batch through `to_inputs`."""
         loss, correct = 0.0, 0
