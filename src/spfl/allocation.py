@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from spfl.allocation_alternating import alternate
 from spfl.allocation_exact import solve
-from spfl.allocation_kernels import COLUMNS, RHO, Rules, least_shares
+from spfl.allocation_kernels import COLUMN, Rules, least_shares
 from spfl.bound import WEIGHT_CODES, Devices, Floats, Weights, bias_weight, device_cost
 from spfl.channel import Bools, Link, outage_exponent, success
 from spfl.errors import AllocationError
@@ -206,23 +206,23 @@ def _pose(
         -np.log(least),
     )  # fmt: skip
     rows = np.ascontiguousarray(np.stack(columns, axis=1))
-    assert rows.shape[1] == COLUMNS
+    assert rows.shape[1] == len(COLUMN)
     split = np.ones(size) if optimise_rho else link.split
     exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal)
     worth = (w > 0) & (devices.v2 > 0)
     hopeless = worth & ~(exponent <= -np.log(SUCCESS_FLOOR))
     free = weights != "unbiased" or max_scheduled is not None if allow_drop is None else allow_drop
-    unreachable = worth & ~(exponent <= rows[:, -1]) & (least > SUCCESS_FLOOR)
+    unreachable = worth & ~(exponent <= rows[:, COLUMN["x_max"]]) & (least > SUCCESS_FLOOR)
     if unreachable.any() and not free:
         k = int(np.argmax(unreachable))
         raise AllocationError(
             f"min_success of device {k} must be at most its best q_s {np.exp(-exponent[k]):.3g}, got {least[k]:.3g}"
         )
-    active = worth & (exponent <= rows[:, -1])
+    active = worth & (exponent <= rows[:, COLUMN["x_max"]])
     rows = rows[active]
     if rows.size:
-        rows[:, -5] = least_shares(rows, rows[:, -2], split[active])
-    droppable, must = free, float(rows[:, -5].sum())
+        rows[:, COLUMN["beta_min"]] = least_shares(rows, rows[:, COLUMN["alpha_max"]], split[active])
+    droppable, must = free, float(rows[:, COLUMN["beta_min"]].sum())
     if not free and must > 1.0 and (least > SUCCESS_FLOOR).any():
         raise AllocationError(f"min_success needs {must:.3g} times the band, must need at most 1")
     rules = Rules(link.fading == "block", WEIGHT_CODES[weights], float(c), optimise_rho)
@@ -269,13 +269,13 @@ def _uniform(problem: Problem, start: AllocationResult | None = None) -> Allocat
 def _feasible_start(problem: Problem, alpha: Floats) -> Floats:
     """Shares near 1/K at which every active device is heard with this split, (active,); zeros if there are none."""
     rows = problem.rows
-    low = least_shares(rows, alpha, rows[:, RHO])
+    low = least_shares(rows, alpha, rows[:, COLUMN["rho"]])
     low = np.where(np.isfinite(low), low * (1.0 + 1e-9), np.inf)
     if problem.droppable:
         low = np.zeros_like(low)
     if not low.sum() <= 1.0:
         return np.zeros_like(low)
-    beta = np.clip(1.0 / problem.devices.size, low, rows[:, -4])
+    beta = np.clip(1.0 / problem.devices.size, low, rows[:, COLUMN["beta_max"]])
     room = (beta - low).sum()
     return low + (beta - low) * min(1.0, (1.0 - low.sum()) / room) if room > 0 else low
 
@@ -283,8 +283,8 @@ def _feasible_start(problem: Problem, alpha: Floats) -> Floats:
 def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     rows, best = problem.rows, None
     for value in START_ALPHA:
-        alpha = rows[:, RHO].copy() if value is None else np.full(len(rows), value)
-        alpha = np.clip(alpha, rows[:, -3], rows[:, -2])
+        alpha = rows[:, COLUMN["rho"]].copy() if value is None else np.full(len(rows), value)
+        alpha = np.clip(alpha, rows[:, COLUMN["alpha_min"]], rows[:, COLUMN["alpha_max"]])
         beta = _feasible_start(problem, alpha)
         if not beta.any():
             continue
@@ -307,7 +307,7 @@ def _exact(problem: Problem, start: AllocationResult | None = None) -> Allocatio
     p, rows = problem, problem.rows
     if not len(rows):
         return replace(_uniform(p), lower_bound=0.0, gap=0.0)
-    low, high = rows[:, 10], rows[:, 11]
+    low, high = rows[:, COLUMN["beta_min"]], rows[:, COLUMN["beta_max"]]
     overloaded = not p.droppable and low.sum() > 1.0
     starts = [np.full(len(rows), 1.0 / p.devices.size)]
     if start is not None:

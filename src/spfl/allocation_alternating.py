@@ -7,112 +7,147 @@ import math
 import numpy as np
 from numba import njit
 
-from spfl.allocation_kernels import (
-    ALPHA_MAX,
-    ALPHA_MIN,
-    BETA_MAX,
-    BIAS_WEIGHT,
-    NOISE,
-    RHO,
-    SIGN_LOAD,
-    V2,
-    X_MAX,
-    Rules,
-    cost,
-    costs,
-    exponents,
-    least_shares,
-    slopes,
-)
+from spfl.allocation_kernels import COLUMN, Device, Rules, cost, costs, device_at, exponents, least_shares, slopes
 from spfl.bound import Floats
 from spfl.channel import outage_exponent_scalar
 from spfl.solvers import newton, price
 
 RELATIVE_CHANGE = 1e-8
 MAX_ROUNDS = 200
+STEEPEST_POINTS = 24
 
 
-@njit(cache=True, nogil=True)
-def _stationarity(beta, args):  # type: ignore[no-untyped-def]
-    """dJ/dbeta + lambda, and its slope by a symmetric difference (dJ/dbeta is analytic)."""
-    row, alpha, price_, rules = args
-    step = 1e-5 * beta
-    above = slopes(row, beta + step, alpha, row[RHO], rules)[0]
-    below = slopes(row, beta - step, alpha, row[RHO], rules)[0]
-    return slopes(row, beta, alpha, row[RHO], rules)[0] + price_, (above - below) / (2.0 * step)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _stationarity(u, args):  # type: ignore[no-untyped-def]
+    """ln lambda - ln(-dJ/dbeta) at u = ln beta, and its slope: near linear in u, so Newton needs few steps.
+
+    A share at which J does not fall counts as far too large.
+    """
+    device, alpha, log_price, rules = args
+    value = _log_worth(device, math.exp(u), alpha, rules)
+    ahead = _log_worth(device, math.exp(u + 1e-6), alpha, rules)
+    return log_price - value, (value - ahead) * 1e6
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _log_worth(device: Device, beta: float, alpha: float, rules: Rules) -> float:
+    slope = slopes(device, beta, alpha, device.rho, rules)[0]
+    return math.log(-slope / beta) if slope < 0.0 else -1000.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _demand(
     price_: float, rows: Floats, alpha: Floats, low: Floats, start: Floats, droppable: bool, rules: Rules
 ) -> Floats:
     """Every device's share at which dJ/dbeta = -lambda, from its bracket [low, BETA_MAX]; (device,)."""
     out = np.empty(rows.shape[0])
     for k in range(rows.shape[0]):
-        row = rows[k]
+        device = device_at(rows, k)
         if not low[k] < math.inf:
             out[k] = 0.0
             continue
-        found = newton(_stationarity, (row, alpha[k], price_, rules), low[k], row[BETA_MAX], start[k])
-        a, b = exponents(row, found.value, row[RHO])
-        dropped = row[BIAS_WEIGHT] * row[V2]
-        keep = not droppable or cost(row, a, b, alpha[k], rules) + price_ * found.value < dropped
-        out[k] = found.value if keep else 0.0
+        args = (device, alpha[k], math.log(price_) if price_ > 0.0 else -1000.0, rules)
+        found = newton(
+            _stationarity, args, math.log(low[k]), math.log(device.beta_max), math.log(max(start[k], low[k]))
+        )
+        share = min(max(math.exp(found.value), low[k]), device.beta_max)
+        a, b = exponents(device, share, device.rho)
+        dropped = device.bias_weight * device.v2
+        keep = not droppable or cost(device, a, b, alpha[k], rules) + price_ * share < dropped
+        out[k] = share if keep else 0.0
     return out
 
 
-@njit(cache=True, nogil=True)
-def _split_step(row: Floats, beta: float, alpha: float, rules: Rules) -> float:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _steepest(rows: Floats, alpha: Floats, low: Floats, rules: Rules) -> Floats:
+    """The share where J falls fastest, (device,): J is sigmoidal, and its minima lie to the right of it."""
+    out = low.copy()
+    for k in range(rows.shape[0]):
+        if not low[k] < math.inf:
+            continue
+        device, best = device_at(rows, k), -math.inf
+        step = (math.log(device.beta_max) - math.log(low[k])) / (STEEPEST_POINTS - 1)
+        for i in range(STEEPEST_POINTS):
+            share = low[k] * math.exp(step * i)
+            worth = _log_worth(device, share, alpha[k], rules)
+            if worth > best:
+                best, out[k] = worth, min(share, device.beta_max)
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _alpha_slope(device: Device, beta: float, alpha: float, rules: Rules) -> float:
+    """dJ / dalpha, inside (0, 1)."""
+    inside = alpha * (1.0 - alpha)
+    return slopes(device, beta, alpha, device.rho, rules)[1] / inside if inside > 0.0 else 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _split_step(device: Device, beta: float, alpha: float, rules: Rules) -> float:
     """One SCA step: minimise a convex quadratic that touches J at alpha and lies above it where it ends.
 
     The curvature starts at J's own and is raised until the surrogate is above J at its minimiser.
     """
-    a, b = exponents(row, beta, row[RHO])
-    low = max(row[ALPHA_MIN], min(a / row[X_MAX], row[ALPHA_MAX]))
-    now = cost(row, a, b, alpha, rules)
+    a, b = exponents(device, beta, device.rho)
+    low = max(device.alpha_min, min(a / device.x_max, device.alpha_max))
+    now = cost(device, a, b, alpha, rules)
     step = 1e-6 * min(alpha, 1.0 - alpha)
     if step <= 0.0:
         return alpha
-    right = slopes(row, beta, min(alpha + step, row[ALPHA_MAX]), row[RHO], rules)[1]
-    left = slopes(row, beta, max(alpha - step, low), row[RHO], rules)[1]
+    right = _alpha_slope(device, beta, min(alpha + step, device.alpha_max), rules)
+    left = _alpha_slope(device, beta, max(alpha - step, low), rules)
     slope = right if right < 0.0 else left
     if right >= 0.0 and left <= 0.0:
         return alpha
     curvature = max((right - left) / (2.0 * step), abs(slope) / 0.5)
     for _ in range(40):
-        trial = min(max(alpha - slope / curvature, low), row[ALPHA_MAX])
+        trial = min(max(alpha - slope / curvature, low), device.alpha_max)
         move = trial - alpha
-        value = cost(row, a, b, trial, rules)
+        value = cost(device, a, b, trial, rules)
         if value <= now + move * (slope + 0.5 * curvature * move) and value <= now:
             return float(trial)
         curvature *= 4.0
     return alpha
 
 
-@njit(cache=True, nogil=True)
-def _split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules, limit: int) -> Floats:
-    """SCA over the power of every device until it moves by less than 1e-9, (device,)."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sca(device: Device, beta: float, alpha: float, rules: Rules) -> tuple[float, float]:
+    """(cost, alpha) where SCA from alpha ends: when it moves by less than 1e-9, or after 30 steps."""
+    for _ in range(30):
+        before = alpha
+        alpha = _split_step(device, beta, before, rules)
+        if abs(alpha - before) <= 1e-9 * before:
+            break
+    a, b = exponents(device, beta, device.rho)
+    return cost(device, a, b, alpha, rules), alpha
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
+    """SCA over the power of every device from where it is, from alpha = rho, from 1/2 and from 0.999; the best end."""
     out = alpha.copy()
     for k in range(rows.shape[0]):
         if beta[k] <= 0.0:
             continue
-        for _ in range(limit):
-            before = out[k]
-            out[k] = _split_step(rows[k], beta[k], before, rules)
-            if abs(out[k] - before) <= 1e-9 * before:
-                break
+        device = device_at(rows, k)
+        low = max(device.alpha_min, exponents(device, beta[k], device.rho)[0] / device.x_max)
+        best, out[k] = _sca(device, beta[k], alpha[k], rules)
+        for start in (device.rho, 0.5, 0.999):
+            value, end = _sca(device, beta[k], min(max(start, low), device.alpha_max), rules)
+            if value < best:
+                best, out[k] = value, end
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _admissible_alpha(rows: Floats, beta: Floats, alpha: Floats) -> Floats:
     """The nearest power split at which the signs meet X_MAX, (device,)."""
     out = alpha.copy()
     for k in range(rows.shape[0]):
-        row = rows[k]
-        a = outage_exponent_scalar(row[SIGN_LOAD], row[RHO] * beta[k], 1.0, row[NOISE])
+        device = device_at(rows, k)
+        a = outage_exponent_scalar(device.sign_load, device.rho * beta[k], 1.0, device.noise)
         if a < math.inf:
-            out[k] = min(max(alpha[k], row[ALPHA_MIN], a / row[X_MAX]), row[ALPHA_MAX])
+            out[k] = min(max(alpha[k], device.alpha_min, a / device.x_max), device.alpha_max)
     return out
 
 
@@ -120,19 +155,25 @@ def _bandwidth_step(
     rows: Floats, beta: Floats, alpha: Floats, droppable: bool, rules: Rules, multiplier: float
 ) -> tuple[Floats, float]:
     """New shares (device,) and multiplier: KKT point of the bandwidth problem, drawn back until the cost falls."""
-    low = least_shares(rows, alpha, rows[:, RHO])
-    found = price(
-        lambda p: float(_demand(p, rows, alpha, low, beta, droppable, rules).sum()) - 1.0, multiplier, tolerance=1e-10
-    )
-    target = _demand(found.value, rows, alpha, low, beta, droppable, rules)
-    spare = 1.0 - target.sum()
-    if found.value > 0 and spare > 0:  # a jump of the demand at the multiplier leaves band over
-        grown = np.minimum(target * (1.0 + spare / max(target.sum(), 1e-300)), rows[:, BETA_MAX])
-        better = costs(rows, grown, alpha, rows[:, RHO], rules) < costs(rows, target, alpha, rows[:, RHO], rules)
-        target = np.where(better, grown, target)
-    now = costs(rows, beta, alpha, rows[:, RHO], rules).sum()
+    rho = np.ascontiguousarray(rows[:, COLUMN["rho"]])
+    low = least_shares(rows, alpha, rho)
+    if droppable:
+        low = _steepest(rows, alpha, low, rules)
+
+    def demand(price_: float) -> Floats:
+        return np.asarray(_demand(price_, rows, alpha, low, beta, droppable, rules))
+
+    def cost_of(shares: Floats) -> Floats:
+        return np.asarray(costs(rows, shares, alpha, rho, rules))
+
+    found = price(lambda p: float(demand(p).sum()) - 1.0, multiplier, tolerance=1e-10, slack=1e-10)
+    target = demand(found.value)
+    if 0.0 < target.sum() < 1.0:  # a jump of the demand at the multiplier leaves band over
+        grown = np.minimum(target / target.sum(), rows[:, COLUMN["beta_max"]])
+        target = np.where(cost_of(grown) < cost_of(target), grown, target)
+    now = cost_of(beta).sum()
     for _ in range(12):
-        if costs(rows, target, alpha, rows[:, RHO], rules).sum() <= now:
+        if target.sum() <= 1.0 + 1e-12 and cost_of(target).sum() <= now:
             return target, max(found.value, 1e-300)
         target = beta + 0.5 * (target - beta)
     return beta, max(found.value, 1e-300)
@@ -147,16 +188,16 @@ def alternate(
     """
     if not fixed_alpha:
         alpha = _admissible_alpha(rows, beta, alpha)
-    history = [float(costs(rows, beta, alpha, rows[:, RHO], rules).sum())]
+    history = [float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum())]
     multiplier = max(abs(history[0]), 1e-300)
     for _ in range(MAX_ROUNDS):
         before = history[-1]
         if not fixed_alpha:
-            alpha = _split(rows, beta, alpha, rules, 30)
-            history.append(float(costs(rows, beta, alpha, rows[:, RHO], rules).sum()))
+            alpha = _split(rows, beta, alpha, rules)
+            history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
         if not fixed_beta:
             beta, multiplier = _bandwidth_step(rows, beta, alpha, droppable, rules, multiplier)
-            history.append(float(costs(rows, beta, alpha, rows[:, RHO], rules).sum()))
+            history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
         if before - history[-1] <= RELATIVE_CHANGE * abs(before):
             break
     return beta, alpha, history

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spfl.allocation_kernels import BETA_MAX, BIAS_WEIGHT, V2, Rules
+from spfl.allocation_kernels import COLUMN, Rules
 from spfl.allocation_tables import (
     Ints,
     Tables,
@@ -28,14 +28,16 @@ from spfl.allocation_tables import (
     split_all,
 )
 from spfl.bound import Floats
+from spfl.channel import Bools
 from spfl.solvers import price
 
 POINTS = 32
-FINE_POINTS = 64
+FINE_POINTS = 80
 FEW_DEVICES = 64  # so few that dynamic programming and a finer table cost little
 KNAPSACK_UNITS = 1000
 CHUNK = 4096
-MARGIN = 1e-9  # inner searches end within this of the minimum, relative; taken off the bound
+FEW_MARGIN = 1e-7  # taken off the bound, relative: inner searches end within this of the minimum
+MARGIN = 1e-5  # the same for the coarser table of many devices, which may hide a valley of one in a thousand
 
 
 class Certified(NamedTuple):
@@ -54,12 +56,13 @@ class _Dual:
 
     def __init__(self, rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules) -> None:
         size = len(rows)
-        points = FINE_POINTS if size <= FEW_DEVICES else POINTS
+        points, self.margin = (FINE_POINTS, FEW_MARGIN) if size <= FEW_DEVICES else (POINTS, MARGIN)
         self.rows, self.rules, self.max_scheduled = rows, rules, max_scheduled
-        self.dropped_cost = rows[:, BIAS_WEIGHT] * rows[:, V2]
+        self.dropped_cost = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
         self.dropped = self.dropped_cost if droppable else np.full(size, np.inf)
         self.tables = Tables(*(np.empty((size, points)) for _ in range(4)))
         self.everywhere = np.tile(np.array([0, points]), (size, 1))
+        self.near = np.zeros((size, 2, 2))
         self.bound, self.count = -math.inf, 0
         self._over_chunks(lambda part: fill(rows[part], self.part(part), rules))
 
@@ -79,13 +82,15 @@ class _Dual:
         beta, value = np.empty(len(self.rows)), np.empty(len(self.rows))
         limits = self.everywhere if window is None else window
         self._over_chunks(
-            lambda s: demand(self.rows[s], self.part(s), multiplier, limits[s], self.rules, beta[s], value[s])
+            lambda s: demand(
+                self.rows[s], self.part(s), multiplier, limits[s], self.near[s], self.rules, beta[s], value[s]
+            )
         )
         self.count += 1
         if window is None:
             keep = self._scheduled(value)
             total = float(np.where(keep, value, self.dropped_cost).sum())
-            self.bound = max(self.bound, total - multiplier - MARGIN * (abs(total) + multiplier))
+            self.bound = max(self.bound, total - multiplier - self.margin * abs(total - multiplier))
             beta = np.where(keep, beta, 0.0)
         return beta
 
@@ -95,7 +100,7 @@ class _Dual:
         coarse_demand(self.tables, multiplier, beta, value)
         return np.where(self._scheduled(value), beta, 0.0)
 
-    def _scheduled(self, value: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _scheduled(self, value: Floats) -> Bools:
         saving = self.dropped - value
         keep = saving > 0.0
         if self.max_scheduled is not None and keep.sum() > self.max_scheduled:
@@ -110,19 +115,30 @@ class _Dual:
         self._over_chunks(lambda s: split_all(self.rows[s], beta[s], self.rules, cost[s], alpha[s], rho[s]))
         return float(cost.sum()), alpha, rho
 
-    def polish(self, beta: Floats, multiplier: float) -> Floats:
+    def meet(self, guess: float, slack: float, window: Ints | None = None, scheduled: Bools | None = None) -> Floats:
+        """Shares (device,) at the price where the demand meets the band; the largest demand seen that fits.
+
+        With `scheduled` only these devices may have band. Sets `multiplier`.
+        """
+        best = np.zeros(len(self.rows))
+
+        def excess(multiplier: float) -> float:
+            nonlocal best
+            beta = self.respond(multiplier, window)
+            beta = beta if scheduled is None else np.where(scheduled, beta, 0.0)
+            over = float(beta.sum()) - 1.0
+            if over <= 0.0 and beta.sum() > best.sum():
+                best = beta
+            return over
+
+        self.multiplier = price(excess, guess, factor=1.05, slack=slack, limit=60).value
+        return best
+
+    def polish(self, beta: Floats, guess: float) -> Floats:
         """The optimum over the convex stretches of psi around these shares, for the devices they schedule."""
         window = np.empty((len(beta), 2), np.int64)
         convex_windows(self.tables, beta, window)
-        scheduled = beta > 0.0
-        found = price(
-            lambda p: float(self.respond(p, window)[scheduled].sum()) - 1.0,
-            multiplier,
-            factor=1.1,
-            slack=1e-9,
-            limit=60,
-        )
-        return np.where(scheduled, self.respond(found.value, window), 0.0)
+        return self.meet(guess, 1e-10, window, beta > 0.0)
 
 
 def _use_spare(beta: Floats, limit: Floats) -> Floats:
@@ -143,31 +159,30 @@ def solve(
     if guess <= 0.0:
         guess = price(lambda p: float(dual.coarse(p).sum()) - 1.0, 1.0, factor=8.0, tolerance=1e-3).value
     few = len(rows) <= FEW_DEVICES
-    found = price(
-        lambda p: float(dual.respond(p).sum()) - 1.0, guess, factor=1.05, slack=1e-9 if few else 1e-5, limit=60
-    )
-    candidates = [dual.respond(found.value), *starts]
+    candidates = [dual.meet(guess, 1e-9 if few else 1e-5), *starts]
+    multiplier = dual.multiplier
     best, beta = math.inf, candidates[0]
-    for candidate in candidates:
+
+    def compare(candidate: Floats) -> None:
+        nonlocal best, beta
         value = dual.split(candidate)[0]
-        if candidate.sum() <= 1.0 + 1e-12 and value < best:
+        if value < best and candidate.sum() <= 1.0 + 1e-12:
             best, beta = value, candidate
 
     def improve(candidate: Floats) -> None:
-        nonlocal best, beta
-        for trial in (_use_spare(candidate, rows[:, BETA_MAX]), dual.polish(candidate, max(found.value, 1e-300))):
-            value = dual.split(trial)[0]
-            if value < best and trial.sum() <= 1.0 + 1e-12:
-                best, beta = value, trial
+        compare(_use_spare(candidate, rows[:, COLUMN["beta_max"]]))
+        compare(dual.polish(candidate, max(multiplier, 1e-300)))
 
     def proven(tolerance: float) -> bool:
         return best - dual.bound <= tolerance * abs(best)
 
-    if not proven(1e-6):
+    for candidate in candidates:
+        compare(candidate)
+    if not proven(2.0 * dual.margin):
         improve(beta)
     if not proven(1e-5) and few:
         for candidate in [knapsack(dual.tables, dual.dropped, KNAPSACK_UNITS), *candidates]:
             if candidate.any():
                 improve(candidate)
     _, alpha, rho = dual.split(beta)
-    return Certified(beta, alpha, rho, dual.bound, found.value, dual.count)
+    return Certified(beta, alpha, rho, dual.bound, multiplier, dual.count)

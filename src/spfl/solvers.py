@@ -33,7 +33,7 @@ class Solution(NamedTuple):
     iterations: int
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", error_model="numpy")
 def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignore[no-untyped-def]
     """Root of f on [low, high] where f(low) < 0 < f(high): Newton, with bisection whenever it leaves the bracket.
 
@@ -64,7 +64,7 @@ def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignor
     return Solution(x, Status.ITERATION_LIMIT, limit)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", error_model="numpy")
 def bisect(f, args, low, high, tolerance=1e-12, limit=200):  # type: ignore[no-untyped-def]
     """Sign change of f (any direction, f need not be continuous) on [low, high]; the value has f's sign at `high`."""
     at_low, at_high = f(low, args), f(high, args)
@@ -82,20 +82,21 @@ def bisect(f, args, low, high, tolerance=1e-12, limit=200):  # type: ignore[no-u
     return Solution(high, Status.ITERATION_LIMIT, limit)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", error_model="numpy")
 def minimise(f, args, low, high, start, tolerance=1e-8, limit=60):  # type: ignore[no-untyped-def]
     """A local minimiser of f on [low, high] from `start` inside it: Brent's golden section with parabolic steps.
 
-    It never returns a worse point than `start`, and it compares the two ends as well.
+    `tolerance` is relative to |x| plus the width of the bracket. It never returns a worse point than `start`, and it
+    compares the two ends as well.
     """
-    first, last = low, high
+    first, last, width = low, high, high - low
     x = second = third = start
     value = at_second = at_third = f(start, args)
     step = previous = 0.0
     iteration = 1
     while iteration < limit:
         middle = 0.5 * (low + high)
-        tiny = tolerance * abs(x) + 1e-10
+        tiny = tolerance * (abs(x) + width)
         if abs(x - middle) <= 2.0 * tiny - 0.5 * (high - low):
             break
         parabolic = False
