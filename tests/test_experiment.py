@@ -238,6 +238,7 @@ SCRIPT = """
 import sys, tomllib
 from pathlib import Path
 from spfl.config import load_config
+from spfl.data import load_dataset
 from spfl.experiment import run_experiment
 run_experiment(load_config(Path(sys.argv[1])), load_dataset("digits"), Path(sys.argv[2]), existing="resume",
                checkpoint_every=3, progress=lambda m: print(m["round"], flush=True))
