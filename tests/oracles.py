@@ -148,3 +148,96 @@ def local_sgd(
         optimiser.step()
     after = torch.nn.utils.parameters_to_vector(module.parameters()).detach()
     return ((before - after) / rate).numpy()
+
+
+# --- allocation: brute force -----------------------------------------------------------------------------------------
+# Only the formulas of the model, evaluated on grids: psi by a table over alpha that is zoomed in, the shares by
+# dynamic programming over units of the band, then again with ever finer units around the best point.
+
+
+def allocation_cost(device, alpha, beta, rho):
+    """J_k of one device on arrays of alpha and beta; inf where the signs succeed with less than 1e-12.
+
+    `device` is a dict: noise = Gamma B N_0 / (P zeta), l_s and l_m = L / (B tau), w, v2, vbar2, v_vbar, delta2,
+    theta, kappa, weights, c, fading.
+    """
+    d = device
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        x_s = d["noise"] * rho * beta * np.expm1(np.log(2) * d["l_s"] / (rho * beta)) / alpha
+        x_m = d["noise"] * (1 - rho) * beta * np.expm1(np.log(2) * d["l_m"] / ((1 - rho) * beta)) / (1 - alpha)
+        q = np.exp(-x_s)
+        lost = x_m - x_s if d["fading"] == "block" else x_m
+        r = np.exp(-np.maximum(np.where(np.isinf(x_m), np.inf, lost), 0))
+        big_w, w2 = d["theta"] * d["w"] + (1 - d["theta"]) * d["w"] ** 2, d["kappa"] * d["w"] ** 2
+        m2 = r**2 * d["v2"] + 2 * r * (1 - r) * d["v_vbar"] + (1 - r) ** 2 * d["vbar2"]
+        m_v = r * d["v2"] + (1 - r) * d["v_vbar"]
+        e = r * (d["v2"] + d["delta2"]) + (1 - r) * d["vbar2"]
+        c = {"unbiased": lambda: 1 / q, "plain": lambda: d["c"] * np.ones_like(q)}.get(
+            d["weights"], lambda: big_w * m_v / (big_w * q * m2 + w2 * (e - q * m2))
+        )()
+        bias = (c * q) ** 2 * m2 - 2 * c * q * m_v + d["v2"]
+        cost = big_w * bias + w2 * c**2 * (q * e - q**2 * m2)
+    return np.where(q >= 1e-12, cost, np.inf)
+
+
+def allocation_psi(device, beta, rho):
+    """min over alpha of J_k for an array of shares: a grid over (0, 1], with the kink, zoomed in twice."""
+    grid = 1 / (1 + np.exp(-np.linspace(-18, 18, 181)))
+    beta = np.asarray(beta, float)[:, None]
+    alpha = np.concatenate([grid, [rho, 1.0]])[None, :] * np.ones_like(beta)
+    order = np.argsort(alpha, axis=1)
+    alpha = np.take_along_axis(alpha, order, axis=1)
+    best = np.full(len(beta), np.inf)
+    for _ in range(3):
+        cost = allocation_cost(device, alpha, beta, rho)
+        i = np.argmin(cost, axis=1)
+        best = np.minimum(best, cost.min(axis=1))
+        low = np.take_along_axis(alpha, np.maximum(i - 1, 0)[:, None], axis=1)
+        high = np.take_along_axis(alpha, np.minimum(i + 1, alpha.shape[1] - 1)[:, None], axis=1)
+        alpha = low + (high - low) * np.linspace(0, 1, 31)
+    return best
+
+
+def allocation_optimum(devices, rhos, droppable, units=400, tolerance=1e-6):
+    """Least sum of J_k over shares that sum to at most one: dynamic programming, refined until it has converged.
+
+    Starts from units of 1 / `units` of the band; then, again and again, a unit 8 times smaller and up to 16 units
+    around the best point. No band costs W ||v||^2 where dropping is allowed.
+    """
+    unit, total, value, settled = 1.0 / units, units, math.inf, 0
+    options = [np.arange(0, units + 1) for _ in devices]
+    for _ in range(12):
+        costs = []
+        for d, rho, sizes in zip(devices, rhos, options, strict=True):
+            dropped = (d["theta"] * d["w"] + (1 - d["theta"]) * d["w"] ** 2) * d["v2"] if droppable else math.inf
+            psi = allocation_psi(d, np.maximum(sizes, 1) * unit, rho)
+            costs.append(np.where(sizes == 0, dropped, psi))
+        found, picked = _knapsack(options, costs, total)
+        settled = settled + 1 if value < math.inf and value - found <= tolerance * abs(found) else 0
+        if settled == 2:
+            return min(value, found)
+        value, unit, total = min(value, found), unit / 8, total * 8
+        options = [np.arange(max(0, 8 * p - 16), 8 * p + 17) for p in picked]
+    return value
+
+
+def _knapsack(options, costs, total):
+    """(least sum of costs, size of each) with sizes, taken from consecutive numbers, that sum to at most `total`."""
+    spare = min(total - sum(int(sizes[0]) for sizes in options), sum(len(sizes) - 1 for sizes in options))
+    best, choices = np.full(spare + 1, math.inf), []  # least cost with so many units more than the first sizes
+    best[0] = 0.0
+    for cost in costs:
+        fresh, choice = np.full_like(best, math.inf), np.zeros(len(best), int)
+        for extra in np.flatnonzero(np.isfinite(cost[: spare + 1])):
+            value = np.full_like(best, math.inf)
+            value[extra:] = best[: len(best) - extra] + cost[extra]
+            choice[value < fresh] = extra
+            fresh = np.minimum(fresh, value)
+        best = fresh
+        choices.append(choice)
+    state = int(np.argmin(best))
+    found, picked = float(best[state]), []
+    for sizes, choice in zip(reversed(options), reversed(choices), strict=True):
+        picked.append(int(sizes[0]) + int(choice[state]))
+        state -= int(choice[state])
+    return found, picked[::-1]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spfl.allocation_alternating import alternate
-from spfl.allocation_exact import solve
+from spfl.allocation_exact import solve, solve_splits
 from spfl.allocation_kernels import COLUMN, Rules, least_shares
 from spfl.bound import WEIGHT_CODES, Devices, Floats, Weights, bias_weight, device_cost
 from spfl.channel import Bools, Link, outage_exponent, success
@@ -33,7 +33,8 @@ from spfl.errors import AllocationError
 Solver = Literal["exact", "alternating", "uniform"]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
 SUCCESS_FLOOR = 1e-12
-START_ALPHA = (None, 0.5, 0.999)  # None: alpha = rho, the conventional point
+START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
+ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
 
 class AllocationStatus(StrEnum):
@@ -138,9 +139,24 @@ def allocate(
         devices, link, theta, kappa, weights, c, optimise_rho, min_success, max_scheduled, max_share, max_power,
         allow_drop, fixed_alpha, fixed_beta,
     )  # fmt: skip
-    run = {"uniform": _uniform, "alternating": _alternating, "exact": _exact}[solver]
-    result = run(problem, start)
+    result = _uniform(problem) if solver == "uniform" else _optimise(problem, solver, start)
     return replace(result, seconds=time.perf_counter() - began)
+
+
+def _optimise(problem: Problem, solver: Solver, start: AllocationResult | None) -> AllocationResult:
+    """Run a solver; again with leave to drop devices when they cannot all be served (status `overloaded`)."""
+    run = _alternating if solver == "alternating" else _exact
+    if not problem.active.any():
+        result = _uniform(problem)
+        return replace(result, lower_bound=result.objective, gap=0.0) if solver == "exact" else result
+    if problem.droppable or problem.fixed_beta:
+        return run(problem, start)
+    fits = problem.rows[:, COLUMN["beta_min"]].sum() <= 1.0
+    served = run(problem, start) if fits else None
+    guaranteed = (problem.rows[:, COLUMN["x_max"]] < -np.log(SUCCESS_FLOOR)).any()
+    if served is not None and (guaranteed or served.objective <= _uniform(problem).objective * (1.0 + 1e-9)):
+        return served
+    return replace(run(replace(problem, droppable=True), start), status=AllocationStatus.OVERLOADED)
 
 
 def _check(
@@ -259,69 +275,85 @@ def _spread(problem: Problem, values: Floats, elsewhere: Floats | float) -> Floa
     return out
 
 
-def _uniform(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
+def _uniform(problem: Problem) -> AllocationResult:
     split = np.array(problem.link.split)
     beta = np.where(problem.active, 1.0 / problem.devices.size, 0.0)
     status = AllocationStatus.FIXED if problem.active.any() else AllocationStatus.TRIVIAL
     return _evaluate(problem, beta, split, split.copy(), status=status)
 
 
-def _feasible_start(problem: Problem, alpha: Floats) -> Floats:
-    """Shares near 1/K at which every active device is heard with this split, (active,); zeros if there are none."""
-    rows = problem.rows
-    low = least_shares(rows, alpha, rows[:, COLUMN["rho"]])
-    low = np.where(np.isfinite(low), low * (1.0 + 1e-9), np.inf)
+def _feasible_start(problem: Problem, alpha: Floats) -> Floats | None:
+    """Shares near 1/K (active,) at which all are heard with this split; None if there are none.
+
+    Where devices may be dropped, the unheard ones are.
+    """
+    rows, equal = problem.rows, 1.0 / problem.devices.size
+    if problem.fixed_beta:
+        return np.full(len(rows), equal)
+    low, high = least_shares(rows, alpha, rows[:, COLUMN["rho"]]) * (1.0 + 1e-9), rows[:, COLUMN["beta_max"]]
     if problem.droppable:
-        low = np.zeros_like(low)
+        return _fewest(np.where(np.minimum(equal, high) >= low, np.minimum(equal, high), 0.0), problem.max_scheduled)
     if not low.sum() <= 1.0:
-        return np.zeros_like(low)
-    beta = np.clip(1.0 / problem.devices.size, low, rows[:, COLUMN["beta_max"]])
+        return None
+    beta = np.clip(equal, low, high)
     room = (beta - low).sum()
     return low + (beta - low) * min(1.0, (1.0 - low.sum()) / room) if room > 0 else low
 
 
+def _fewest(beta: Floats, most: int | None) -> Floats:
+    """The first `most` of the shares, the others 0; the shares themselves when there is no limit."""
+    return beta if most is None else np.where(np.cumsum(beta > 0) <= most, beta, 0.0)
+
+
 def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     rows, best = problem.rows, None
-    for value in START_ALPHA:
-        alpha = rows[:, COLUMN["rho"]].copy() if value is None else np.full(len(rows), value)
-        alpha = np.clip(alpha, rows[:, COLUMN["alpha_min"]], rows[:, COLUMN["alpha_max"]])
-        beta = _feasible_start(problem, alpha)
-        if not beta.any():
-            continue
-        beta, alpha, history = alternate(
-            rows, beta, alpha, problem.droppable, problem.rules,
-            fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta,
-        )  # fmt: skip
-        if best is None or history[-1] < best[2][-1]:
-            best = beta, alpha, history
+    splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in START_ALPHA)]
+    points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
+    if start is not None and _fits(problem, start):
+        points.append((start.beta[problem.active], start.alpha[problem.active]))
+    for beta, alpha in points:
+        if beta is not None:
+            end = alternate(
+                rows, beta, alpha, problem.droppable, problem.max_scheduled, problem.rules,
+                fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta,
+            )  # fmt: skip
+            best = end if best is None or end[2][-1] < best[2][-1] else best
+    assert best is not None  # with all power on the signs, the least shares fit
+    beta, alpha, history = best
     split = np.array(problem.link.split)
-    if best is None:
-        return _uniform(problem)
     return _evaluate(
-        problem, _spread(problem, best[0], 0.0), _spread(problem, best[1], split), split,
-        status=AllocationStatus.CONVERGED, iterations=len(best[2]), history=tuple(best[2]),
+        problem, _spread(problem, beta, 0.0), _spread(problem, alpha, split), split,
+        status=AllocationStatus.CONVERGED, iterations=len(history), history=tuple(history),
     )  # fmt: skip
+
+
+def _fits(problem: Problem, start: AllocationResult) -> bool:
+    """Whether an earlier result is a feasible point of this problem."""
+    rows, beta, alpha = problem.rows, start.beta[problem.active], start.alpha[problem.active]
+    low, high = rows[:, ALPHA_LIMITS].T
+    least = least_shares(rows, alpha, rows[:, COLUMN["rho"]])
+    heard = (beta >= least) | ((beta == 0.0) & problem.droppable)
+    inside = heard & (beta <= rows[:, COLUMN["beta_max"]]) & (low <= alpha) & (alpha <= high)
+    scheduled = np.count_nonzero(beta)
+    return bool(inside.all() and beta.sum() <= 1.0 and scheduled <= (problem.max_scheduled or scheduled))
 
 
 def _exact(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     p, rows = problem, problem.rows
-    if not len(rows):
-        return replace(_uniform(p), lower_bound=0.0, gap=0.0)
-    low, high = rows[:, COLUMN["beta_min"]], rows[:, COLUMN["beta_max"]]
-    overloaded = not p.droppable and low.sum() > 1.0
-    starts = [np.full(len(rows), 1.0 / p.devices.size)]
-    if start is not None:
-        starts.append(start.beta[p.active])
-    inside = [b for b in starts if ((b >= low) & (b <= high) | (b == 0.0) & p.droppable).all()]
-    solution = solve(
-        rows, p.droppable or overloaded, p.max_scheduled, p.rules, inside, (start and start.multiplier) or 0.0
-    )
-    split = np.array(p.link.split)
+    equal, split = np.full(len(rows), 1.0 / p.devices.size), np.array(p.link.split)
+    if p.fixed_beta:
+        solution = solve_splits(rows, equal, p.rules)
+    else:
+        starts = [equal] if start is None else [equal, start.beta[p.active]]
+        low, high = rows[:, COLUMN["beta_min"]], rows[:, COLUMN["beta_max"]]
+        inside = [_fewest(np.where(b >= low, np.minimum(b, high), 0.0), p.max_scheduled) for b in starts]
+        inside = [b for b in inside if p.droppable or b.all()]
+        solution = solve(rows, p.droppable, p.max_scheduled, p.rules, inside, (start and start.multiplier) or 0.0)
     result = _evaluate(
         p, _spread(p, solution.beta, 0.0), _spread(p, solution.alpha, split), _spread(p, solution.rho, split),
-        status=AllocationStatus.OVERLOADED, iterations=solution.iterations, multiplier=solution.multiplier,
+        status=AllocationStatus.OPTIMAL, iterations=solution.iterations, multiplier=solution.multiplier,
     )  # fmt: skip
     bound = solution.lower_bound + float(result.cost[~p.active].sum())
     gap = (result.objective - bound) / abs(result.objective) if result.objective else 0.0
     status = AllocationStatus.OPTIMAL if gap <= 1e-3 else AllocationStatus.FEASIBLE
-    return replace(result, lower_bound=bound, gap=gap, status=AllocationStatus.OVERLOADED if overloaded else status)
+    return replace(result, lower_bound=bound, gap=gap, status=status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit
@@ -124,7 +125,7 @@ def _sca(device: Device, beta: float, alpha: float, rules: Rules) -> tuple[float
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
-    """SCA over the power of every device from where it is, from alpha = rho, from 1/2 and from 0.999; the best end."""
+    """SCA over the power of every device from where it is, from alpha = rho, 0.05, 1/2 and 0.999; the best end."""
     out = alpha.copy()
     for k in range(rows.shape[0]):
         if beta[k] <= 0.0:
@@ -132,7 +133,7 @@ def _split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
         device = device_at(rows, k)
         low = max(device.alpha_min, exponents(device, beta[k], device.rho)[0] / device.x_max)
         best, out[k] = _sca(device, beta[k], alpha[k], rules)
-        for start in (device.rho, 0.5, 0.999):
+        for start in (device.rho, 0.05, 0.5, 0.999):
             value, end = _sca(device, beta[k], min(max(start, low), device.alpha_max), rules)
             if value < best:
                 best, out[k] = value, end
@@ -151,8 +152,19 @@ def _admissible_alpha(rows: Floats, beta: Floats, alpha: Floats) -> Floats:
     return out
 
 
+def _spread_spare(beta: Floats, rows: Floats, cost_of: Callable[[Floats], Floats]) -> list[Floats]:
+    """The shares as they are, with the spare band spread over all who gain by it, and with all of it given to one."""
+    limit = rows[:, COLUMN["beta_max"]]
+    grown, one = np.minimum(beta / beta.sum(), limit), beta.copy()
+    grown = np.where(cost_of(grown) < cost_of(beta), grown, beta)
+    alone = np.where(beta > 0.0, np.minimum(beta + 1.0 - beta.sum(), limit), beta)
+    favoured = int(np.argmin(cost_of(alone) - cost_of(beta)))
+    one[favoured] = alone[favoured]
+    return [beta, grown, one]
+
+
 def _bandwidth_step(
-    rows: Floats, beta: Floats, alpha: Floats, droppable: bool, rules: Rules, multiplier: float
+    rows: Floats, beta: Floats, alpha: Floats, droppable: bool, most: int | None, rules: Rules, multiplier: float
 ) -> tuple[Floats, float]:
     """New shares (device,) and multiplier: KKT point of the bandwidth problem, drawn back until the cost falls."""
     rho = np.ascontiguousarray(rows[:, COLUMN["rho"]])
@@ -161,26 +173,41 @@ def _bandwidth_step(
         low = _steepest(rows, alpha, low, rules)
 
     def demand(price_: float) -> Floats:
-        return np.asarray(_demand(price_, rows, alpha, low, beta, droppable, rules))
+        shares = np.asarray(_demand(price_, rows, alpha, low, beta, droppable, rules))
+        if most is None or np.count_nonzero(shares) <= most:
+            return shares
+        saving = dropped - cost_of(shares) - price_ * shares
+        kept = np.argsort(-np.where(shares > 0.0, saving, -np.inf), kind="stable")[:most]
+        return np.where(np.isin(np.arange(len(shares)), kept), shares, 0.0)
 
     def cost_of(shares: Floats) -> Floats:
         return np.asarray(costs(rows, shares, alpha, rho, rules))
 
+    dropped = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
     found = price(lambda p: float(demand(p).sum()) - 1.0, multiplier, tolerance=1e-10, slack=1e-10)
     target = demand(found.value)
     if 0.0 < target.sum() < 1.0:  # a jump of the demand at the multiplier leaves band over
-        grown = np.minimum(target / target.sum(), rows[:, COLUMN["beta_max"]])
-        target = np.where(cost_of(grown) < cost_of(target), grown, target)
+        target = min(_spread_spare(target, rows, cost_of), key=lambda shares: float(cost_of(shares).sum()))
     now = cost_of(beta).sum()
     for _ in range(12):
         if target.sum() <= 1.0 + 1e-12 and cost_of(target).sum() <= now:
             return target, max(found.value, 1e-300)
         target = beta + 0.5 * (target - beta)
+        if most is not None and np.count_nonzero(target) > most:
+            break
     return beta, max(found.value, 1e-300)
 
 
 def alternate(
-    rows: Floats, beta: Floats, alpha: Floats, droppable: bool, rules: Rules, *, fixed_alpha: bool, fixed_beta: bool
+    rows: Floats,
+    beta: Floats,
+    alpha: Floats,
+    droppable: bool,
+    max_scheduled: int | None,
+    rules: Rules,
+    *,
+    fixed_alpha: bool,
+    fixed_beta: bool,
 ) -> tuple[Floats, Floats, list[float]]:
     """Alternate from a feasible point; returns beta, alpha (device,) and the objective after every half step.
 
@@ -196,7 +223,7 @@ def alternate(
             alpha = _split(rows, beta, alpha, rules)
             history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
         if not fixed_beta:
-            beta, multiplier = _bandwidth_step(rows, beta, alpha, droppable, rules, multiplier)
+            beta, multiplier = _bandwidth_step(rows, beta, alpha, droppable, max_scheduled, rules, multiplier)
             history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
         if before - history[-1] <= RELATIVE_CHANGE * abs(before):
             break

@@ -141,6 +141,13 @@ class _Dual:
         return self.meet(guess, 1e-10, window, beta > 0.0)
 
 
+def solve_splits(rows: Floats, beta: Floats, rules: Rules) -> Certified:
+    """The best splits for shares (device,) that are given: no coupling, so the bound is the optimum less the margin."""
+    cost, alpha, rho = (np.empty(len(beta)) for _ in range(3))
+    split_all(rows, beta, rules, cost, alpha, rho)
+    return Certified(beta, alpha, rho, float(cost.sum()) * (1.0 - FEW_MARGIN), 0.0, 1)
+
+
 def _use_spare(beta: Floats, limit: Floats) -> Floats:
     """Shares scaled up to fill the band, none above its limit."""
     total = beta.sum()
