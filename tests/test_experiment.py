@@ -59,6 +59,24 @@ def assert_same_run(folder, other):
     assert pq.read_table(folder / "allocation.parquet").equals(pq.read_table(other / "allocation.parquet"))
 
 
+class StoppedError(Exception):
+    pass
+
+
+def stop_at(round_):
+    def progress(values):
+        if values["round"] == round_:
+            raise StoppedError
+
+    return progress
+
+
+def stopped_run(digits, folder, at, every=2, **changes):
+    """A run that ends without any farewell after round `at`, as if killed."""
+    with pytest.raises(StoppedError):
+        run_experiment(make_config(**changes), digits, folder, checkpoint_every=every, progress=stop_at(at))
+
+
 # --- what a folder holds ------------------------------------------------------------------------------------
 
 
@@ -119,6 +137,17 @@ def test_summary_is_recomputable_from_the_metrics(whole):
     assert summary["accuracy_last"] == accuracy[12]  # the only evaluation after round 9, three quarters of the way
     assert summary["payload_bits"] == sum(line["payload_bits"] for line in lines)
     assert summary["seconds"]["total"] == pytest.approx(sum(line["seconds"]["total"] for line in lines))
+
+
+def test_last_accuracy_is_the_mean_over_the_last_quarter(whole):
+    line = next(read_metrics(whole[0]))
+    lines = [
+        line | {"round": r, "test_accuracy": r / 100 if r % 2 == 0 else None, "test_loss": 1.0} for r in range(1, 17)
+    ]
+    summary = summarise(lines)
+    assert summary["accuracy_last"] == pytest.approx((0.14 + 0.16) / 2)  # rounds 13 to 16
+    assert (summary["accuracy_final"], summary["accuracy_best"]) == (0.16, 0.16)
+    assert summarise(lines[:1])["accuracy_last"] is None
 
 
 def test_digest_ignores_wall_clock_and_nothing_else(whole):
@@ -227,6 +256,23 @@ def test_resume_of_a_finished_run_changes_nothing(whole, digits):
     assert rounds == list(range(1, 13))
 
 
+def test_resume_under_other_versions_warns(whole, digits, tmp_path):
+    stopped_run(digits, tmp_path, at=5)
+    environment = read_json(tmp_path / "environment.json")
+    environment["versions"]["torch"] = "1.0"
+    (tmp_path / "environment.json").write_text(json.dumps(environment))
+    with pytest.warns(UserWarning, match="bits may differ"):
+        run_experiment(make_config(), digits, tmp_path, existing="resume")
+
+
+def test_overwrite_leaves_nothing_of_the_old_run_to_resume_from(whole, digits, tmp_path):
+    stopped_run(digits, tmp_path, at=9, seed=5)
+    with pytest.raises(StoppedError):
+        run_experiment(make_config(), digits, tmp_path, existing="overwrite", progress=stop_at(1))
+    run_experiment(make_config(), digits, tmp_path, existing="resume")
+    assert_same_run(tmp_path, whole[0])
+
+
 def test_resume_of_nothing_is_a_beginning(whole, digits, tmp_path):
     run_experiment(make_config(), digits, tmp_path / "new", existing="resume")
     assert_same_run(tmp_path / "new", whole[0])
@@ -283,21 +329,6 @@ def test_interrupted_and_resumed(whole, digits, tmp_path, stop_at):
     )
     assert first[0] == stop_at + 1  # Ctrl-C loses no full round
     assert_same_run(tmp_path / "run", whole[0])
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stopped_run(digits, folder, at, every=2, **changes):
-    """A run that ends without any farewell after round `at`, as if killed."""
-
-    def stop(values):
-        if values["round"] == at:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        run_experiment(make_config(**changes), digits, folder, checkpoint_every=every, progress=stop)
 
 
 def test_torn_checkpoint_falls_back_to_the_older_one(whole, digits, tmp_path):
@@ -361,6 +392,19 @@ def test_checkpoint_round_trip_is_exact(digits, tmp_path):
         np.testing.assert_array_equal(getattr(again.allocation, name), getattr(server.allocation, name))
     assert again.allocation.history == server.allocation.history
     assert again.allocation.status is server.allocation.status
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def full_disk(_):
+        raise OSError("no space")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
 
 
 def test_at_most_two_checkpoints_are_kept(digits, tmp_path):
