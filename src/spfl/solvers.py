@@ -180,11 +180,12 @@ def _bracket(
     excess: Callable[[float], float], start: float, factor: float, limit: int
 ) -> Solution | tuple[float, float, float, float, int]:
     """(low, excess > 0 there, high, excess <= 0 there, evaluations), or the answer itself where there is no bracket."""
+    spent = 1
     if start <= 0.0:
         if excess(0.0) <= 0.0:
             return Solution(0.0, Status.CONVERGED, 1)
-        start = 1e-6
-    value, count, known_free = excess(start), 2, False
+        start, spent = 1e-6, 2
+    value, count, known_free = excess(start), spent, False
     low = high = start
     at_low = at_high = value
     if value > 0.0:
