@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import spfl
+from spfl.cli_allocate import allocate_command
 from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
 
@@ -31,8 +32,9 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, or the schema of all keys.")
 app.add_typer(config_app, name="config")
+app.command("allocate")(allocate_command)
 
-ConfigPath = Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="Defaults when left out.")]
+ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=50.")
 ]
