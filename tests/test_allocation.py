@@ -309,6 +309,11 @@ def test_constraints_hold() -> None:
     served = allocate(devices, link, min_success=0.97)
     assert (served.q_s >= 0.97 * (1 - 1e-9)).all()
     assert served.objective >= free.objective
+    deaf = replace(link, gain=np.where(np.arange(6) == 2, 0.0, link.gain))
+    for weights in ("unbiased", "plain"):
+        served = allocate(devices, deaf, min_success=0.9, weights=weights)
+        assert (np.delete(served.q_s, 2) >= 0.9 * (1 - 1e-9)).all()
+        assert served.hopeless[2]
     few = allocate(devices, link, max_scheduled=3)
     assert (few.beta > 0).sum() <= 3
     assert few.objective >= few.lower_bound

@@ -9,8 +9,9 @@ Who is scheduled. A device with no weight or no gradient needs no band and costs
 whole bias W ||v||^2. Every other device counts as scheduled only with q_s >= 1e-12 (below that it is never heard).
 Under `unbiased` weights J grows without bound as q_s -> 0, so all of these are scheduled, unless `max_scheduled`
 or `allow_drop` lets the solver drop some at W ||v||^2 each. Under the other weights beta = 0 is the limit of small
-shares, so the solver may always drop. If the band cannot carry everybody who must be scheduled, or only at a
-higher cost than an equal split that leaves some unheard, the solver may drop too, and the status is `overloaded`.
+shares, so the solver may drop, unless there is a `min_success`. If the band cannot carry everybody who must be
+scheduled, or only at a higher cost than an equal split that leaves some unheard, the solver may drop too, and the
+status is `overloaded`.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from numpy.typing import ArrayLike
 
 from spfl.allocation_alternating import alternate
 from spfl.allocation_exact import solve, solve_splits
-from spfl.allocation_kernels import COLUMN, Rules, least_shares
-from spfl.bound import WEIGHT_CODES, Devices, Floats, Weights, bias_weight, device_cost
-from spfl.channel import Bools, Link, outage_exponent, success
+from spfl.allocation_kernels import COLUMN, least_shares
+from spfl.allocation_problem import SUCCESS_FLOOR, Problem, pose
+from spfl.bound import WEIGHT_CODES, Devices, Floats, Weights, device_cost
+from spfl.channel import Bools, Link, success
 from spfl.errors import AllocationError
 
 Solver = Literal["exact", "alternating", "uniform"]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
-SUCCESS_FLOOR = 1e-12
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -77,29 +78,6 @@ class AllocationResult:
     history: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A validated problem in the form the kernels take: the rows of the devices worth scheduling, and the options.
-
-    `active` (device,) marks the rows; all else is hopeless or has nothing to send. `droppable`: beta = 0 allowed.
-    """
-
-    devices: Devices
-    link: Link
-    rows: Floats
-    active: Bools
-    hopeless: Bools
-    droppable: bool
-    rules: Rules
-    theta: float
-    kappa: float
-    weights: Weights
-    c: float
-    max_scheduled: int | None
-    fixed_alpha: bool
-    fixed_beta: bool
-
-
 def allocate(
     devices: Devices,
     link: Link,
@@ -125,7 +103,8 @@ def allocate(
     step); `uniform` is beta = 1/K and alpha = rho, without the constraints below.
 
     theta, kappa, weights, c: as in `bound.device_cost`. optimise_rho: rho is free as well (exact only).
-    min_success: least q_s of a scheduled device, scalar or (device,). max_share: largest beta, scalar or (device,).
+    min_success: least q_s, scalar or (device,), of every device that is not hopeless (with leave to drop: of every
+    scheduled one). max_share: largest beta, scalar or (device,).
     max_power: largest share of the power in one packet, in [0.5, 1]. max_scheduled: at most so many devices.
     allow_drop: whether a device may be left out; None follows the rule in the header. fixed_alpha: alpha = rho.
     fixed_beta: beta = 1/K. start: an earlier result for the same number of devices, to start from.
@@ -135,7 +114,7 @@ def allocate(
     _check(devices, link, solver, theta, kappa, weights, c, max_scheduled, start)
     if optimise_rho and (fixed_alpha or solver != "exact"):
         raise AllocationError("optimise_rho needs solver='exact' and free powers (no fixed_alpha)")
-    problem = _pose(
+    problem = pose(
         devices, link, theta, kappa, weights, c, optimise_rho, min_success, max_scheduled, max_share, max_power,
         allow_drop, fixed_alpha, fixed_beta,
     )  # fmt: skip
@@ -185,67 +164,6 @@ def _check(
         raise AllocationError(f"max_scheduled must be >= 1, got {max_scheduled}")
     if start is not None and start.beta.size != devices.size:
         raise AllocationError(f"start must have {devices.size} devices, got {start.beta.size}")
-
-
-def _in_range(name: str, value: ArrayLike, size: int, low: float, high: float) -> Floats:
-    array = np.asarray(value, np.float64)
-    if array.shape not in ((), (size,)) or not ((array >= low) & (array <= high)).all():
-        raise AllocationError(f"{name} must be a number or {size} numbers in [{low:g}, {high:g}], got {value!r}")
-    return np.broadcast_to(array, (size,))
-
-
-def _pose(
-    devices: Devices,
-    link: Link,
-    theta: float,
-    kappa: float,
-    weights: Weights,
-    c: float,
-    optimise_rho: bool,
-    min_success: ArrayLike,
-    max_scheduled: int | None,
-    max_share: ArrayLike,
-    max_power: ArrayLike,
-    allow_drop: bool | None,
-    fixed_alpha: bool,
-    fixed_beta: bool,
-) -> Problem:
-    size = devices.size
-    power = _in_range("max_power", max_power, size, 0.5, 1.0)
-    least = np.maximum(_in_range("min_success", min_success, size, 0.0, 1.0 - 1e-12), SUCCESS_FLOOR)
-    share = np.full(size, 1.0 / size) if fixed_beta else _in_range("max_share", max_share, size, 1e-12, 1.0)
-    low, high = (link.split, link.split) if fixed_alpha else (1.0 - power, power)
-    w = devices.weight
-    columns = (
-        link.noise_to_signal, link.sign_load, link.modulus_load, link.split, devices.v2, devices.vbar2,
-        devices.v_vbar, devices.delta2, bias_weight(w, theta), kappa * w**2, np.zeros(size), share, low, high,
-        -np.log(least),
-    )  # fmt: skip
-    rows = np.ascontiguousarray(np.stack(columns, axis=1))
-    assert rows.shape[1] == len(COLUMN)
-    split = np.ones(size) if optimise_rho else link.split
-    exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal)
-    worth = (w > 0) & (devices.v2 > 0)
-    hopeless = worth & ~(exponent <= -np.log(SUCCESS_FLOOR))
-    free = weights != "unbiased" or max_scheduled is not None if allow_drop is None else allow_drop
-    unreachable = worth & ~(exponent <= rows[:, COLUMN["x_max"]]) & (least > SUCCESS_FLOOR)
-    if unreachable.any() and not free:
-        k = int(np.argmax(unreachable))
-        raise AllocationError(
-            f"min_success of device {k} must be at most its best q_s {np.exp(-exponent[k]):.3g}, got {least[k]:.3g}"
-        )
-    active = worth & (exponent <= rows[:, COLUMN["x_max"]])
-    rows = rows[active]
-    if rows.size:
-        rows[:, COLUMN["beta_min"]] = least_shares(rows, rows[:, COLUMN["alpha_max"]], split[active])
-    droppable, must = free, float(rows[:, COLUMN["beta_min"]].sum())
-    if not free and must > 1.0 and (least > SUCCESS_FLOOR).any():
-        raise AllocationError(f"min_success needs {must:.3g} times the band, must need at most 1")
-    rules = Rules(link.fading == "block", WEIGHT_CODES[weights], float(c), optimise_rho)
-    return Problem(
-        devices, link, rows, active, hopeless, droppable, rules, theta, kappa, weights, c, max_scheduled,
-        fixed_alpha, fixed_beta,
-    )  # fmt: skip
 
 
 def _evaluate(problem: Problem, beta: Floats, alpha: Floats, rho: Floats, **extra: object) -> AllocationResult:

@@ -189,7 +189,7 @@ def solve(
         improve(beta)
     if not proven(1e-5) and few:
         for candidate in [knapsack(dual.tables, dual.dropped, KNAPSACK_UNITS), *candidates]:
-            if candidate.any():
+            if candidate.any() and np.count_nonzero(candidate) <= (max_scheduled or len(rows)):
                 improve(candidate)
     _, alpha, rho = dual.split(beta)
     return Certified(beta, alpha, rho, dual.bound, multiplier, dual.count)
