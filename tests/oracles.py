@@ -241,3 +241,30 @@ def _knapsack(options, costs, total):
         picked.append(int(sizes[0]) + int(choice[state]))
         state -= int(choice[state])
     return found, picked[::-1]
+
+
+# --- rotation and calibration -------------------------------------------------------------------------------
+
+
+def hadamard_matrix(size):
+    """Orthonormal Walsh-Hadamard matrix by Kronecker products."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.kron([[1, 1], [1, -1]], matrix) / np.sqrt(2)
+    return matrix
+
+
+def calibrated_weights_by_minimisation(weight, auxiliary, heard, ridge):
+    """The stated objective, minimised by a general-purpose optimiser; not yet normalised."""
+    from scipy.optimize import minimize
+
+    start = weight[heard] / weight[heard].sum()
+    x, target = auxiliary[heard], weight @ auxiliary / weight.sum()
+    level = ridge * np.trace(x.T @ np.diag(start) @ x) / x.shape[1]
+
+    def objective(a):
+        return np.sum((a - start) ** 2 / start) + np.sum((a @ x - target) ** 2) / level
+
+    out = np.zeros(len(weight))
+    out[heard] = minimize(objective, start, tol=1e-14).x
+    return out

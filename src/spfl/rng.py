@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     COHORT = 8
     SCHEME = 9
     VALIDATION_SPLIT = 10
+    ROTATION = 11
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:
