@@ -280,7 +280,7 @@ def test_config_schema_describes_every_key(call):
 
 def test_version_and_help(call):
     assert call("--version") == (0, f"spfl {spfl.__version__}\n", "")
-    for command in ("run", "compare", "plot", "info", "config show", "config schema"):
+    for command in ("run", "compare", "plot", "allocate", "info", "config show", "config schema"):
         code, out, _ = call(*command.split(), "--help")
         assert code == 0
         assert "Example:" in out

@@ -57,7 +57,10 @@ def allocate_command(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw shares, success and cost by device.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Share the band, and split each device's power between signs and moduli, at the least one-step cost."""
+    """Share the band, and split each device's power between signs and moduli, at the least one-step cost.
+
+    Example: `spfl allocate devices.csv --tau-s 0.05 --plot shares.png`
+    """
     from spfl.allocation import allocate
 
     table = read_devices(devices_csv)

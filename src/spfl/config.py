@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -164,13 +165,14 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
 
     Raises ConfigError for an unreadable file, bad TOML, an unknown key (with the nearest name) or a bad value.
     """
-    values = _read_toml(path) if path else {}
+    values = read_toml(path) if path else {}
     for override in overrides:
-        _apply(values, override)
+        assign(values, *parse_override(override))
     return build_config(values)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError when it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -179,16 +181,22 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`. Raises ConfigError for anything else."""
+    key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set needs key=value, got '{override}'")
-    *sections, last = key.strip().split(".")
+        raise ConfigError(f"--set needs key=value, got '{text}'")
+    return key.strip(), parse_value(value.strip())
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `section.key` in nested tables. Raises ConfigError where a section of the key is a value."""
+    *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {key}: '{section}' is a value, not a section")
-    values[last] = parse_value(text.strip())
+            raise ConfigError(f"{key}: '{section}' is a value, not a section")
+    values[last] = value
 
 
 def parse_value(text: str) -> Any:
@@ -239,8 +247,7 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's; DEL is not
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     return repr(value)
