@@ -63,6 +63,21 @@ def packet(
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
+def sparse_packet(
+    gradient: NDArray[np.float32], kept: int, round_: int, device: int, digest: bytes
+) -> tuple[bytes, NDArray[np.float32]]:
+    """The sparse packet field by field, and the gradient that it stands for."""
+    order = sorted(range(gradient.size), key=lambda i: (-abs(float(gradient[i])), i))
+    places = sorted(order[:kept])
+    dense = np.array([x if i in places else 0 for i, x in enumerate(gradient)], np.float32)
+    bits = math.ceil(math.log2(gradient.size))
+    header = b"SPFL" + bytes([1, 3]) + bits.to_bytes(2, "little")
+    header += round_.to_bytes(4, "little") + device.to_bytes(4, "little")
+    header += gradient.size.to_bytes(8, "little") + kept.to_bytes(4, "little") + digest
+    body = header + np.array([gradient[i] for i in places], "<f4").tobytes() + pack_codes(np.array(places), bits)
+    return body + zlib.crc32(body).to_bytes(4, "little"), dense
+
+
 # --- the model: link, aggregate, cost ------------------------------------------------------------------------------
 
 

@@ -19,11 +19,15 @@ from spfl.codec import (
     Layout,
     decode_modulus,
     decode_signs,
+    decode_sparse,
     encode_modulus,
     encode_signs,
+    encode_sparse,
     gradient_stats,
     modulus_packet_bits,
+    place_bits,
     sign_packet_bits,
+    sparse_packet_bits,
 )
 from spfl.errors import ConfigError, PacketError
 
@@ -332,6 +336,47 @@ def test_gradient_stats_are_sums_in_float64():
         gradient_stats(gradient, vbar[1:])
 
 
+# --- sparse packets ------------------------------------------------------------------------------------------------
+
+
+@examples
+@given(gradients, st.floats(0, 1), cuts)
+def test_sparse_packets_equal_the_oracle(gradient, share, cuts):
+    layout, kept = split(gradient.size, cuts), max(1, round(share * gradient.size))
+    packet = encode_sparse(gradient, kept, **name(layout))
+    expected, dense = oracles.sparse_packet(gradient, kept, 3, 7, layout.digest)
+    assert packet == expected
+    np.testing.assert_array_equal(decode_sparse(packet, **name(layout)), dense)
+    assert len(packet) == -(-sparse_packet_bits(gradient.size, kept) // 8)
+
+
+def test_places_take_the_bits_that_name_them():
+    assert [place_bits(n) for n in (1, 2, 3, 4, 5, 1024, 1025)] == [0, 1, 2, 2, 3, 10, 11]
+    assert sparse_packet_bits(1000, 20) == HEADER_BITS + 20 * (32 + 10)
+
+
+@pytest.mark.parametrize("kept", [0, 15, -1])
+def test_more_or_fewer_values_than_there_are_cannot_be_kept(kept):
+    with pytest.raises(ConfigError, match=rf"kept must be in 1..14, got {kept}"):
+        encode_sparse(random_gradient(14), kept, **name(LAYOUT))
+
+
+@pytest.mark.parametrize("places", [[3, 3], [5, 4], [3, 14], [15, 1]])
+def test_forged_places_are_refused(places):
+    body = bytearray(encode_sparse(random_gradient(14), 2, **name(LAYOUT))[:-4])
+    body[-1] = places[0] | places[1] << 4
+    with pytest.raises(PacketError, match="places must ascend and be below 14"):
+        decode_sparse(seal(body), **name(LAYOUT))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_forged_values_are_refused(value):
+    body = bytearray(PACKETS[Kind.SPARSE][:-4])
+    struct.pack_into("<f", body, 36, value)
+    with pytest.raises(PacketError, match="values must be finite"):
+        decode_sparse(seal(body), **name(LAYOUT))
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -339,8 +384,9 @@ LAYOUT = Layout(("w", "b"), ((3, 4), (2,)))
 PACKETS = {
     Kind.SIGN: encode_signs(random_gradient(14), **name(LAYOUT)),
     Kind.MODULUS: encode_modulus(random_gradient(14), 3, rng=np.random.default_rng(0), **name(LAYOUT))[0],
+    Kind.SPARSE: encode_sparse(random_gradient(14), 5, **name(LAYOUT)),
 }
-DECODE = {Kind.SIGN: decode_signs, Kind.MODULUS: decode_modulus}
+DECODE = {Kind.SIGN: decode_signs, Kind.MODULUS: decode_modulus, Kind.SPARSE: decode_sparse}
 kinds = pytest.mark.parametrize("kind", list(Kind))
 
 
@@ -375,7 +421,7 @@ def test_every_other_length_is_refused(kind):
         (name(LAYOUT, device=8), "packet device must be 8, got 7"),
         (name(Layout(("w", "c"), LAYOUT.shapes)), "layout digest"),
         (name(flat(13)), "layout digest|length"),
-        (name(flat(1000)), "length"),
+        (name(flat(1000)), "length|bits"),
     ],
 )
 def test_alien_packets_are_refused(kind, other, message):
@@ -385,15 +431,16 @@ def test_alien_packets_are_refused(kind, other, message):
 
 @kinds
 def test_the_other_kind_is_refused(kind):
-    with pytest.raises(PacketError, match="packet kind must be"):
-        DECODE[kind](PACKETS[Kind.SIGN if kind == Kind.MODULUS else Kind.MODULUS], **name(LAYOUT))
+    for other in set(Kind) - {kind}:
+        with pytest.raises(PacketError, match="packet kind must be"):
+            DECODE[kind](PACKETS[other], **name(LAYOUT))
 
 
 FORGERIES = [  # offset, struct format, values, message; the CRC is recomputed
     (0, "4s", [b"SPFM"], "magic"),
     (4, "B", [0, 2, 255], "version must be 1"),
-    (5, "B", [0, 3], "kind"),
-    (6, "H", [0, 2, 4, 9, 259, 65535], "bits|length"),
+    (5, "B", [0, 4], "kind"),
+    (6, "H", [0, 2, 5, 9, 259, 65535], "bits|length"),
     (8, "I", [0, 4, 2**32 - 1], "round must be 3"),
     (12, "I", [0, 2**32 - 1], "device must be 7"),
     (16, "Q", [0, 13, 15, 2**60], "element count must be 14"),
@@ -419,6 +466,8 @@ def test_forged_headers_are_refused(kind, offset, form, values, message):
         (Kind.SIGN, 1, 1, r"packet ranges must be one of \[0\], got 1"),
         (Kind.MODULUS, 9, 1, "packet bits must be in 1..8, got 9"),
         (Kind.MODULUS, 3, 0, r"packet ranges must be one of \[1, 2\], got 0"),
+        (Kind.SPARSE, 4, 0, r"packet ranges must be one of range\(1, 15\), got 0"),
+        (Kind.SPARSE, 3, 2, "packet bits must be in 4..4, got 3"),
         (Kind.MODULUS, 3, 3, r"packet ranges must be one of \[1, 2\], got 3"),
     ],
 )
@@ -439,7 +488,7 @@ def test_forged_ranges_are_refused(pair):
 @kinds
 def test_forged_padding_is_refused(kind):
     body = bytearray(PACKETS[kind][:-4])
-    body[-1] |= 0x80  # 14 and 3 * 14 bits: both leave padding
+    body[-1] |= 0x80  # 14, 3 * 14 and 5 * 4 bits: all leave padding
     with pytest.raises(PacketError, match="padding"):
         DECODE[kind](seal(body), **name(LAYOUT))
 
@@ -458,8 +507,9 @@ def test_random_bytes_are_refused(data, kind, with_header):
 def test_gradients_that_are_not_finite_are_refused(bad, at):
     gradient = random_gradient(14)
     gradient[at] = bad
-    with pytest.raises(PacketError, match="finite"):
-        encode_signs(gradient, **name(LAYOUT))
+    for encode in (encode_signs, lambda g, **n: encode_sparse(g, 2, **n)):
+        with pytest.raises(PacketError, match="finite"):
+            encode(gradient, **name(LAYOUT))
     rng = np.random.default_rng(0)
     for per_tensor in (False, True):
         with pytest.raises(PacketError, match="finite"):

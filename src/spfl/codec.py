@@ -6,8 +6,9 @@ packets, little-endian:
     header (36 bytes) | (v_min, v_max) float32, one pair a range | codes, b bits an element | CRC-32 (4 bytes)
 
 Element i lies at the bits b i .. b i + b - 1 of the codes, counted from the least significant bit of the first
-byte; a sign is a code of one bit, 1 for negative. The bits counted on the air are exact; a packet held as bytes
-is padded with zero bits to the next byte, so 8 len(packet) exceeds them by 0 .. 7.
+byte; a sign is a code of one bit, 1 for negative. A third kind, the sparse packet of the baseline top-k, has float32
+values in place of the ranges, and their places, ascending, as codes. The bits counted on the air are exact; a packet
+held as bytes is padded with zero bits to the next byte, so 8 len(packet) exceeds them by 0 .. 7.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ MAGIC = b"SPFL"
 VERSION = 1
 MAX_BITS = 8
 RANGE_BITS = 64  # two float32
+VALUE_BITS = 32  # one
 _HEADER = struct.Struct("<4sBBHIIQI8s")
 _CRC = struct.Struct("<I")
 HEADER_BITS = 8 * (_HEADER.size + _CRC.size)  # everything that is not payload
@@ -46,6 +48,7 @@ class Kind(IntEnum):
 
     SIGN = 1
     MODULUS = 2
+    SPARSE = 3
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,16 @@ def modulus_packet_bits(dim: int, bits: int, ranges: int = 1) -> int:
     return _packet_bits(dim, bits, ranges)
 
 
+def sparse_packet_bits(dim: int, kept: int) -> int:
+    """Bits on the air of a sparse packet of `kept` values and their places, header and CRC included."""
+    return HEADER_BITS + (VALUE_BITS + place_bits(dim)) * kept
+
+
+def place_bits(dim: int) -> int:
+    """ceil(log2 dim): bits that name one of `dim` elements."""
+    return (dim - 1).bit_length()
+
+
 def _packet_bits(dim: int, bits: int, ranges: int) -> int:
     return HEADER_BITS + bits * dim + RANGE_BITS * ranges
 
@@ -148,12 +161,33 @@ def encode_modulus(
         raise ConfigError(f"bits must be in 1..{MAX_BITS}, got {bits}")
     values = _vector(gradient, layout.size, "gradient")
     edges = layout.edges if per_tensor else layout.edges[[0, -1]]
-    packet, ranges, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
+    packet, floats, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
+    ranges = floats.reshape(-1, 2)
     if not kernels.find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):
         raise PacketError("gradient must be finite, got NaN or infinity")
     key = rng.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)
     delta2 = kernels.quantise(values, bits, edges, ranges, key, codes)
     return _seal(packet), delta2
+
+
+def encode_sparse(gradient: Floats32, kept: int, *, layout: Layout, round_: int, device: int) -> bytes:
+    """The `kept` elements of largest modulus of a gradient (dim,), exact, with their places; ties go to the first.
+
+    Raises ConfigError for kept outside 1..dim, PacketError as `encode_signs` does.
+    """
+    values = _vector(gradient, layout.size, "gradient")
+    if not 1 <= kept <= layout.size:
+        raise ConfigError(f"kept must be in 1..{layout.size}, got {kept}")
+    if not np.isfinite(values).all():
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    modulus = np.abs(values)
+    least = np.partition(modulus, -kept)[-kept]
+    above, equal = np.flatnonzero(modulus > least), np.flatnonzero(modulus == least)
+    places = np.sort(np.concatenate([above, equal[: kept - above.size]]))
+    packet, floats, codes = _blank(Kind.SPARSE, place_bits(layout.size), kept, layout, round_, device)
+    floats[:] = values[places]
+    codes[:] = np.packbits(places[:, None] >> np.arange(place_bits(layout.size)) & 1, bitorder="little")
+    return _seal(packet)
 
 
 def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out: Floats32 | None = None) -> Floats32:
@@ -169,9 +203,27 @@ def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out
 
 def decode_modulus(packet: bytes, *, layout: Layout, round_: int, device: int, out: Floats32 | None = None) -> Floats32:
     """Quantised moduli, float32 (dim,), written to `out` if given. Raises PacketError as `decode_signs` does."""
-    header, ranges, codes = _open(packet, Kind.MODULUS, layout, round_, device)
+    header, floats, codes = _open(packet, Kind.MODULUS, layout, round_, device)
+    ranges = floats.reshape(-1, 2)
+    if not (np.isfinite(ranges).all() and (ranges[:, 0] >= 0).all() and (ranges[:, 0] <= ranges[:, 1]).all()):
+        raise PacketError("packet ranges must be finite with 0 <= v_min <= v_max")
     out = _output(out, layout.size)
     kernels.dequantise(codes, header.bits, _edges(layout, header.ranges), ranges, out)
+    return out
+
+
+def decode_sparse(packet: bytes, *, layout: Layout, round_: int, device: int) -> Floats32:
+    """The gradient with zeros for what was not sent, float32 (dim,). Raises PacketError as `decode_signs` does."""
+    header, values, codes = _open(packet, Kind.SPARSE, layout, round_, device)
+    bits, kept = header.bits, header.ranges
+    digits = np.unpackbits(codes, count=bits * kept, bitorder="little").reshape(kept, bits)
+    places = digits.astype(np.int64) @ (1 << np.arange(bits))
+    if places[-1] >= layout.size or (np.diff(places) <= 0).any():
+        raise PacketError(f"packet places must ascend and be below {layout.size}")
+    if not np.isfinite(values).all():
+        raise PacketError("packet values must be finite")
+    out = np.zeros(layout.size, np.float32)
+    out[places] = values
     return out
 
 
@@ -200,13 +252,13 @@ class _Header(NamedTuple):
 def _blank(
     kind: Kind, bits: int, ranges: int, layout: Layout, round_: int, device: int
 ) -> tuple[bytearray, Floats32, Bytes]:
-    """A packet with its header written, and the views of its ranges (range, 2) and of its codes, to be filled."""
+    """A packet with its header written, and the views of its floats and of its codes, to be filled."""
     for name, value in (("round_", round_), ("device", device)):
         if not 0 <= value < 2**32:
             raise ConfigError(f"{name} must be in 0..2^32 - 1, got {value}")
-    packet = bytearray(_byte_length(layout.size, bits, ranges))
+    packet = bytearray(_byte_length(kind, layout.size, bits, ranges))
     _HEADER.pack_into(packet, 0, MAGIC, VERSION, kind, bits, round_, device, layout.size, ranges, layout.digest)
-    return packet, *_payload(packet, ranges)
+    return packet, *_payload(packet, kind, ranges)
 
 
 def _seal(packet: bytearray) -> bytes:
@@ -223,25 +275,30 @@ def _open(packet: bytes, kind: Kind, layout: Layout, round_: int, device: int) -
     _expect("magic", MAGIC, header.magic)
     _expect("version", VERSION, header.version)
     _expect("kind", int(kind), header.kind)
-    bits_rule, ranges_rule = ((1, 1), {0}) if kind == Kind.SIGN else ((1, MAX_BITS), {1, len(layout.names)})
-    if not bits_rule[0] <= header.bits <= bits_rule[1]:
-        raise PacketError(f"packet bits must be in {bits_rule[0]}..{bits_rule[1]}, got {header.bits}")
-    if header.ranges not in ranges_rule:
-        raise PacketError(f"packet ranges must be one of {sorted(ranges_rule)}, got {header.ranges}")
-    _expect("length in bytes", _byte_length(layout.size, header.bits, header.ranges), len(packet))
+    least, most, counts = _rules(kind, layout)
+    if not least <= header.bits <= most:
+        raise PacketError(f"packet bits must be in {least}..{most}, got {header.bits}")
+    if header.ranges not in counts:
+        raise PacketError(f"packet ranges must be one of {counts}, got {header.ranges}")
+    _expect("length in bytes", _byte_length(kind, layout.size, header.bits, header.ranges), len(packet))
     body = memoryview(packet)[: -_CRC.size]
     _expect("CRC-32", zlib.crc32(body), _CRC.unpack_from(packet, len(body))[0])
     _expect("layout digest", layout.digest.hex(), header.digest.hex())
     _expect("element count", layout.size, header.elements)
     _expect("round", round_, header.round_)
     _expect("device", device, header.device)
-    ranges, codes = _payload(packet, header.ranges)
-    if not (np.isfinite(ranges).all() and (ranges[:, 0] >= 0).all() and (ranges[:, 0] <= ranges[:, 1]).all()):
-        raise PacketError("packet ranges must be finite with 0 <= v_min <= v_max")
-    used = header.bits * layout.size % 8
+    floats, codes = _payload(packet, kind, header.ranges)
+    used = header.bits * (header.ranges if kind == Kind.SPARSE else layout.size) % 8
     if used and codes[-1] >> used:
         raise PacketError("packet padding bits must be zero")
-    return header, ranges, codes
+    return header, floats, codes
+
+
+def _rules(kind: Kind, layout: Layout) -> tuple[int, int, Sequence[int]]:
+    """Least and most bits of a code, and how many ranges (values, in a sparse packet) there may be."""
+    if kind == Kind.SPARSE:
+        return place_bits(layout.size), place_bits(layout.size), range(1, layout.size + 1)
+    return (1, 1, [0]) if kind == Kind.SIGN else (1, MAX_BITS, sorted({1, len(layout.names)}))
 
 
 def _expect(what: str, expected: object, got: object) -> None:
@@ -249,14 +306,16 @@ def _expect(what: str, expected: object, got: object) -> None:
         raise PacketError(f"packet {what} must be {expected}, got {got}")
 
 
-def _byte_length(dim: int, bits: int, ranges: int) -> int:
-    return -(-_packet_bits(dim, bits, ranges) // 8)
+def _byte_length(kind: Kind, dim: int, bits: int, ranges: int) -> int:
+    length = HEADER_BITS + (bits + VALUE_BITS) * ranges if kind == Kind.SPARSE else _packet_bits(dim, bits, ranges)
+    return -(-length // 8)
 
 
-def _payload(packet: bytes | bytearray, ranges: int) -> tuple[Floats32, Bytes]:
-    start = _HEADER.size + ranges * RANGE_BITS // 8
-    pairs = np.frombuffer(packet, "<f4", 2 * ranges, _HEADER.size).reshape(ranges, 2)
-    return pairs, np.frombuffer(packet, np.uint8, len(packet) - start - _CRC.size, start)
+def _payload(packet: bytes | bytearray, kind: Kind, ranges: int) -> tuple[Floats32, Bytes]:
+    count = ranges if kind == Kind.SPARSE else 2 * ranges
+    start = _HEADER.size + count * VALUE_BITS // 8
+    floats = np.frombuffer(packet, "<f4", count, _HEADER.size)
+    return floats, np.frombuffer(packet, np.uint8, len(packet) - start - _CRC.size, start)
 
 
 def _edges(layout: Layout, ranges: int) -> NDArray[np.int64]:
