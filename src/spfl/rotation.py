@@ -9,6 +9,7 @@ Norms are kept, so the bound and the allocation of THEORY 6 and 7 hold as they s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 from spfl.codec import Layout
 
 Vector = NDArray[np.float32]
-LARGEST_BLOCK = 1024  # Gaussian enough, and stays in the first-level cache
-PADDING_SHARE = 64  # a block is at most 1/64 of the vector, and so is the padding
+LARGEST_BLOCK = 4096  # stays in the first-level cache
+SCALE_BITS = 32  # side information of a block
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Rotation:
 
     @cached_property
     def block(self) -> int:
-        """Elements rotated together: a power of two."""
-        largest = max(1, min(LARGEST_BLOCK, self.dim // PADDING_SHARE))
-        return int(2 ** (largest.bit_length() - 1))
+        """Elements rotated together: a power of two near sqrt(32 d), where padding and the blocks' scales cost alike."""
+        best = min(LARGEST_BLOCK, math.isqrt(SCALE_BITS * self.dim))
+        return int(2 ** (best.bit_length() - 1))
 
     @cached_property
     def layout(self) -> Layout:
