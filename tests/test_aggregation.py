@@ -19,7 +19,8 @@ from spfl.channel import Outcome
 from spfl.codec import Layout
 from spfl.config import CodecConfig, SchemeConfig
 from spfl.rng import Purpose, stream
-from spfl.schemes import Scheme, describe, encode, receive
+from spfl.schemes import Scheme
+from spfl.uplink import describe, encode, receive
 from stats import assert_mean
 
 KINDS: tuple[Compensation, ...] = get_args(Compensation)

@@ -18,8 +18,8 @@ from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset
 from spfl.fleet import Fleet, local_gradient
 from spfl.rng import Purpose, stream
-from spfl.schemes import Update, Upload
 from spfl.training import Stopwatch, learning_rate, mean_loss, run, step
+from spfl.uplink import Update, Upload
 from spfl.world import ServerState, World
 
 Build = Callable[..., Config]

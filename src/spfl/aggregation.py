@@ -69,6 +69,29 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
     return state
 
 
+class Received:
+    """The moduli of a round, kept only as far as `remember` needs them: each (`last`), their mean (`ema`), or none."""
+
+    def __init__(self, kind: Compensation) -> None:
+        self._kind = kind
+        self._moduli: dict[int, Vector] = {}
+        self._count = 0
+
+    def add(self, device: int, modulus: Vector) -> None:
+        """Take note of an acknowledged modulus (dim,)."""
+        if self._kind == "last":
+            self._moduli[device] = modulus
+        elif self._kind in ("ema", "scaled_ema"):  # a running sum: memory does not grow with the number of devices
+            self._moduli[0] = self._moduli[0] + modulus if self._count else modulus
+            self._count += 1
+
+    def moduli(self) -> Mapping[int, Vector]:
+        """What `remember` takes; for `ema` the mean stands for all."""
+        if self._kind == "last" or not self._count:
+            return self._moduli
+        return {0: self._moduli[0] / np.float32(self._count)}
+
+
 @dataclass(frozen=True)
 class Contribution:
     """What the server holds of one heard device: scale w_k c_k, signs and the modulus it uses, float32 (dim,)."""

@@ -166,10 +166,15 @@ def conditional_modulus_success(x_s: Floats, x_m: Floats, fading: Fading) -> Flo
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one round's fades let through, shape (device,): sign packets, and modulus packets with their sign."""
+    """What one round's fades let through, shape (device,): sign packets, and modulus packets with their sign.
+
+    `votes` float32 (dim,) is what an analogue uplink superposes in the air in place of packets: a sum of signs, with
+    noise; None for every other uplink.
+    """
 
     sign: Bools
     modulus: Bools
+    votes: NDArray[np.float32] | None = None
 
 
 def draw_fades(seed: int, round_: int, devices: int, fading: Fading) -> tuple[Floats, Floats]:

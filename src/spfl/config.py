@@ -116,7 +116,10 @@ class SchemeConfig(Section):
     )
     theta: float = Field(1.0, ge=0, le=1, description="1: Jensen's bias weight; 0: uncorrelated biases")
     kappa: float = Field(1.0, gt=0, le=1, description="L eta, weight of the variance in the bound")
-    scheduled: int | None = Field(None, ge=1, description="devices a scheduling baseline admits each round")
+    scheduled: int | None = Field(
+        None, ge=1, description="devices a scheduling baseline admits each round; a quarter of the cohort when absent"
+    )
+    density: float = Field(0.02, gt=0, le=1, description="share of the values that top_k sends")
 
     @model_validator(mode="after")
     def _rho_in_range(self) -> SchemeConfig:

@@ -24,7 +24,7 @@ from spfl.data import batch_indices, flip_half, to_inputs
 from spfl.errors import PacketError
 from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
-from spfl.schemes import Upload, encode
+from spfl.uplink import Upload, encode
 from spfl.world import ServerState, World
 
 Item = TypeVar("Item")

@@ -50,6 +50,7 @@ def metrics(record: RoundRecord) -> Json:
         "signs_received": int(outcome.sign.sum()),
         "moduli_received": int(outcome.modulus.sum()),
         "payload_bits": int(record.payload_bits),
+        "side_bits": int(record.side_bits),
         "objective": float(allocation.objective),
         "rejected": int(record.rejected),
         "seconds": record.seconds | {"solver": allocation.seconds},
@@ -163,7 +164,9 @@ def summarise(rounds: Iterable[Json]) -> Json:
         last = values["round"]
         seconds.update(values["seconds"])
         digest.update(dump_json({key: value for key, value in values.items() if key != "seconds"}).encode() + b"\n")
-        totals.update({key: values[key] or 0 for key in ("payload_bits", "signs_received", "moduli_received")})
+        totals.update(
+            {key: values[key] or 0 for key in ("payload_bits", "side_bits", "signs_received", "moduli_received")}
+        )
         totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
         if values["test_accuracy"] is not None:
             evaluations.append((last, values["test_accuracy"], values["test_loss"]))
@@ -176,6 +179,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
         "test_loss_final": evaluations[-1][2] if evaluations else None,
         "mean_q_s": totals["q_s"] / max(last, 1),
         "payload_bits": totals["payload_bits"],
+        "side_bits": totals["side_bits"],
         "signs_received": totals["signs_received"],
         "moduli_received": totals["moduli_received"],
         "rejected": totals["rejected"],

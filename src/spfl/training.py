@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spfl.allocation import AllocationResult
-from spfl.channel import Outcome, success, transmit
+from spfl.channel import Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
 from spfl.fleet import Fleet
-from spfl.schemes import Update, Upload, describe, device_bits, receive, share_resources
+from spfl.scheduling import deliver, share_resources
+from spfl.uplink import Update, Upload, describe, device_bits, receive, side_bits
 from spfl.world import ServerState, World
 
 
@@ -24,6 +25,7 @@ class RoundRecord:
     """What happened in one round. `seconds` is wall-clock time by phase; all else is a function of the config.
 
     `loss` is the cohort's weighted mean training loss; `test_loss` and `test_accuracy` are None between evaluations.
+    `payload_bits` counts packets, `side_bits` the side information.
     `rejected` counts devices whose gradient or packets could not be used. `server` is the state after the round.
     """
 
@@ -35,6 +37,7 @@ class RoundRecord:
     allocation: AllocationResult
     outcome: Outcome
     payload_bits: int
+    side_bits: int
     rejected: int
     seconds: dict[str, float]
     server: ServerState
@@ -56,11 +59,10 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
             with clock("allocate"):
-                devices, link = describe(uploads), world.link(cohort, round_)
-                allocation = share_resources(world.scheme, devices, link, config.scheme, server.allocation)
+                devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
+                allocation = share_resources(world.scheme, devices, link, config.scheme, fades, server.allocation)
             with clock("transmit"):
-                odds = success(link, allocation.beta, allocation.alpha, allocation.rho)
-                outcome = transmit(odds, world.fades(round_))
+                outcome = deliver(world.scheme, uploads, link, allocation, fades, world.noise(round_))
             with clock("aggregate"):
                 update = receive(
                     world.scheme, config.scheme, world.layout, uploads, outcome, allocation, server.memory, round_
@@ -80,6 +82,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
                 allocation,
                 outcome,
                 device_bits(world.scheme, world.layout, config.codec) * int((allocation.beta > 0).sum()),
+                side_bits(world.scheme, world.layout) * len(cohort),
                 update.rejected,
                 clock.seconds,
                 server,

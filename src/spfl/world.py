@@ -16,8 +16,9 @@ from spfl.config import Config
 from spfl.data import Dataset, Indices, partition
 from spfl.models import FlatModel, build_model
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
-from spfl.schemes import Scheme, link_bits, resolve
+from spfl.schemes import Scheme, resolve
 from spfl.units import db_to_linear, dbm_to_watt
+from spfl.uplink import link_bits
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class World:
             noise_w_per_hz=dbm_to_watt(channel.noise_dbm_per_hz),
             power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
             gain=gain,
-            tau_s=np.full(gain.shape, self.tau_s),
+            tau_s=np.full(gain.shape, self.tau_s / self.scheme.attempts),
             sign_bits=np.full(gain.shape, sign_bits),
             modulus_bits=np.full(gain.shape, modulus_bits),
             snr_gap=db_to_linear(channel.snr_gap_db),
@@ -150,3 +151,7 @@ class World:
     def fades(self, round_: int) -> tuple[Floats, Floats]:
         """Power fades of the cohort's two packets: the same for every scheme."""
         return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
+
+    def noise(self, round_: int) -> np.random.Generator:
+        """What the air draws besides, for the schemes that need it: receiver noise, fades of repetitions."""
+        return server_stream(self.config.seed, round_, Purpose.SCHEME)

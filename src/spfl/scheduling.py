@@ -1,0 +1,129 @@
+"""Who sends with how much of the band and power (THEORY 7), and what the fades let through, for any scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from spfl import over_the_air
+from spfl.allocation import AllocationResult, allocate
+from spfl.bound import Devices, Floats, device_cost
+from spfl.channel import Bools, Fading, Link, Outcome, success, transmit
+from spfl.config import SchemeConfig
+from spfl.schemes import Scheme
+from spfl.uplink import Upload, signs_of
+
+Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, each (device,)
+
+
+def share_resources(
+    scheme: Scheme,
+    devices: Devices,
+    link: Link,
+    config: SchemeConfig,
+    fades: Fades,
+    previous: AllocationResult | None = None,
+) -> AllocationResult:
+    """Bandwidth and power of every device for one round, with the success probabilities that follow.
+
+    `fades` are looked at by the schedules that rank instantaneous channels, and by nothing else; their success
+    probabilities are still those of the mean gains, so the scheduled are heard more often than q_s says.
+    """
+    fixed = scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
+    result = allocate(
+        devices,
+        link,
+        solver="uniform" if fixed else scheme.solver,
+        theta=config.theta,
+        kappa=config.kappa,
+        weights=scheme.weights,
+        fixed_alpha=not (scheme.allocate_power and scheme.uplink == "split"),
+        fixed_beta=not scheme.allocate_band,
+        start=previous,
+    )
+    q_s, r_m = result.q_s, result.r_m
+    if scheme.schedule != "all":
+        chosen = schedule(scheme, config, devices, link.gain * fades[0], result.beta > 0)
+        result = replace(result, beta=np.where(chosen, 1.0 / max(int(chosen.sum()), 1), 0.0))
+        odds = success(link, result.beta, result.alpha, result.rho)
+        q_s, r_m = np.where(chosen, odds.q_s, 0.0), np.where(chosen, odds.r_m, 0.0)
+    if scheme.attempts > 1:
+        both = _ever(q_s * r_m, scheme.attempts)
+        q_s = _ever(q_s, scheme.attempts)
+        r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
+    if scheme.uplink == "analog":
+        active = (devices.weight > 0) & (devices.v2 > 0)
+        power_w = over_the_air.receive_power(link, active)
+        q_s = np.where(active & (power_w > 0), over_the_air.participation(link, power_w), 0.0)
+        result = replace(result, beta=np.where(active, 1.0 / devices.size, 0.0))
+    if q_s is result.q_s:
+        return result
+    cost = device_cost(devices, q_s, r_m, theta=config.theta, kappa=config.kappa, weights=scheme.weights)
+    return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
+
+
+def _ever(probability: Floats, attempts: int) -> Floats:
+    """1 - (1 - q)^n without cancellation."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(-np.expm1(attempts * np.log1p(-probability)))
+
+
+def schedule(scheme: Scheme, config: SchemeConfig, devices: Devices, gain: Floats, eligible: Bools) -> Bools:
+    """The devices that may send, (device,): `config.scheduled` of the eligible, a quarter of all by default.
+
+    `gain` is the instantaneous power gain (device,). Amiri et al. 2021: `channel` takes the best of it (BC), `norm` the
+    largest gradient norms (BN2), `channel_norm` the largest norms among twice as many best channels (BC-BN2).
+    Ties go to the first.
+    """
+    count = config.scheduled or max(1, devices.size // 4)
+    if scheme.schedule == "channel_norm":
+        eligible = _best(gain, 2 * count, eligible)
+    return _best(gain if scheme.schedule == "channel" else devices.v2, count, eligible)
+
+
+def _best(score: Floats, count: int, eligible: Bools) -> Bools:
+    order = np.argsort(-np.where(eligible, score, -1.0), kind="stable")
+    chosen = np.zeros(eligible.shape, np.bool_)
+    chosen[order[:count]] = True
+    return chosen & eligible
+
+
+def deliver(
+    scheme: Scheme,
+    uploads: Sequence[Upload],
+    link: Link,
+    allocation: AllocationResult,
+    fades: Fades,
+    rng: np.random.Generator,
+) -> Outcome:
+    """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
+    if scheme.uplink == "analog":
+        return _superpose(uploads, link, allocation, fades[0], rng)
+    odds = success(link, allocation.beta, allocation.alpha, allocation.rho)
+    attempts = [transmit(odds, fade) for fade in _attempts(fades, scheme.attempts, link.fading, rng)]
+    return Outcome(np.any([a.sign for a in attempts], axis=0), np.any([a.modulus for a in attempts], axis=0))
+
+
+def _attempts(fades: Fades, attempts: int, fading: Fading, rng: np.random.Generator) -> Iterator[Fades]:
+    yield fades
+    for _ in range(1, attempts):
+        sign, modulus = rng.exponential(size=(2, fades[0].size))
+        yield sign, sign if fading == "block" else modulus
+
+
+def _superpose(
+    uploads: Sequence[Upload], link: Link, allocation: AllocationResult, fade: Floats, rng: np.random.Generator
+) -> Outcome:
+    active = allocation.beta > 0
+    power_w = over_the_air.receive_power(link, active)
+    sent = active & (link.power_w * link.gain * fade >= power_w) & (power_w > 0)
+    gradients = [
+        u.gradient for u, takes_part in zip(uploads, sent, strict=True) if takes_part and u.gradient is not None
+    ]
+    if power_w == 0:
+        return Outcome(sent, sent)
+    variance = over_the_air.noise_variance(link, power_w)
+    votes = over_the_air.superpose(map(signs_of, gradients), int(link.sign_bits.max()), variance, rng)
+    return Outcome(sent, sent, votes)
