@@ -131,15 +131,13 @@ def test_never_worse_than_uniform_nor_the_conventional_point(solver: str) -> Non
 
 
 def test_alternating_is_mostly_close_to_exact_and_never_better_than_its_bound() -> None:
-    """With the proportional rho at most one instance in twenty loses 1 %; with a random rho more do (docs)."""
+    """At most one instance in twenty loses more than 1 %."""
     loss = np.zeros(200)
     for seed in range(200):
         exact, alternating = solved(seed), solved(seed, "alternating")
         assert alternating.objective >= exact.lower_bound
         loss[seed] = alternating.objective / exact.objective - 1 if exact.objective else 0.0
-    proportional = np.arange(200) % 3 != 0
-    assert (loss[proportional] <= 0.01).mean() >= 0.95
-    assert (loss <= 0.01).mean() >= 0.9
+    assert (loss <= 0.01).mean() >= 0.95
     assert loss.max() > 0.1  # it does get stuck: a proof is worth having
 
 

@@ -96,6 +96,7 @@ def allocate(
     fixed_alpha: bool = False,
     fixed_beta: bool = False,
     start: AllocationResult | None = None,
+    tolerance: float = 1e-5,
 ) -> AllocationResult:
     """Minimise the one-step cost over the shares of the band and the splits of the power; see the module's header.
 
@@ -108,6 +109,7 @@ def allocate(
     max_power: largest share of the power in one packet, in [0.5, 1]. max_scheduled: at most so many devices.
     allow_drop: whether a device may be left out; None follows the rule in the header. fixed_alpha: alpha = rho.
     fixed_beta: beta = 1/K. start: an earlier result for the same number of devices, to start from.
+    tolerance: a gap at which `exact` stops looking for something better.
     Raises AllocationError when the problem is malformed or has no feasible point.
     """
     began = time.perf_counter()
@@ -118,6 +120,7 @@ def allocate(
         devices, link, theta, kappa, weights, c, optimise_rho, min_success, max_scheduled, max_share, max_power,
         allow_drop, fixed_alpha, fixed_beta,
     )  # fmt: skip
+    problem = replace(problem, tolerance=tolerance)
     result = _uniform(problem) if solver == "uniform" else _optimise(problem, solver, start)
     return replace(result, seconds=time.perf_counter() - began)
 
@@ -229,11 +232,11 @@ def _alternating(problem: Problem, start: AllocationResult | None = None) -> All
     points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
     if start is not None and _fits(problem, start):
         points.append((start.beta[problem.active], start.alpha[problem.active]))
-    for beta, alpha in points:
+    for i, (beta, alpha) in enumerate([*points[:1], *points]):
         if beta is not None:
             end = alternate(
                 rows, beta, alpha, problem.droppable, problem.max_scheduled, problem.rules,
-                fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta,
+                fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta, band_first=i > 0,
             )  # fmt: skip
             best = end if best is None or end[2][-1] < best[2][-1] else best
     assert best is not None  # with all power on the signs, the least shares fit
@@ -266,7 +269,9 @@ def _exact(problem: Problem, start: AllocationResult | None = None) -> Allocatio
         low, high = rows[:, COLUMN["beta_min"]], rows[:, COLUMN["beta_max"]]
         inside = [_fewest(np.where(b >= low, np.minimum(b, high), 0.0), p.max_scheduled) for b in starts]
         inside = [b for b in inside if p.droppable or b.all()]
-        solution = solve(rows, p.droppable, p.max_scheduled, p.rules, inside, (start and start.multiplier) or 0.0)
+        solution = solve(
+            rows, p.droppable, p.max_scheduled, p.rules, inside, (start and start.multiplier) or 0.0, p.tolerance
+        )
     result = _evaluate(
         p, _spread(p, solution.beta, 0.0), _spread(p, solution.alpha, split), _spread(p, solution.rho, split),
         status=AllocationStatus.OPTIMAL, iterations=solution.iterations, multiplier=solution.multiplier,

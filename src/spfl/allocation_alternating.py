@@ -208,6 +208,7 @@ def alternate(
     *,
     fixed_alpha: bool,
     fixed_beta: bool,
+    band_first: bool = False,
 ) -> tuple[Floats, Floats, list[float]]:
     """Alternate from a feasible point; returns beta, alpha (device,) and the objective after every half step.
 
@@ -219,7 +220,7 @@ def alternate(
     multiplier = max(abs(history[0]), 1e-300)
     for _ in range(MAX_ROUNDS):
         before = history[-1]
-        if not fixed_alpha:
+        if not (fixed_alpha or (band_first and len(history) == 1)):
             alpha = _split(rows, beta, alpha, rules)
             history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
         if not fixed_beta:

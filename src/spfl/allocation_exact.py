@@ -54,9 +54,12 @@ class Certified(NamedTuple):
 class _Dual:
     """The demand at a price, and the best dual value seen. Holds the tables; chunks run over threads."""
 
-    def __init__(self, rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules) -> None:
+    def __init__(
+        self, rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules, tolerance: float
+    ) -> None:
         size = len(rows)
-        points, self.margin = (FINE_POINTS, FEW_MARGIN) if size <= FEW_DEVICES else (POINTS, MARGIN)
+        self.fine = size <= FEW_DEVICES and tolerance < 10 * MARGIN
+        points, self.margin = (FINE_POINTS, FEW_MARGIN) if self.fine else (POINTS, MARGIN)
         self.rows, self.rules, self.max_scheduled = rows, rules, max_scheduled
         self.dropped_cost = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
         self.dropped = self.dropped_cost if droppable else np.full(size, np.inf)
@@ -131,7 +134,9 @@ class _Dual:
                 best = beta
             return over
 
-        self.multiplier = price(excess, guess, factor=1.05, slack=slack, limit=60).value
+        # the bound is flat in the multiplier at its best: no need to close in on a jump of the demand
+        tolerance = max(0.1 * slack, 1e-12)
+        self.multiplier = price(excess, guess, factor=None, tolerance=tolerance, slack=slack, limit=60).value
         return best
 
     def polish(self, beta: Floats, guess: float) -> Floats:
@@ -155,18 +160,25 @@ def _use_spare(beta: Floats, limit: Floats) -> Floats:
 
 
 def solve(
-    rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules, starts: list[Floats], multiplier: float
+    rows: Floats,
+    droppable: bool,
+    max_scheduled: int | None,
+    rules: Rules,
+    starts: list[Floats],
+    multiplier: float,
+    tolerance: float,
 ) -> Certified:
     """Minimise the cost of the rows over shares that sum to at most one.
 
     `starts` are feasible shares to compare with (and improve on); `multiplier` > 0 is a guess of lambda, 0 for none.
+    The search for better shares ends when the gap is at most `tolerance`.
     """
-    dual = _Dual(rows, droppable, max_scheduled, rules)
+    dual = _Dual(rows, droppable, max_scheduled, rules, tolerance)
     guess = multiplier
     if guess <= 0.0:
         guess = price(lambda p: float(dual.coarse(p).sum()) - 1.0, 1.0, factor=8.0, tolerance=1e-3).value
     few = len(rows) <= FEW_DEVICES
-    candidates = [dual.meet(guess, 1e-9 if few else 1e-5), *starts]
+    candidates = [dual.meet(guess, 1e-9 if few else 1e-4), *starts]
     multiplier = dual.multiplier
     best, beta = math.inf, candidates[0]
 
@@ -177,17 +189,17 @@ def solve(
             best, beta = value, candidate
 
     def improve(candidate: Floats) -> None:
-        compare(_use_spare(candidate, rows[:, COLUMN["beta_max"]]))
         compare(dual.polish(candidate, max(multiplier, 1e-300)))
 
     def proven(tolerance: float) -> bool:
         return best - dual.bound <= tolerance * abs(best)
 
     for candidate in candidates:
+        compare(_use_spare(candidate, rows[:, COLUMN["beta_max"]]))
         compare(candidate)
-    if not proven(2.0 * dual.margin):
+    if not proven(max(2.0 * dual.margin, tolerance)):
         improve(beta)
-    if not proven(1e-5) and few:
+    if few and not proven(1e-4):
         for candidate in [knapsack(dual.tables, dual.dropped, KNAPSACK_UNITS), *candidates]:
             if candidate.any() and np.count_nonzero(candidate) <= (max_scheduled or len(rows)):
                 improve(candidate)

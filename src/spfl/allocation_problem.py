@@ -36,6 +36,7 @@ class Problem:
     max_scheduled: int | None
     fixed_alpha: bool
     fixed_beta: bool
+    tolerance: float = 0.0
 
 
 def _in_range(name: str, value: ArrayLike, size: int, low: float, high: float) -> Floats:

@@ -104,7 +104,7 @@ def best_alpha(device: Device, a: float, b: float, guess: float, tolerance: floa
     lower, upper = max(left, centre - step), min(right, centre + step)
     if centre == left and _cost_at_logit(left + 1e-4 * step, args) >= value:
         return best, alpha  # rises from the kink on
-    found = minimise(_cost_at_logit, args, lower, upper, centre, tolerance, 30)
+    found = minimise(_cost_at_logit, args, lower, upper, centre, tolerance, 30, False)
     here = min(max(expit(found.value), low), high)
     value = cost(device, a, b, here, rules)
     return (value, here) if value < best else (best, alpha)

@@ -52,8 +52,16 @@ def _grid(device: Device, out: Floats) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _put(device: Device, tables: Tables, k: int, i: int, beta: float, rules: Rules) -> None:
-    split = best_split(device, beta, Split(0.0, EVERYWHERE, 0.0), TABLE_TOLERANCE, rules)
+def _steady(alpha: Floats, left: int, i: int, right: int) -> float:
+    """alpha[i] if it tells where the best alpha lies between the neighbours, EVERYWHERE if it jumps there."""
+    here = logit(alpha[i])
+    jump = max(abs(logit(alpha[left]) - here), abs(logit(alpha[right]) - here))
+    return alpha[i] if jump < 0.6 else EVERYWHERE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _put(device: Device, tables: Tables, k: int, i: int, beta: float, guess: Split, rules: Rules) -> None:
+    split = best_split(device, beta, guess, TABLE_TOLERANCE, rules)
     tables.beta[k, i] = beta
     tables.psi[k, i], tables.alpha[k, i], tables.rho[k, i] = split
 
@@ -76,7 +84,7 @@ def fill(rows: Floats, tables: Tables, rules: Rules) -> None:
         device = device_at(rows, k)
         _grid(device, shares)
         for i in range(start):
-            _put(device, tables, k, i, shares[i], rules)
+            _put(device, tables, k, i, shares[i], Split(0.0, EVERYWHERE, 0.0), rules)
         for i in range(start - 1):
             rough[i] = _roughness(tables, k, i)
         for last in range(start, points):
@@ -86,7 +94,8 @@ def fill(rows: Floats, tables: Tables, rules: Rules) -> None:
                     table[k, i] = table[k, i - 1]
                 rough[i] = rough[i - 1]
             middle = math.sqrt(tables.beta[k, cell] * tables.beta[k, cell + 2])
-            _put(device, tables, k, cell + 1, middle, rules)
+            guess = Split(0.0, _steady(tables.alpha[k], cell, cell, cell + 2), tables.rho[k, cell])
+            _put(device, tables, k, cell + 1, middle, guess, rules)
             rough[cell], rough[cell + 1] = _roughness(tables, k, cell), _roughness(tables, k, cell + 1)
 
 
@@ -95,14 +104,6 @@ def _priced(u, args):  # type: ignore[no-untyped-def]
     device, price, guess, rules = args
     beta = math.exp(u)
     return best_split(device, beta, guess, TOLERANCE, rules).cost + price * beta
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _steady(alpha: Floats, left: int, i: int, right: int) -> float:
-    """alpha[i] if it tells where the best alpha lies between the neighbours, EVERYWHERE if it jumps there."""
-    here = logit(alpha[i])
-    jump = max(abs(logit(alpha[left]) - here), abs(logit(alpha[right]) - here))
-    return alpha[i] if jump < 0.6 else EVERYWHERE
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

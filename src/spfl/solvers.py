@@ -83,11 +83,11 @@ def bisect(f, args, low, high, tolerance=1e-12, limit=200):  # type: ignore[no-u
 
 
 @njit(nogil=True, inline="always", error_model="numpy")
-def minimise(f, args, low, high, start, tolerance=1e-8, limit=60):  # type: ignore[no-untyped-def]
+def minimise(f, args, low, high, start, tolerance=1e-8, limit=60, ends=True):  # type: ignore[no-untyped-def]
     """A local minimiser of f on [low, high] from `start` inside it: Brent's golden section with parabolic steps.
 
-    `tolerance` is relative to |x| plus the width of the bracket. It never returns a worse point than `start`, and it
-    compares the two ends as well.
+    `tolerance` is relative to |x| plus the width of the bracket. It never returns a worse point than `start`, and with
+    `ends` it compares the two ends as well.
     """
     first, last, width = low, high, high - low
     x = second = third = start
@@ -134,10 +134,11 @@ def minimise(f, args, low, high, start, tolerance=1e-8, limit=60):  # type: igno
             third, at_third, second, at_second = second, at_second, trial, at_trial
         elif at_trial <= at_third or third in (x, second):
             third, at_third = trial, at_trial
-    for end in (first, last):
-        at_end = f(end, args)
-        if at_end < value:
-            x, value = end, at_end
+    if ends:
+        for end in (first, last):
+            at_end = f(end, args)
+            if at_end < value:
+                x, value = end, at_end
     status = Status.CONVERGED if iteration < limit else Status.ITERATION_LIMIT
     return Solution(x, status, iteration)
 
@@ -146,17 +147,17 @@ def price(
     excess: Callable[[float], float],
     start: float,
     *,
-    factor: float = 2.0,
+    factor: float | None = 2.0,
     tolerance: float = 1e-12,
     slack: float = 0.0,
     limit: int = 300,
 ) -> Solution:
     """Multiplier at which a non-increasing excess demand changes sign, from the side on which excess <= 0.
 
-    Brackets from `start` by `factor`, squared at each step, then closes in on the logarithm of the price by regula
-    falsi (Illinois) with a bisection every third step, until the bracket is `tolerance` narrow or
-    -slack <= excess <= 0. Returns 0 when the demand is met for free. A discontinuous excess (non-convex terms) is
-    cut at its jump.
+    Brackets from `start` by `factor`, squared at each step (None: a factor that fits a relative excess), then
+    closes in on the logarithm of the price by regula falsi (Illinois) with a bisection every third step, until the
+    bracket is `tolerance` narrow or -slack <= excess <= 0. Returns 0 when the demand is met for free. A discontinuous
+    excess (non-convex terms) is cut at its jump.
     """
     bracket = _bracket(excess, start, factor, limit)
     if isinstance(bracket, Solution):
@@ -177,7 +178,7 @@ def price(
 
 
 def _bracket(
-    excess: Callable[[float], float], start: float, factor: float, limit: int
+    excess: Callable[[float], float], start: float, factor: float | None, limit: int
 ) -> Solution | tuple[float, float, float, float, int]:
     """(low, excess > 0 there, high, excess <= 0 there, evaluations), or the answer itself where there is no bracket."""
     spent = 1
@@ -186,6 +187,8 @@ def _bracket(
             return Solution(0.0, Status.CONVERGED, 1)
         start, spent = 1e-6, 2
     value, count, known_free = excess(start), spent, False
+    if factor is None:
+        factor = 1.0 + min(max(2.0 * abs(value), 1e-6), 1.0)
     low = high = start
     at_low = at_high = value
     if value > 0.0:
