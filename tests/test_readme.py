@@ -46,7 +46,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 def cut(command):
     """The same command with few rounds, where it trains."""
-    trains = re.match("spfl (run|compare)", command) and "--resume" not in command
+    trains = re.match("spfl (run|compare|sweep)", command) and not re.match("spfl run.*--resume", command)
     return f"{command} --set training.rounds=3" if trains else command
 
 

@@ -1,0 +1,126 @@
+"""One function over many items in many processes: answers as they come, and no fault of one item stops the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+METHOD = "fork" if sys.platform == "linux" else "spawn"  # a fork starts with all the parent has in memory
+WATCH_S = 1.0  # seconds between looks at the parent
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item has no answer: one line, and the traceback if there is one."""
+
+    message: str
+    details: str = ""
+
+
+def map_processes(
+    function: Callable[[Item], Answer], items: Sequence[Item], processes: int
+) -> Generator[tuple[Item, Answer | Failure], None, None]:
+    """Yield (item, answer) in the order in which answers come. An exception, or the death of a process, is a Failure.
+
+    Processes end with the caller: at once when the iterator is closed, within a second when the caller is killed.
+    Where processes are not forked, `function` and the items must be picklable. Interrupts are left to the caller.
+    """
+    todo = iter(items)
+    workers = [_Worker[Item, Answer](function) for _ in range(min(processes, len(items)))]
+    try:
+        for worker, item in zip(workers, todo, strict=False):
+            worker.give(item)
+        busy = list(workers)
+        while busy:
+            ready = set(wait([handle for worker in busy for handle in worker.handles()]))
+            for worker in [w for w in busy if ready.intersection(w.handles())]:
+                done, answer = worker.take()
+                busy.remove(worker)
+                for item in todo:  # one at most: the worker is put back to work before its answer is looked at
+                    worker.give(item)
+                    busy.append(worker)
+                    break
+                yield done, answer
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker(Generic[Item, Answer]):
+    """A process that answers one item at a time, and is replaced when it dies."""
+
+    def __init__(self, function: Callable[[Item], Answer]) -> None:
+        self._function = function
+        self._item: Any = None
+        self._start()
+
+    def _start(self) -> None:
+        context: Any = multiprocessing.get_context(METHOD)  # typeshed knows no context of a method that is a variable
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._function, theirs, os.getpid()), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def handles(self) -> tuple[Any, ...]:
+        """What becomes ready when there is an answer, or when there will be none."""
+        return self._pipe, self._process.sentinel
+
+    def give(self, item: Item) -> None:
+        self._item = item
+        if not self._process.is_alive():
+            self._pipe.close()
+            self._start()
+        with suppress(OSError):  # the process has just died: `take` will tell
+            self._pipe.send(item)
+
+    def take(self) -> tuple[Item, Answer | Failure]:
+        try:
+            if self._pipe.poll():
+                return self._item, self._pipe.recv()
+        except (EOFError, OSError):
+            pass
+        self._process.join()
+        return self._item, Failure(f"the process ended with exit code {self._process.exitcode}")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+
+
+def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None:
+    """The life of a process: answer until there is nobody to ask."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar of the parent may have replaced them
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(item)
+        except Exception as error:
+            line = " ".join(str(error).split())
+            answer = Failure(f"{type(error).__name__}: {line}", traceback.format_exc())
+        pipe.send(answer)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    os._exit(1)
