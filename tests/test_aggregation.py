@@ -117,7 +117,7 @@ def test_the_simulation_is_what_the_package_does(kind: Compensation, weights: We
         modulus = sign & (rng.random(4) < 0.5)
         update = receive(
             scheme, SchemeConfig(), LAYOUT, uploads, Outcome(sign, modulus), SimpleNamespace(q_s=Q_S, r_m=R_M),
-            cell.state, ROUND,
+            cell.state, ROUND, seed=0,
         )  # fmt: skip
         scale = devices.weight * aggregation_weight(devices, Q_S, R_M, weights)
         if weights == "normalized":

@@ -21,9 +21,10 @@ from spfl.bound import Devices
 from spfl.channel import Link, Outcome
 from spfl.codec import Layout
 from spfl.config import CodecConfig, SchemeConfig
+from spfl.rotation import Rotation
 from spfl.scheduling import deliver, schedule, share_resources
 from spfl.schemes import SCHEMES, Scheme, resolve
-from spfl.uplink import Update, Upload, encode, kept_values, receive, side_bits
+from spfl.uplink import Update, Upload, encode, kept_values, packing_of, receive, side_bits
 from stats import assert_mean, assert_proportion
 
 LAYOUT = Layout(("a", "b"), ((4,), (3,)))
@@ -55,7 +56,9 @@ def get(
     """What the server makes of the uploads when these devices are heard, with all their packets."""
     sign = np.asarray(heard, np.bool_)
     allocation: Any = SimpleNamespace(q_s=np.full(len(sign), q_s), r_m=np.ones(len(sign)))
-    return receive(scheme, SchemeConfig(), LAYOUT, uploads, Outcome(sign, sign), allocation, state or {}, round_)
+    return receive(
+        scheme, SchemeConfig(), LAYOUT, uploads, Outcome(sign, sign), allocation, state or {}, round_, seed=0
+    )
 
 
 def make_link(gain: Any = (1.0, 0.3, 0.1, 0.03), bits: int = 100, symbols: float = 400.0, **more: Any) -> Link:
@@ -88,7 +91,7 @@ def test_unbiased_weights_make_the_single_packet_unbiased() -> None:
         twin, draws = replace(scheme, weights=weights), []
         for _ in range(3000):
             outcome = deliver(twin, uploads, link, allocation, fades(rng), rng)
-            draws.append(receive(twin, SchemeConfig(), LAYOUT, uploads, outcome, allocation, {}, 1).gradient)
+            draws.append(receive(twin, SchemeConfig(), LAYOUT, uploads, outcome, allocation, {}, 1, seed=0).gradient)
         means[weights] = np.array(draws)
     assert 0.05 < allocation.q_s.min() < allocation.q_s.max() < 0.95
     assert_mean(means["unbiased"], WEIGHT @ np.array(gradients))
@@ -370,7 +373,7 @@ def test_over_the_air_takes_the_sign_and_the_common_modulus() -> None:
     three = [*uploads[:3], replace(uploads[3], samples=0)]
     allocation = replace(allocation, beta=np.array([0.25, 0.25, 0.25, 0.0]))
     outcome = deliver(scheme, three, link, allocation, (np.ones(4), np.ones(4)), rng)
-    update = receive(scheme, SchemeConfig(), LAYOUT, three, outcome, allocation, {}, 1)
+    update = receive(scheme, SchemeConfig(), LAYOUT, three, outcome, allocation, {}, 1, seed=0)
     weight = np.array(SAMPLES[:3]) / 60
     common = [sum(w * np.abs(g[part]).mean() for w, g in zip(weight, gradients, strict=False))
               for part in (slice(0, 4), slice(4, 7))]  # fmt: skip
@@ -393,7 +396,7 @@ def test_without_room_for_the_signs_nothing_is_sent() -> None:
     outcome = deliver(scheme, uploads, link, allocation, fades(rng), rng)
     assert not allocation.q_s.any()
     assert not outcome.sign.any()
-    assert not receive(scheme, SchemeConfig(), LAYOUT, uploads, outcome, allocation, {}, 1).gradient.any()
+    assert not receive(scheme, SchemeConfig(), LAYOUT, uploads, outcome, allocation, {}, 1, seed=0).gradient.any()
 
 
 # --- ablations of sp_fl ----------------------------------------------------------------------------------------------
@@ -424,7 +427,9 @@ def test_without_compensation_a_lone_sign_moves_nothing() -> None:
     moved = {}
     for name in ("sp_fl", "sp_fl_no_compensation"):
         uploads = send(SCHEMES[name], [gradient])
-        moved[name] = receive(SCHEMES[name], SchemeConfig(), LAYOUT, uploads, alone, allocation, {}, 1).gradient.any()
+        moved[name] = receive(
+            SCHEMES[name], SchemeConfig(), LAYOUT, uploads, alone, allocation, {}, 1, seed=0
+        ).gradient.any()
     assert moved == {"sp_fl": True, "sp_fl_no_compensation": False}
 
 
@@ -438,7 +443,7 @@ def test_a_damaged_modulus_packet_leaves_its_sign_packet_good() -> None:
     got = get(scheme, [damaged], [True])
     lost: Any = receive(
         scheme, SchemeConfig(), LAYOUT, [upload], Outcome(np.array([True]), np.array([False])),
-        SimpleNamespace(q_s=np.ones(1), r_m=np.ones(1)), {}, 1,
+        SimpleNamespace(q_s=np.ones(1), r_m=np.ones(1)), {}, 1, seed=0,
     )  # fmt: skip
     np.testing.assert_array_equal(got.gradient, lost.gradient)
     assert (got.rejected, lost.rejected) == (1, 0)
@@ -459,6 +464,11 @@ def test_side_information_by_hand() -> None:
     expected = dict.fromkeys(SCHEMES, 32 * 6)  # n_k and five floats
     expected |= dict.fromkeys(("majority_vote", "sign_mean", "over_the_air"), 32 * 8)  # and two tensors
     expected |= {name: 32 * 8 for name in SCHEMES if name.startswith("sp_fl")}
+    blocks = len(packing_of(SCHEMES["sp_fl_plus"], LAYOUT).packets.shapes)  # and the output bias, two floats
+    expected |= dict.fromkeys(("sp_fl_plus", "sp_fl_plus_uniform"), 32 * (6 + blocks + LAYOUT.sizes[-1]))
+    expected |= {"sp_fl_plus_uncalibrated": 32 * (6 + len(Rotation(LAYOUT.size).layout.shapes))}
+    expected |= {"sp_fl_plus_unrotated": 32 * (6 + 1 + LAYOUT.sizes[-1])}
+    expected |= {"single_packet_plus": 32 * (6 + LAYOUT.sizes[-1])}
     expected |= {"scaled_sign": 32 * 7, "sp_fl_no_compensation": 32 * 6}
     assert {name: side_bits(scheme, LAYOUT) for name, scheme in SCHEMES.items()} == expected
     assert side_bits(resolve(SchemeConfig(name="majority_vote", compensation="zero")), LAYOUT) == 32 * 8

@@ -271,7 +271,7 @@ def get(
     ones = SimpleNamespace(q_s=np.ones(len(uploads)), r_m=np.ones(len(uploads)))
     outcome = Outcome(np.array(sign), np.array(modulus))
     round_ = more.pop("round_", 1)
-    return receive(scheme, SchemeConfig(**more), LAYOUT, uploads, outcome, ones, state or {}, round_)
+    return receive(scheme, SchemeConfig(**more), LAYOUT, uploads, outcome, ones, state or {}, round_, seed=0)
 
 
 SPLIT = Scheme("test", "", "")

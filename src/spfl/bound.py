@@ -180,6 +180,20 @@ def aggregation_weight(
     return np.ones_like(q_s)
 
 
+def common_weight(devices: Devices, q_s: Floats, r_m: Floats) -> float:
+    """The one c for all devices that minimises sum_k J_k at theta = 0, kappa = 1: sum w^2 q <m,v> / sum w^2 q e.
+
+    This is what `normalized` weights come to in the objective: to first order, the error of a weighted mean over the
+    heard devices is minimal where sum_k w_k^2 (c^2 q e - 2 c q <m,v> + ||v||^2) is, at this c (docs/model.md, 9).
+    One when nobody is heard.
+    """
+    heard = devices.weight**2 * q_s
+    products = r_m * devices.v2 + (1 - r_m) * devices.v_vbar
+    squares = r_m * (devices.v2 + devices.delta2) + (1 - r_m) * devices.vbar2
+    denominator = float(heard @ squares)
+    return float(heard @ products) / denominator if denominator > 0 else 1.0
+
+
 def one_step_bound(
     gradient2: float, mean2: float, bias2: float, variance: float, *, rate: float, smoothness: float
 ) -> float:

@@ -24,7 +24,7 @@ from spfl.data import batch_indices, flip_half, to_inputs
 from spfl.errors import PacketError
 from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
-from spfl.uplink import Upload, encode
+from spfl.uplink import Upload, encode, packing_of
 from spfl.world import ServerState, World
 
 Item = TypeVar("Item")
@@ -91,7 +91,8 @@ class Fleet:
                 loss=loss,
             )
         except PacketError:  # a gradient that is not finite: the device is out of this round
-            upload = Upload.silent(device, len(world.layout.shapes))
+            packing = packing_of(world.scheme, world.layout)
+            upload = Upload.silent(device, len(packing.packets.names), packing.aside)
         return Work(upload, middle - started, time.perf_counter() - middle)
 
     def evaluate(self, weights: Vector) -> tuple[float, float]:

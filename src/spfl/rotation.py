@@ -1,10 +1,10 @@
 """A random rotation before signs and moduli are taken: what makes one bit a coordinate an unbiased estimate.
 
 Signs of a raw gradient say nothing about which coordinates matter, and their error is a bias that all devices
-share. After a random rotation every coordinate is nearly Gaussian with the same variance, so signs times one
-scale per block estimate the whole block without bias, with a relative error of pi/2 - 1 that is independent
-between devices, and moduli have no heavy tail to quantise (Vargaftik et al. 2021, DRIVE; Suresh et al. 2017).
-Norms are kept, so the bound and the allocation of THEORY 6 and 7 hold as they stand in the rotated basis.
+share. After a random rotation every coordinate is nearly Gaussian with the same variance. Signs times one scale a
+block then estimate the block nearly without bias (exactly so for a uniformly random rotation), their relative squared
+error of pi/2 - 1 is independent between devices, and moduli have no heavy tail to quantise (Vargaftik et al. 2021,
+DRIVE; Suresh et al. 2017). Norms are kept, so THEORY 6 and 7 hold as they stand in the rotated basis.
 """
 
 from __future__ import annotations
@@ -25,6 +25,53 @@ SCALE_BITS = 32  # side information of a block
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How the vector of parameters becomes the vector that packets carry, and back.
+
+    The last `aside` elements travel as side information; the others are rotated, or left as they are.
+    """
+
+    parameters: Layout
+    rotated: bool = False
+    aside: int = 0
+
+    @cached_property
+    def _rotation(self) -> Rotation:
+        return Rotation(self.parameters.size - self.aside)
+
+    @cached_property
+    def packets(self) -> Layout:
+        """The vector in packets as the codec sees it."""
+        if self.rotated:
+            return self._rotation.layout
+        if not self.aside:
+            return self.parameters
+        return Layout(self.parameters.names[:-1], self.parameters.shapes[:-1])
+
+    def pack(self, gradient: Vector, rng: np.random.Generator) -> Vector:
+        """float32 (dim,) to (packets.size,)."""
+        rest = gradient[: gradient.size - self.aside]
+        return self._rotation.forward(rest, rng) if self.rotated else rest
+
+    def unpack(self, vector: Vector, aside: Vector, rng: np.random.Generator) -> Vector:
+        """float32 (packets.size,) and (aside,) to (dim,), given a stream in the state that `pack` met."""
+        rest = self._rotation.inverse(vector, rng) if self.rotated else vector
+        return np.concatenate([rest, aside]) if self.aside else rest
+
+    def scales(self, vector: Vector) -> Vector:
+        """What a sign alone stands for, float32 (tensor,): ||x||^2 / ||x||_1 of a rotated block, which is unbiased.
+
+        Unrotated, the mean modulus of each tensor (THEORY 5, `layer`).
+        """
+        modulus = np.abs(vector)
+        means = self.packets.tensor_means(modulus)
+        if not self.rotated:
+            return means
+        squares = self.packets.tensor_means(modulus * modulus)
+        return np.divide(squares, means, out=np.zeros_like(means), where=means > 0)
+
+
+@dataclass(frozen=True)
 class Rotation:
     """Randomised Hadamard rotation of vectors of `dim` elements, block by block; the last block is zero-padded."""
 
@@ -32,7 +79,7 @@ class Rotation:
 
     @cached_property
     def block(self) -> int:
-        """Elements rotated together: a power of two near sqrt(32 d), where padding and the blocks' scales cost alike."""
+        """Elements rotated together: a power of two near sqrt(32 d), where padding and scales cost alike."""
         best = min(LARGEST_BLOCK, math.isqrt(SCALE_BITS * self.dim))
         return int(2 ** (best.bit_length() - 1))
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 
 from spfl import over_the_air
 from spfl.allocation import AllocationResult, allocate
-from spfl.bound import Devices, Floats, device_cost
+from spfl.bound import Devices, Floats, Weights, common_weight, device_cost
 from spfl.channel import Bools, Fading, Link, Outcome, success, transmit
 from spfl.config import SchemeConfig
 from spfl.schemes import Scheme
 from spfl.uplink import Upload, signs_of
 
+ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
 Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, each (device,)
 
 
@@ -36,12 +38,12 @@ def share_resources(
         devices,
         link,
         solver="uniform" if fixed else scheme.solver,
-        theta=config.theta,
-        kappa=config.kappa,
-        weights=scheme.weights,
+        **objective(scheme, devices, config, previous),
+        optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not fixed,
         fixed_alpha=not (scheme.allocate_power and scheme.uplink == "split"),
         fixed_beta=not scheme.allocate_band,
         start=previous,
+        tolerance=ALLOCATION_GAP,
     )
     q_s, r_m = result.q_s, result.r_m
     if scheme.schedule != "all":
@@ -60,8 +62,26 @@ def share_resources(
         result = replace(result, beta=np.where(active, 1.0 / devices.size, 0.0))
     if q_s is result.q_s:
         return result
-    cost = device_cost(devices, q_s, r_m, theta=config.theta, kappa=config.kappa, weights=scheme.weights)
+    cost = device_cost(devices, q_s, r_m, **objective(scheme, devices, config, previous))
     return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
+
+
+class Objective(TypedDict):
+    """What J_k means in a round (THEORY 6)."""
+
+    theta: float
+    kappa: float
+    weights: Weights
+    c: float
+
+
+def objective(scheme: Scheme, devices: Devices, config: SchemeConfig, previous: AllocationResult | None) -> Objective:
+    """The scheme's objective. For `error`, c is the common weight at the success probabilities of the last round."""
+    if scheme.objective == "bound":
+        return Objective(theta=config.theta, kappa=config.kappa, weights=scheme.weights, c=1.0)
+    known = previous is not None and previous.q_s.size == devices.size
+    q_s, r_m = (previous.q_s, previous.r_m) if previous is not None and known else np.ones((2, devices.size))
+    return Objective(theta=0.0, kappa=1.0, weights="plain", c=common_weight(devices, q_s, r_m))
 
 
 def _ever(probability: Floats, attempts: int) -> Floats:

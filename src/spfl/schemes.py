@@ -15,7 +15,8 @@ from spfl.config import SchemeConfig, SolverName
 from spfl.errors import ConfigError, did_you_mean
 
 Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog"]
-Rule = Literal["mean", "reuse", "vote"]
+Rule = Literal["mean", "calibrated", "reuse", "vote"]
+Objective = Literal["bound", "error"]
 Schedule = Literal["all", "channel", "norm", "channel_norm"]
 
 
@@ -29,6 +30,10 @@ class Scheme:
     rule: what the server makes of what it heard. `mean` is the weighted mean of THEORY 4, the only rule to which
     `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
     the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
+    With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.calibration`).
+    rotated: signs and moduli are taken after a random rotation, and a sign alone stands for an unbiased estimate.
+    objective: the resources minimise the one-step bound with the weights and theta, kappa of the scheme; or the
+    expected squared error of the normalised mean (`bound.common_weight`). allocate_split: rho is optimised as well.
     schedule: who may send; all, or the best by instantaneous channel, by gradient norm, or by both.
     attempts: times a packet is sent, each with its share of the time; it is received if one attempt is.
     one_mean: the mean modulus that a device reports is one number, not one a parameter tensor.
@@ -50,6 +55,9 @@ class Scheme:
     attempts: int = 1
     density: float = 0.02
     one_mean: bool = False
+    rotated: bool = False
+    objective: Objective = "bound"
+    allocate_split: bool = False
 
 
 _SINGLE = Scheme(
@@ -68,6 +76,18 @@ _SP_FL = Scheme(
     compensation="global",
     solver="alternating",
 )
+_SP_FL_PLUS = Scheme(
+    "sp_fl_plus",
+    "ours",
+    "sp_fl in a rotated basis with calibrated weights; resources minimise the error of the mean",
+    uplink="split",
+    solver="exact",
+    rule="calibrated",
+    rotated=True,
+    objective="error",
+    allocate_split=True,
+)
+_PLUS_ABLATION = "ablation of sp_fl_plus, ours"
 _AMIRI = "Amiri et al. 2021"
 _ABLATION = "ablation of sp_fl, ours"
 
@@ -154,6 +174,39 @@ SCHEMES: dict[str, Scheme] = {
             rule="vote",
         ),
         _SP_FL,
+        _SP_FL_PLUS,
+        replace(
+            _SP_FL_PLUS,
+            name="sp_fl_plus_uncalibrated",
+            source=_PLUS_ABLATION,
+            summary="sp_fl_plus with normalized weights",
+            rule="mean",
+        ),
+        replace(
+            _SP_FL_PLUS,
+            name="sp_fl_plus_unrotated",
+            source=_PLUS_ABLATION,
+            summary="sp_fl_plus on the raw gradient",
+            rotated=False,
+        ),
+        replace(
+            _SP_FL_PLUS,
+            name="sp_fl_plus_uniform",
+            source=_PLUS_ABLATION,
+            summary="sp_fl_plus, nothing optimised: the conventional point",
+            solver="uniform",
+            allocate_split=False,
+        ),
+        replace(
+            _SINGLE,
+            name="single_packet_plus",
+            source="ours",
+            summary="single packet rotated and calibrated as in sp_fl_plus, bandwidth by the exact solver",
+            solver="exact",
+            rule="calibrated",
+            rotated=True,
+            objective="error",
+        ),
         replace(_SP_FL, name="sp_fl_exact", source="ours", summary="sp_fl with the exact solver", solver="exact"),
         replace(_SP_FL, name="sp_fl_uniform", source=_ABLATION, summary="sp_fl, nothing optimised", solver="uniform"),
         replace(
@@ -191,4 +244,10 @@ def resolve(config: SchemeConfig) -> Scheme:
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given
-    return replace(SCHEMES[config.name], density=config.density, **given)
+    scheme = replace(SCHEMES[config.name], density=config.density, **given)
+    if scheme.rotated and scheme.compensation not in ("layer", "zero"):
+        raise ConfigError(
+            f"scheme.compensation must be layer or zero with the rotated packets of {scheme.name}, "
+            f"got {scheme.compensation}"
+        )
+    return scheme

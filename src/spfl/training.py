@@ -65,7 +65,15 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
                 outcome = deliver(world.scheme, uploads, link, allocation, fades, world.noise(round_))
             with clock("aggregate"):
                 update = receive(
-                    world.scheme, config.scheme, world.layout, uploads, outcome, allocation, server.memory, round_
+                    world.scheme,
+                    config.scheme,
+                    world.layout,
+                    uploads,
+                    outcome,
+                    allocation,
+                    server.memory,
+                    round_,
+                    seed=config.seed,
                 )
             with clock("step"):
                 server = replace(step(config.training, server, update), allocation=allocation)

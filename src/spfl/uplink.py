@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from spfl.aggregation import (
     remember,
 )
 from spfl.allocation import AllocationResult
-from spfl.bound import Devices, Floats, aggregation_weight
+from spfl.bound import Devices, Floats, Weights, aggregation_weight
+from spfl.calibration import calibrated_weights
 from spfl.channel import Outcome
 from spfl.codec import (
     Layout,
@@ -39,6 +41,7 @@ from spfl.codec import (
 from spfl.config import CodecConfig, SchemeConfig
 from spfl.errors import PacketError
 from spfl.rng import Purpose, stream
+from spfl.rotation import Packing
 from spfl.schemes import Scheme
 
 LAST_UPDATE = "update/last"  # ghat of the last round (rule `reuse`)
@@ -66,11 +69,12 @@ class Upload:
     modulus_packet: bytes = b""
     sparse_packet: bytes = b""
     gradient: Vector | None = None
+    aside: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
-    def silent(cls, device: int, tensors: int) -> Upload:
+    def silent(cls, device: int, tensors: int, aside: int = 0) -> Upload:
         """A device that has nothing to send this round: no samples, no weight."""
-        return cls(device, 0, math.nan, np.zeros(tensors, np.float32))
+        return cls(device, 0, math.nan, np.zeros(tensors, np.float32), aside=np.zeros(aside, np.float32))
 
 
 # --- the device ------------------------------------------------------------------------------------------------
@@ -95,20 +99,37 @@ def encode(
     keep = scheme.error_feedback or scheme.uplink in ("ideal", "analog")
     if keep and not np.isfinite(gradient).all():
         raise PacketError(f"gradient of device {device} in round {round_} is not finite")
+    packing = packing_of(scheme, layout)
+    vector = packing.pack(gradient, stream(seed, round_, device, Purpose.ROTATION))
+    aside = gradient[gradient.size - packing.aside :].copy()
+    if not np.isfinite(aside).all():
+        raise PacketError(f"gradient of device {device} in round {round_} is not finite")
     signs, modulus, sparse, delta2 = b"", b"", b"", 0.0
+    packets = packing.packets
     if scheme.uplink in ("split", "single", "sign"):
-        signs = encode_signs(gradient, layout=layout, round_=round_, device=device)
+        signs = encode_signs(vector, layout=packets, round_=round_, device=device)
     if scheme.uplink in ("split", "single"):
         rng = stream(seed, round_, device, Purpose.QUANTISE)
         modulus, delta2 = encode_modulus(
-            gradient, codec.bits, rng=rng, per_tensor=codec.per_tensor, layout=layout, round_=round_, device=device
+            vector, codec.bits, rng=rng, per_tensor=codec.per_tensor, layout=packets, round_=round_, device=device
         )
     if scheme.uplink == "sparse":
-        sparse = encode_sparse(gradient, kept_values(scheme, layout), layout=layout, round_=round_, device=device)
-    means = _mean_moduli(scheme, gradient, layout)
-    stats = gradient_stats(gradient, _stand_in(scheme, state, device, means, layout))
+        sparse = encode_sparse(vector, kept_values(scheme, layout), layout=packets, round_=round_, device=device)
+    means = _mean_moduli(scheme, vector, packing)
+    stats = gradient_stats(vector, _stand_in(scheme, state, device, means, packets))
     kept = gradient.copy() if keep else None
-    return Upload(device, samples, loss, means, *stats, delta2, signs, modulus, sparse, kept)
+    return Upload(device, samples, loss, means, *stats, delta2, signs, modulus, sparse, kept, aside)
+
+
+LARGEST_ASIDE = 128  # elements of an output bias that may travel as side information
+
+
+@lru_cache(maxsize=16)
+def packing_of(scheme: Scheme, layout: Layout) -> Packing:
+    """The scheme's packing. With `calibrated`, the output bias (the last tensor, one float a class) goes aside."""
+    last = layout.sizes[-1]
+    calibrated = scheme.rule == "calibrated" and len(layout.sizes) > 1 and last <= LARGEST_ASIDE
+    return Packing(layout, scheme.rotated, last if calibrated else 0)
 
 
 def kept_values(scheme: Scheme, layout: Layout) -> int:
@@ -120,12 +141,11 @@ def _residual_key(device: int) -> str:
     return f"residual/{device}"
 
 
-def _mean_moduli(scheme: Scheme, gradient: Vector, layout: Layout) -> Vector:
-    """Mean modulus of each tensor (tensor,), or ||v||_1 / d for all of them."""
-    modulus = np.abs(gradient)
+def _mean_moduli(scheme: Scheme, vector: Vector, packing: Packing) -> Vector:
+    """What a sign alone stands for in each tensor (tensor,), or ||v||_1 / d for all of them."""
     if scheme.one_mean:
-        return np.full(len(layout.names), modulus.mean(dtype=np.float64), np.float32)
-    return layout.tensor_means(modulus)
+        return np.full(len(packing.packets.names), np.abs(vector).mean(dtype=np.float64), np.float32)
+    return packing.scales(vector)
 
 
 def _stand_in(scheme: Scheme, state: Mapping[str, Vector], device: int, tensor_means: Vector, layout: Layout) -> Vector:
@@ -140,10 +160,12 @@ def _stand_in(scheme: Scheme, state: Mapping[str, Vector], device: int, tensor_m
 def link_bits(scheme: Scheme, layout: Layout, codec: CodecConfig) -> tuple[int, int]:
     """Bits that the first and the second packet put on the link, headers included; 0 for a packet that is not sent.
 
+    The output bias that goes aside is not in them, but in `side_bits`.
     The analogue uplink has no packets and no header: one bit a parameter.
     """
-    ranges = len(layout.shapes) if codec.per_tensor else 1
-    signs, modulus = sign_packet_bits(layout.size), modulus_packet_bits(layout.size, codec.bits, ranges)
+    packets = packing_of(scheme, layout).packets
+    ranges = len(packets.shapes) if codec.per_tensor else 1
+    signs, modulus = sign_packet_bits(packets.size), modulus_packet_bits(packets.size, codec.bits, ranges)
     return {
         "ideal": (0, 0),
         "split": (signs, modulus),
@@ -165,11 +187,13 @@ def side_bits(scheme: Scheme, layout: Layout) -> int:
     """Bits of side information a device sends in a round over the control channel, besides its packets.
 
     n_k and five float32 (||v||^2, ||vbar||^2, <v, vbar>, delta^2, loss); and where a mean modulus may stand in for what
-    is not sent or not heard, or scales a vote, one float32 a tensor (one in all with `one_mean`).
+    is not sent or not heard, or scales a vote, one float32 a tensor or rotated block (one in all with `one_mean`);
+    and the tensor that goes aside.
     """
+    packing = packing_of(scheme, layout)
     stands_in = scheme.uplink in ("split", "sign") and scheme.compensation != "zero"
-    means = (1 if scheme.one_mean else len(layout.shapes)) if stands_in or scheme.rule == "vote" else 0
-    return SCALAR_BITS * (6 + means)
+    scales = 1 if scheme.one_mean else len(packing.packets.names)
+    return SCALAR_BITS * (6 + (scales if stands_in or scheme.rule == "vote" else 0) + packing.aside)
 
 
 def describe(uploads: Sequence[Upload]) -> Devices:
@@ -199,6 +223,8 @@ def receive(
     allocation: AllocationResult,
     state: State,
     round_: int,
+    *,
+    seed: int,
 ) -> Update:
     """The server's side of a round: decode what arrived, compensate what did not, aggregate, remember.
 
@@ -206,7 +232,8 @@ def receive(
     not (THEORY 8). The aggregation weight is no part of it: with other weights than `plain`, which make up for losses
     as well, a constant gradient is applied 1/q times.
     """
-    scale = _scales(scheme, config, uploads, allocation)
+    packing = packing_of(scheme, layout)
+    scale = _scales(scheme, config, uploads, outcome, allocation)
     received = Received(scheme.compensation)
     residuals: State = {}
     rejected = [upload.device for upload in uploads if not upload.samples]
@@ -216,9 +243,13 @@ def receive(
         for k, upload in enumerate(uploads):
             used = None
             if outcome.sign[k] and upload.samples:
-                used = _decode(scheme, upload, bool(outcome.modulus[k]), state, layout, round_)
+                used = _decode(scheme, upload, bool(outcome.modulus[k]), state, packing.packets, round_)
                 if used is None or used.damaged:
                     rejected.append(upload.device)
+            if used and (scheme.rotated or packing.aside):
+                rng = stream(seed, round_, upload.device, Purpose.ROTATION)
+                whole = packing.unpack(used.signs * used.modulus, upload.aside, rng)
+                used = replace(used, signs=whole, modulus=ONE)
             if scheme.error_feedback and upload.gradient is not None:
                 delivered = used.signs * used.modulus if used else np.float32(0.0)
                 residuals[_residual_key(upload.device)] = np.float32(config.error_decay) * (upload.gradient - delivered)
@@ -230,7 +261,11 @@ def receive(
         if scheme.rule == "reuse" and LAST_UPDATE in state:
             yield Contribution(1.0 - heard, state[LAST_UPDATE], ONE)
 
-    update = aggregate(contributions(), layout.size, scheme.weights if scheme.rule == "mean" else "plain")
+    rules: dict[str, Weights] = {"mean": scheme.weights, "calibrated": "normalized"}
+    weights = rules.get(scheme.rule, "plain")
+    update = aggregate(contributions(), layout.size, weights)
+    if packing.aside and scale.any():  # when nobody was heard, nothing moves
+        update[-packing.aside :] = _mean_aside(uploads)
     if scheme.rule == "vote":
         votes = update if outcome.votes is None else outcome.votes
         update = np.sign(votes) * layout.expand(_common_means(uploads, len(layout.names)))
@@ -238,9 +273,24 @@ def receive(
     return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), len(rejected))
 
 
-def _scales(scheme: Scheme, config: SchemeConfig, uploads: Sequence[Upload], allocation: AllocationResult) -> Floats:
+def _mean_aside(uploads: Sequence[Upload]) -> Vector:
+    """The exact mean of what every device sent aside, (aside,)."""
+    weight = describe(uploads).weight.astype(np.float32)
+    return np.asarray(weight @ np.stack([upload.aside for upload in uploads]))
+
+
+def _scales(
+    scheme: Scheme,
+    config: SchemeConfig,
+    uploads: Sequence[Upload],
+    outcome: Outcome,
+    allocation: AllocationResult,
+) -> Floats:
     """What multiplies each heard device, (device,): w c; w to reuse the rest; n, whose sums are exact, to vote."""
     devices = describe(uploads)
+    if scheme.rule == "calibrated":
+        heard = outcome.sign & (devices.weight > 0)
+        return calibrated_weights(devices.weight, np.stack([upload.aside for upload in uploads]), heard)
     if scheme.rule == "mean":
         q_s, r_m = allocation.q_s, allocation.r_m
         c = aggregation_weight(devices, q_s, r_m, scheme.weights, theta=config.theta, kappa=config.kappa)
