@@ -19,12 +19,14 @@ from spfl import cli, over_the_air
 from spfl.aggregation import Received, State, remember
 from spfl.bound import Devices
 from spfl.channel import Link, Outcome
-from spfl.codec import Layout
-from spfl.config import CodecConfig, SchemeConfig
+from spfl.codec import Layout, decode_signs, encode_signs
+from spfl.config import CodecConfig, SchemeConfig, build_config
+from spfl.data import Dataset
 from spfl.rotation import Rotation
 from spfl.scheduling import deliver, schedule, share_resources
 from spfl.schemes import SCHEMES, Scheme, resolve
-from spfl.uplink import Update, Upload, encode, kept_values, packing_of, receive, side_bits
+from spfl.uplink import Update, Upload, encode, kept_values, packing_of, receive, side_bits, signs_of
+from spfl.world import World
 from stats import assert_mean, assert_proportion
 
 LAYOUT = Layout(("a", "b"), ((4,), (3,)))
@@ -147,6 +149,14 @@ def test_a_second_attempt_helps_as_often_as_shannon_says() -> None:
     with pytest.raises(AssertionError):
         assert_proportion(got, once.q_s)
     np.testing.assert_allclose(allocation.q_s, 1 - (1 - once.q_s) ** 2, rtol=1e-9)
+
+
+def test_all_attempts_together_take_the_time_of_one_packet(digits: Dataset) -> None:
+    link = {name: World.build(build_config({"scheme": {"name": name}}), digits).link((0, 1), 1) for name in SCHEMES}
+    for name, scheme in SCHEMES.items():
+        np.testing.assert_array_equal(scheme.attempts * link[name].tau_s, link["single_packet"].tau_s)
+        np.testing.assert_array_equal(link[name].power_w, link["single_packet"].power_w)
+    assert SCHEMES["retransmit"].attempts == 2
 
 
 def test_two_packets_can_be_repeated_too() -> None:
@@ -309,6 +319,12 @@ def test_one_device_over_the_air_errs_as_often_as_theory_says(repeats: int, snr:
     assert_proportion(wrong, gauss_tail(math.sqrt(repeats * snr)))
     with pytest.raises(AssertionError):
         assert_proportion(wrong, gauss_tail(math.sqrt(2 * repeats * snr)))
+
+
+def test_signs_in_the_air_are_those_of_a_sign_packet() -> None:
+    gradient = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.0], np.float32)
+    packet = encode_signs(gradient, layout=LAYOUT, round_=1, device=0)
+    np.testing.assert_array_equal(signs_of(gradient), decode_signs(packet, layout=LAYOUT, round_=1, device=0))
 
 
 def test_qpsk_symbol_by_symbol_has_the_noise_that_is_declared() -> None:
