@@ -79,7 +79,7 @@ def scipy_general(size: int, method: str) -> dict[str, object]:
     def objective(z: np.ndarray) -> float:
         beta, alpha = np.exp(z[:size]), 1 / (1 + np.exp(-z[size:]))
         chances = success(link, beta, alpha)
-        cost = device_cost(devices, np.maximum(chances.q_s, 1e-12), chances.r_m).sum()
+        cost = device_cost(devices, np.maximum(chances.q_s, 1e-140), chances.r_m).sum()
         return float(np.log(cost))  # the cost spans tens of decades
 
     start = np.concatenate([np.full(size, -np.log(size)), np.log(link.split / (1 - link.split))])

@@ -35,7 +35,7 @@ POINTS = 32
 FINE_POINTS = 80
 FEW_DEVICES = 64  # so few that dynamic programming and a finer table cost little
 KNAPSACK_UNITS = 1000
-CHUNK = 4096
+CHUNK, FILL_CHUNK = 4096, 500  # devices a thread takes at once; a table costs 20 times a demand
 FEW_MARGIN = 1e-7  # taken off the bound, relative: inner searches end within this of the minimum
 MARGIN = 1e-5  # the same for the coarser table of many devices, which may hide a valley of one in a thousand
 
@@ -67,13 +67,13 @@ class _Dual:
         self.everywhere = np.tile(np.array([0, points]), (size, 1))
         self.near = np.zeros((size, 2, 2))
         self.bound, self.count = -math.inf, 0
-        self._over_chunks(lambda part: fill(rows[part], self.part(part), rules))
+        self._over_chunks(lambda part: fill(rows[part], self.part(part), rules), FILL_CHUNK)
 
     def part(self, part: slice) -> Tables:
         return Tables(*(array[part] for array in self.tables))
 
-    def _over_chunks(self, work: Callable[[slice], None]) -> None:
-        parts = [slice(i, i + CHUNK) for i in range(0, len(self.rows), CHUNK)]
+    def _over_chunks(self, work: Callable[[slice], None], chunk: int = CHUNK) -> None:
+        parts = [slice(i, i + chunk) for i in range(0, len(self.rows), chunk)]
         if len(parts) == 1:
             work(parts[0])
             return
