@@ -17,7 +17,7 @@ import typer
 
 import spfl
 from spfl.cli_allocate import allocate_command
-from spfl.cli_sweep import sweep_command
+from spfl.cli_sweep import figures_command, sweep_command
 from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
 
@@ -35,6 +35,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configura
 app.add_typer(config_app, name="config")
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
+app.command("figures")(figures_command)
 
 ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[

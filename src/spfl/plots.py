@@ -16,6 +16,7 @@ from spfl.experiment import flatten
 from spfl.runlog import read_metrics
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by the colour-blind; the dashes and markers tell them apart in grey as well.
@@ -77,35 +78,20 @@ def _curve(label: str, folders: Sequence[Path]) -> Curve:
 def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
     """Test accuracy against rounds: the mean over seeds, in a band from the lowest to the highest of them."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 4.0), dpi=200, layout="constrained")
     axes = figure.subplots()
     for i, curve in enumerate(curves):
-        colour, mean = COLOURS[i % len(COLOURS)], curve.accuracy.mean(0)
-        seeds, step = len(curve.accuracy), max(1, len(mean) // MARKS)
-        axes.plot(
-            curve.rounds,
-            mean,
-            color=colour,
-            linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=4,
-            markevery=(i * step // max(len(curves), 1), step),
-            linewidth=1.6,
-            label=f"{curve.label}  (n = {seeds})",
-        )
-        if seeds > 1:
-            low, high = curve.accuracy.min(0), curve.accuracy.max(0)
-            axes.fill_between(curve.rounds, low, high, color=colour, alpha=0.15, linewidth=0)
+        accuracy, seeds, step = curve.accuracy, len(curve.accuracy), max(1, curve.accuracy.shape[1] // MARKS)
+        band = (accuracy.min(0), accuracy.max(0)) if seeds > 1 else None
+        every = (i * step // max(len(curves), 1), step)
+        draw_line(axes, i, curve.rounds, accuracy.mean(0), band, f"{curve.label}  (n = {seeds})", every)
     several = any(len(curve.accuracy) > 1 for curve in curves)
-    axes.set(xlabel="Communication round", ylabel="Test accuracy (%)", title=title)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.set(xlabel="Communication round", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
-    axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
+    finish_accuracy_axes(axes)
     axes.legend(
         frameon=False,
         loc="lower right",
@@ -115,6 +101,43 @@ def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
         fontsize="small",
     )
     return figure
+
+
+def draw_line(
+    axes: Axes,
+    i: int,
+    x: NDArray[Any],
+    y: NDArray[np.float64],
+    band: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    label: str,
+    every: tuple[int, int] = (0, 1),
+) -> None:
+    """Line number `i` of a figure, in its colour, dash and marker, and the band around it."""
+    colour = COLOURS[i % len(COLOURS)]
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linestyle=DASHES[i % len(DASHES)],
+        marker=MARKERS[i % len(MARKERS)],
+        markersize=4,
+        markevery=every,
+        linewidth=1.6,
+        label=label,
+    )
+    if band is not None:
+        axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+
+
+def finish_accuracy_axes(axes: Axes, part: str = "Test") -> None:
+    """Accuracy in per cent, at most 100, on a light grid."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_ylabel(f"{part} accuracy (%)")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -50,10 +50,10 @@ def as_table(rows: Sequence[Json]) -> pa.Table:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) > 1 and kinds != {int, float}:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.array([None if value is None else str(value) for value in values])
-    return pa.array([float(value) for value in values] if kinds == {int, float} and None not in values else values)
 
 
 # --- mean and spread over seeds -----------------------------------------------------------------------------
