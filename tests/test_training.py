@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -231,3 +233,16 @@ def test_a_run_that_is_over_yields_nothing(digits: Dataset, small_config: Build)
     config = small_config()
     done = replace(World.build(config, digits).start(), round_=2)
     assert list(run(config, digits, start=done)) == []
+
+
+def test_a_finished_run_frees_its_data_at_once(digits: Dataset, small_config: Callable[..., Config]) -> None:
+    dataset = replace(digits)  # a copy of the record, so that only the run holds it
+    alive = weakref.ref(dataset)
+    gc.disable()
+    try:
+        for _ in run(small_config(), dataset):
+            pass
+        del dataset, _
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -57,6 +57,7 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+        del self._pool  # it refers back to this fleet: data would stay in memory until the next full collection
 
     def _start_worker(self) -> None:
         torch.set_num_threads(1)
