@@ -208,6 +208,14 @@ SCHEMES: dict[str, Scheme] = {
             objective="error",
         ),
         replace(_SP_FL, name="sp_fl_exact", source="ours", summary="sp_fl with the exact solver", solver="exact"),
+        replace(
+            _SP_FL,
+            name="sp_fl_normalized",
+            source="ours",
+            summary="sp_fl with normalized weights and the layer mean as compensation",
+            weights="normalized",
+            compensation="layer",
+        ),
         replace(_SP_FL, name="sp_fl_uniform", source=_ABLATION, summary="sp_fl, nothing optimised", solver="uniform"),
         replace(
             _SP_FL, name="sp_fl_no_band", source=_ABLATION, summary="sp_fl with equal bandwidths", allocate_band=False
