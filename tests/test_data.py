@@ -16,15 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from spfl.data import (
-    Dataset,
-    batch_indices,
-    flip_half,
-    load_dataset,
-    partition,
-    to_inputs,
-)
+from spfl.data import Dataset, flip_half, load_dataset, to_inputs
 from spfl.errors import ConfigError, DataError
+from spfl.partition import batch_indices, partition
 
 
 def png(pixels, mode=None):

@@ -20,9 +20,10 @@ from typing import TypeVar
 import torch
 
 from spfl.aggregation import Vector
-from spfl.data import batch_indices, flip_half, to_inputs
+from spfl.data import flip_half, to_inputs
 from spfl.errors import PacketError
 from spfl.models import FlatModel
+from spfl.partition import batch_indices
 from spfl.rng import Purpose, stream
 from spfl.uplink import Upload, encode, packing_of
 from spfl.world import ServerState, World

@@ -13,8 +13,9 @@ from spfl.allocation import AllocationResult
 from spfl.channel import Cell, Floats, Link, draw_fades, drop_cell, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
-from spfl.data import Dataset, Indices, partition
+from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
+from spfl.partition import Indices, partition
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.units import db_to_linear, dbm_to_watt
