@@ -20,7 +20,7 @@ from spfl.data import Dataset
 from spfl.errors import ConfigError
 from spfl.schemes import SCHEMES, Scheme, resolve
 from spfl.training import RoundRecord, run
-from spfl.uplink import Upload, describe, device_bits, encode, link_bits, receive, side_bits
+from spfl.uplink import Upload, describe, encode, link_bits, payload_bits, receive, side_bits
 from spfl.world import World
 
 Build = Callable[..., Config]
@@ -70,8 +70,10 @@ def test_two_rounds_are_finite_and_count_right(name: str, digits: Dataset, small
         assert not (r.outcome.modulus & ~r.outcome.sign).any()
         assert not (r.outcome.sign & (share.q_s == 0)).any()
         assert r.rejected == 0
-        bits = device_bits(world.scheme, world.layout, config.codec)
-        assert r.payload_bits == bits * (share.beta > 0).sum() > 0
+        first, second = link_bits(world.scheme, world.layout, config.codec)
+        sent = (share.beta > 0) * (first + second * ((share.rho < 1) & (share.alpha < 1)))
+        ideal = 6 * 32 * world.layout.size
+        assert r.payload_bits == (ideal if world.scheme.uplink == "ideal" else world.scheme.attempts * sent.sum()) > 0
         assert r.side_bits == 6 * side_bits(world.scheme, world.layout)
         if world.scheme.rule != "reuse":
             assert np.array_equal(r.server.weights, weights) == (not r.outcome.sign.any())
@@ -84,7 +86,13 @@ def test_packets_have_the_bits_that_are_declared(name: str, per_tensor: bool) ->
     codec, scheme = CodecConfig(bits=3, per_tensor=per_tensor), SCHEMES[name]
     upload = send(scheme, np.arange(-3, 4, dtype=np.float32), codec=codec)
     packets = [p for p in (upload.sign_packet, upload.modulus_packet, upload.sparse_packet) if p]
-    bits, held = device_bits(scheme, LAYOUT, codec), 8 * sum(map(len, packets))
+    one: Any = SimpleNamespace(beta=np.ones(1), rho=np.full(1, 0.5), alpha=np.full(1, 0.5))
+    bits, held = payload_bits(scheme, LAYOUT, codec, one), 8 * sum(map(len, packets))
+    silent: Any = SimpleNamespace(beta=np.zeros(1), rho=np.full(1, 0.5), alpha=np.full(1, 0.5))
+    assert payload_bits(scheme, LAYOUT, codec, silent) == 0
+    if scheme.uplink == "split":
+        signs_only: Any = SimpleNamespace(beta=np.ones(1), rho=np.ones(1), alpha=np.ones(1))
+        assert payload_bits(scheme, LAYOUT, codec, signs_only) == link_bits(scheme, LAYOUT, codec)[0]
     if scheme.uplink in ("ideal", "analog"):
         assert held == 0
         assert bits == (32 if scheme.uplink == "ideal" else 1) * LAYOUT.size

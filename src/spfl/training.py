@@ -16,7 +16,7 @@ from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
 from spfl.fleet import Fleet
 from spfl.scheduling import deliver, share_resources
-from spfl.uplink import Update, Upload, describe, device_bits, receive, side_bits
+from spfl.uplink import Update, Upload, describe, payload_bits, receive, side_bits
 from spfl.world import ServerState, World
 
 
@@ -89,7 +89,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
                 test_accuracy,
                 allocation,
                 outcome,
-                device_bits(world.scheme, world.layout, config.codec) * int((allocation.beta > 0).sum()),
+                payload_bits(world.scheme, world.layout, config.codec, allocation),
                 side_bits(world.scheme, world.layout) * len(cohort),
                 update.rejected,
                 clock.seconds,

@@ -176,11 +176,17 @@ def link_bits(scheme: Scheme, layout: Layout, codec: CodecConfig) -> tuple[int, 
     }[scheme.uplink]
 
 
-def device_bits(scheme: Scheme, layout: Layout, codec: CodecConfig) -> int:
-    """Bits a device sends in a round, every attempt counted; the ideal uplink is charged float32 values."""
+def payload_bits(scheme: Scheme, layout: Layout, codec: CodecConfig, allocation: AllocationResult) -> int:
+    """Bits that all devices with band send in a round, every attempt counted; float32 values on the ideal uplink.
+
+    A split that leaves the modulus packet no band or no power (rho or alpha = 1) sends none.
+    """
+    scheduled = allocation.beta > 0
     if scheme.uplink == "ideal":
-        return SCALAR_BITS * layout.size
-    return scheme.attempts * sum(link_bits(scheme, layout, codec))
+        return SCALAR_BITS * layout.size * int(scheduled.sum())
+    first, second = link_bits(scheme, layout, codec)
+    both = scheduled & (allocation.rho < 1) & (allocation.alpha < 1)
+    return scheme.attempts * (first * int(scheduled.sum()) + second * int(both.sum()))
 
 
 def side_bits(scheme: Scheme, layout: Layout) -> int:
