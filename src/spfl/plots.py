@@ -134,7 +134,7 @@ def finish_accuracy_axes(axes: Axes, part: str = "Test") -> None:
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylabel(f"{part} accuracy (%)")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))  # None: as many as the ticks need
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
