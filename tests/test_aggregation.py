@@ -18,9 +18,10 @@ from spfl.bound import Devices, Weights, aggregation_weight
 from spfl.channel import Outcome
 from spfl.codec import Layout
 from spfl.config import CodecConfig, SchemeConfig
+from spfl.reception import receive
 from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
-from spfl.uplink import describe, encode, receive
+from spfl.uplink import describe, encode
 from stats import assert_mean
 
 KINDS: tuple[Compensation, ...] = get_args(Compensation)

@@ -22,10 +22,11 @@ from spfl.channel import Link, Outcome
 from spfl.codec import Layout, decode_signs, encode_signs
 from spfl.config import CodecConfig, SchemeConfig, build_config
 from spfl.data import Dataset
+from spfl.reception import Update, receive
 from spfl.rotation import Rotation
 from spfl.scheduling import deliver, schedule, share_resources
 from spfl.schemes import SCHEMES, Scheme, resolve
-from spfl.uplink import Update, Upload, encode, kept_values, packing_of, receive, side_bits, signs_of
+from spfl.uplink import Upload, encode, kept_values, packing_of, side_bits, signs_of
 from spfl.world import World
 from stats import assert_mean, assert_proportion
 

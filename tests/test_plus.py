@@ -12,9 +12,10 @@ from spfl.channel import Outcome
 from spfl.codec import Layout
 from spfl.config import CodecConfig, SchemeConfig
 from spfl.errors import ConfigError, PacketError
+from spfl.reception import receive
 from spfl.rotation import Packing
 from spfl.schemes import SCHEMES, resolve
-from spfl.uplink import encode, link_bits, packing_of, receive
+from spfl.uplink import encode, link_bits, packing_of
 
 LAYOUT = Layout(("conv", "bias"), ((40, 50), (10,)))
 PLUS = SCHEMES["sp_fl_plus"]

@@ -18,9 +18,10 @@ from spfl.codec import HEADER_BITS, Layout, modulus_packet_bits, sign_packet_bit
 from spfl.config import CodecConfig, Config, SchemeConfig
 from spfl.data import Dataset
 from spfl.errors import ConfigError
+from spfl.reception import receive
 from spfl.schemes import SCHEMES, Scheme, resolve
 from spfl.training import RoundRecord, run
-from spfl.uplink import Upload, describe, encode, link_bits, payload_bits, receive, side_bits
+from spfl.uplink import Upload, describe, encode, link_bits, payload_bits, side_bits
 from spfl.world import World
 
 Build = Callable[..., Config]

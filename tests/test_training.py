@@ -19,9 +19,10 @@ import oracles
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset
 from spfl.fleet import Fleet, local_gradient
+from spfl.reception import Update
 from spfl.rng import Purpose, stream
 from spfl.training import Stopwatch, learning_rate, mean_loss, run, step
-from spfl.uplink import Update, Upload
+from spfl.uplink import Upload
 from spfl.world import ServerState, World
 
 Build = Callable[..., Config]

@@ -1,7 +1,8 @@
 """The proposed scheme and every baseline, each a point of one design space, in one dictionary.
 
 A scheme says how a gradient is put into packets, how band and power are shared, and what the server does with
-the packets that arrive. It is a record of choices only; `spfl.uplink` and `spfl.scheduling` carry out any scheme.
+the packets that arrive. It is a record of choices only, carried out by `spfl.uplink`, `spfl.scheduling` and
+`spfl.reception`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from spfl.channel import Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
 from spfl.fleet import Fleet
+from spfl.reception import Update, receive
 from spfl.scheduling import deliver, share_resources
-from spfl.uplink import Update, Upload, describe, payload_bits, receive, side_bits
+from spfl.uplink import Upload, describe, payload_bits, side_bits
 from spfl.world import ServerState, World
 
 
