@@ -35,6 +35,7 @@ from spfl.training import RoundRecord
 from spfl.world import ServerState, World
 
 Existing = Literal["refuse", "overwrite", "resume"]
+Rounds = Callable[[Config, Dataset, ServerState | None], Iterator[RoundRecord]]
 
 CONFIG, ENVIRONMENT, WEIGHTS, SUMMARY = "config.toml", "environment.json", "weights.safetensors", "summary.json"
 TEMPORARY_FILES = (PATTERN, PARTS)
@@ -49,9 +50,11 @@ def run_experiment(
     existing: Existing = "refuse",
     checkpoint_every: int = 10,
     progress: Callable[[Json], None] = lambda _: None,
+    rounds: Rounds = training.run,
 ) -> Json:
     """Run `config` in `folder` and return the summary. `progress` is called with the metrics of each round.
 
+    `rounds` yields the record of each round: `training.run`, or another engine with the same meaning.
     A folder that is not empty is refused, or overwritten, or resumed from its last checkpoint: a resumed run ends with
     the metrics and weights of one never stopped. Only files of a run are replaced or removed, and none before the
     first round has succeeded. KeyboardInterrupt leaves a checkpoint of the last full round, and is raised again.
@@ -65,7 +68,7 @@ def run_experiment(
             progress(values)
         return read_json(folder / SUMMARY)
     began = time.perf_counter()
-    records = training.run(config, dataset, server)
+    records = rounds(config, dataset, server)
     first = next(records, None)
     setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
     if server is None:

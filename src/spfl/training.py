@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spfl.aggregation import Vector
 from spfl.allocation import AllocationResult
-from spfl.channel import Outcome
+from spfl.channel import Bools, Link, Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
 from spfl.fleet import Fleet
 from spfl.reception import Update, receive
-from spfl.scheduling import deliver, share_resources
+from spfl.scheduling import Fades, deliver, share_resources
 from spfl.uplink import Upload, describe, payload_bits, side_bits
 from spfl.world import ServerState, World
 
@@ -59,43 +60,82 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
             with clock("gradients"):
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
-            with clock("allocate"):
-                devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
-                allocation = share_resources(world.scheme, devices, link, config.scheme, fades, server.allocation)
-            with clock("transmit"):
-                outcome = deliver(world.scheme, uploads, link, allocation, fades, world.noise(round_))
-            with clock("aggregate"):
-                update = receive(
-                    world.scheme,
-                    config.scheme,
-                    world.layout,
-                    uploads,
-                    outcome,
-                    allocation,
-                    server.memory,
-                    round_,
-                    seed=config.seed,
-                )
-            with clock("step"):
-                server = replace(step(config.training, server, update), allocation=allocation)
-            test_loss, test_accuracy = None, None
-            if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
-                with clock("evaluate"):
-                    test_loss, test_accuracy = fleet.evaluate(server.weights)
-            yield RoundRecord(
-                round_,
-                cohort,
-                mean_loss(uploads),
-                test_loss,
-                test_accuracy,
-                allocation,
-                outcome,
-                payload_bits(world.scheme, world.layout, config.codec, allocation),
-                side_bits(world.scheme, world.layout) * len(cohort),
-                update.rejected,
-                clock.seconds,
-                server,
-            )
+            plan = prepare(world, server, uploads, round_, clock)
+            record = complete(world, server, uploads, plan, fleet.evaluate, clock)
+            server = record.server
+            yield record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the server decides from the side information of a cohort, before any packet is sent."""
+
+    round_: int
+    link: Link
+    fades: Fades
+    allocation: AllocationResult
+
+
+def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_: int, clock: Stopwatch) -> Plan:
+    """The first half of the server's round: who sends with how much of the band and power."""
+    scheme, config = world.scheme, world.config.scheme
+    with clock("allocate"):
+        cohort = [upload.device for upload in uploads]
+        devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
+        allocation = share_resources(scheme, devices, link, config, fades, server.allocation)
+    return Plan(round_, link, fades, allocation)
+
+
+def complete(
+    world: World,
+    server: ServerState,
+    uploads: Sequence[Upload],
+    plan: Plan,
+    evaluate: Callable[[Vector], tuple[float, float]],
+    clock: Stopwatch,
+    present: Bools | None = None,
+) -> RoundRecord:
+    """The second half: what arrives, the aggregate, the step.
+
+    `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not heard.
+    """
+    config, scheme, round_, allocation = world.config, world.scheme, plan.round_, plan.allocation
+    with clock("transmit"):
+        outcome = deliver(scheme, uploads, plan.link, allocation, plan.fades, world.noise(round_))
+        if present is not None:
+            outcome = replace(outcome, sign=outcome.sign & present, modulus=outcome.modulus & present)
+    with clock("aggregate"):
+        update = receive(
+            scheme,
+            config.scheme,
+            world.layout,
+            uploads,
+            outcome,
+            allocation,
+            server.memory,
+            round_,
+            seed=config.seed,
+        )
+    with clock("step"):
+        server = replace(step(config.training, server, update), allocation=allocation)
+    test_loss, test_accuracy = None, None
+    if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
+        with clock("evaluate"):
+            test_loss, test_accuracy = evaluate(server.weights)
+    return RoundRecord(
+        round_,
+        tuple(upload.device for upload in uploads),
+        mean_loss(uploads),
+        test_loss,
+        test_accuracy,
+        allocation,
+        outcome,
+        payload_bits(scheme, world.layout, config.codec, allocation),
+        side_bits(scheme, world.layout) * len(uploads),
+        update.rejected,
+        clock.seconds,
+        server,
+    )
 
 
 def step(training: TrainingConfig, server: ServerState, update: Update) -> ServerState:
