@@ -94,6 +94,16 @@ class ChannelConfig(Section):
         return self
 
 
+class DeviceConfig(Section):
+    """What a device spends on computing and sending; counted, and without effect on what is learned."""
+
+    cycles_per_sample: float = Field(0.0, ge=0, description="processor cycles a sample of a local step; 0: free")
+    cpu_hz: float = Field(1e9, gt=0, description="processor clock of the fastest device, Hz")
+    cpu_spread: float = Field(1.0, ge=1, description="clock of the fastest over that of the slowest possible device")
+    switched_capacitance_f: float = Field(1e-28, ge=0, description="effective switched capacitance, farad")
+    amplifier_efficiency: float = Field(1.0, gt=0, le=1, description="radiated power over power drawn to send")
+
+
 class CodecConfig(Section):
     """Packets (THEORY 2)."""
 
@@ -137,6 +147,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     channel: ChannelConfig = Field(default_factory=lambda: ChannelConfig())
+    device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     scheme: SchemeConfig = Field(default_factory=lambda: SchemeConfig())
 

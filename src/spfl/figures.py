@@ -87,6 +87,9 @@ def make_figures(
 def _figures(study: Study, reference: str | None) -> Iterator[tuple[str, Figure]]:
     yield from numbered("accuracy_vs_rounds", curve_figures(study, "round", "Communication round"))
     yield from numbered("accuracy_vs_payload", curve_figures(study, "payload_bits", "Payload sent (Mbit)", 1e-6))
+    for column, label in (("joules", "Energy of all devices (J)"), ("seconds", "Time: computing and uplink (s)")):
+        if all(row.get(f"curve_{column}") and row[f"curve_{column}"][-1] > 0 for row in study.rows):
+            yield from numbered(f"accuracy_vs_{column}", curve_figures(study, column, label))
     for axis in study.axes():
         yield from numbered(f"accuracy_vs_{short(axis)}", axis_figures(study, axis))
     if reference and (table := paired_table(study, reference)):

@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     SCHEME = 9
     VALIDATION_SPLIT = 10
     ROTATION = 11
+    CLOCK = 12
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

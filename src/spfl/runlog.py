@@ -19,6 +19,7 @@ from spfl.errors import RunFolderError
 from spfl.training import RoundRecord
 
 Json = dict[str, Any]
+COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
 METRICS, ALLOCATION = "metrics.jsonl", "allocation.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
 GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
@@ -53,6 +54,8 @@ def metrics(record: RoundRecord) -> Json:
         "side_bits": int(record.side_bits),
         "objective": float(allocation.objective),
         "rejected": int(record.rejected),
+        "joules": float(record.spent.joules.sum()),
+        "round_s": record.spent.round_s,
         "seconds": record.seconds | {"solver": allocation.seconds},
     }
 
@@ -65,6 +68,7 @@ def _rows(record: RoundRecord) -> pa.RecordBatch:
     }
     for name in ("beta", "alpha", "rho", "q_s", "r_m", "cost"):
         columns[name] = pa.array(np.asarray(getattr(allocation, name), np.float64))
+    columns |= {"joules": pa.array(record.spent.joules), "latency_s": pa.array(record.spent.latency_s)}
     return pa.RecordBatch.from_pydict(columns | {"sign": outcome.sign, "modulus": outcome.modulus})
 
 
@@ -152,7 +156,7 @@ def read_metrics(folder: Path) -> Iterator[Json]:
 
 
 def summarise(rounds: Iterable[Json]) -> Json:
-    """Accuracies, totals, and the SHA-256 of everything in the metrics but wall-clock.
+    """Accuracies, totals, and the SHA-256 of everything in the metrics but wall-clock and what devices spend.
 
     accuracy_last is the mean over the evaluations of the last quarter of the rounds: it forgives the noise of a single
     evaluation. accuracy_best picks its round on the test set, so it flatters.
@@ -163,10 +167,12 @@ def summarise(rounds: Iterable[Json]) -> Json:
     for values in rounds:
         last = values["round"]
         seconds.update(values["seconds"])
-        digest.update(dump_json({key: value for key, value in values.items() if key != "seconds"}).encode() + b"\n")
+        learned = {key: value for key, value in values.items() if key not in ("seconds", *COSTS)}
+        digest.update(dump_json(learned).encode() + b"\n")
         totals.update(
             {key: values[key] or 0 for key in ("payload_bits", "side_bits", "signs_received", "moduli_received")}
         )
+        totals.update({key: values.get(key, 0.0) for key in COSTS})
         totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
         if values["test_accuracy"] is not None:
             evaluations.append((last, values["test_accuracy"], values["test_loss"]))
@@ -183,6 +189,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
         "signs_received": totals["signs_received"],
         "moduli_received": totals["moduli_received"],
         "rejected": totals["rejected"],
+        **{key: totals[key] for key in COSTS},
         "digest": digest.hexdigest(),
         "seconds": dict(seconds),
     }

@@ -162,24 +162,25 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
 def measure(rounds: Sequence[Json]) -> Json:
     """What a study keeps of a run: accuracies, the curve, and means over rounds of what was sent and received.
 
-    `curve_*` have one value an evaluation: its round, its accuracy, and the payload bits sent until then.
+    `curve_*` have one value an evaluation: its round, its accuracy, the payload bits, joules and seconds until then.
     `seconds_per_round` is by phase. `side_bits` (a round) is there if the rounds have it.
     """
     summary, count = summarise(rounds), len(rounds)
-    payload, curve = 0, []
+    payload, joules, seconds_s, curve = 0, 0.0, 0.0, []
     for values in rounds:
         payload += values["payload_bits"]
+        joules, seconds_s = joules + values.get("joules", 0.0), seconds_s + values.get("round_s", 0.0)
         if values["test_accuracy"] is not None:
-            curve.append((values["round"], values["test_accuracy"], payload))
+            curve.append((values["round"], values["test_accuracy"], payload, joules, seconds_s))
     row: Json = {
         name: summary[name] for name in ("rounds", "accuracy_last", "accuracy_final", "accuracy_best", "mean_q_s")
     }
     row["mean_r_m"] = sum(values["mean_r_m"] or 0.0 for values in rounds) / count
-    for key in ("signs_received", "moduli_received", "payload_bits", "side_bits", "rejected"):
+    for key in ("signs_received", "moduli_received", "payload_bits", "side_bits", "rejected", "joules", "round_s"):
         if key in rounds[0]:
             row[f"{key}_per_round"] = sum(values[key] or 0 for values in rounds) / count
     seconds = {phase: s / count for phase, s in summary["seconds"].items() if phase != "total"}
-    names = ("curve_round", "curve_accuracy", "curve_payload_bits")
+    names = ("curve_round", "curve_accuracy", "curve_payload_bits", "curve_joules", "curve_seconds")
     columns = map(list, zip(*curve, strict=True))
     row |= dict(zip(names, columns, strict=True))
     return row | {"digest": summary["digest"], "seconds_per_round": seconds}

@@ -16,6 +16,7 @@ from spfl.channel import Bools, Link, Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
 from spfl.fleet import Fleet
+from spfl.radio.energy import Spent
 from spfl.reception import Update, receive
 from spfl.scheduling import Fades, deliver, share_resources
 from spfl.uplink import Upload, describe, payload_bits, side_bits
@@ -28,7 +29,8 @@ class RoundRecord:
 
     `loss` is the cohort's weighted mean training loss; `test_loss` and `test_accuracy` are None between evaluations.
     `payload_bits` counts packets, `side_bits` the side information.
-    `rejected` counts devices whose gradient or packets could not be used. `server` is the state after the round.
+    `rejected` counts devices whose gradient or packets could not be used. `spent`: joules and seconds of each device.
+    `server` is the state after the round.
     """
 
     round_: int
@@ -41,6 +43,7 @@ class RoundRecord:
     payload_bits: int
     side_bits: int
     rejected: int
+    spent: Spent
     seconds: dict[str, float]
     server: ServerState
 
@@ -133,6 +136,7 @@ def complete(
         payload_bits(scheme, world.layout, config.codec, allocation),
         side_bits(scheme, world.layout) * len(uploads),
         update.rejected,
+        world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0]),
         clock.seconds,
         server,
     )

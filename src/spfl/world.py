@@ -10,12 +10,13 @@ import numpy as np
 
 from spfl.aggregation import State, Vector
 from spfl.allocation import AllocationResult
-from spfl.channel import Cell, Floats, Link, draw_fades, drop_cell, scale_to_median_snr
+from spfl.channel import Cell, Floats, Link, Outcome, draw_fades, drop_cell, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
 from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
 from spfl.partition import Indices, partition
+from spfl.radio.energy import Spent, clocks_hz, spend
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.units import db_to_linear, dbm_to_watt
@@ -152,6 +153,20 @@ class World:
     def fades(self, round_: int) -> tuple[Floats, Floats]:
         """Power fades of the cohort's two packets: the same for every scheme."""
         return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
+
+    @cached_property
+    def clocks_hz(self) -> Floats:
+        """Processor clock of every device."""
+        return clocks_hz(self.config.device, self.config.data.devices, self.config.seed)
+
+    def spent(
+        self, cohort: Sequence[int], link: Link, allocation: AllocationResult, outcome: Outcome, fade: Floats
+    ) -> Spent:
+        """Joules and seconds of each device of a cohort in a round."""
+        training, members = self.config.training, list(cohort)
+        samples = [training.local_steps * min(training.batch_size, len(self.parts[k])) for k in members]
+        clock = self.clocks_hz[members]
+        return spend(self.config.device, self.scheme, link, allocation, outcome.sign, fade, samples, clock)
 
     def noise(self, round_: int) -> np.random.Generator:
         """What the air draws besides, for the schemes that need it: receiver noise, fades of repetitions."""

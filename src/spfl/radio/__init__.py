@@ -1,0 +1,1 @@
+"""Radio models beyond the closed form of `spfl.channel`: every one is an option, off by default (docs/radio.md)."""
