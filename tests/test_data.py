@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -301,6 +302,16 @@ def toy_dataset(n=40, classes=4, shape=(3, 4, 6), seed=1):
     images = torch.randint(0, 256, (n + 8, *shape), dtype=torch.uint8, generator=generator)
     labels = torch.arange(n + 8) % classes
     return Dataset("toy", images[:n], labels[:n], images[n:], labels[n:], classes)
+
+
+def test_normalisation_does_not_depend_on_the_number_of_threads(digits):
+    """It once did, in the last bits: threads split a float32 sum, and a run inherited what the process had done before."""
+    before, seen = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        seen.append(replace(digits).normalisation)
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for later in seen[1:] for a, b in zip(seen[0], later, strict=True))
 
 
 def test_inputs_have_zero_mean_and_unit_deviation_per_channel():

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from spfl import cli, training
-from spfl.config import to_toml
 from spfl.errors import ConfigError, DataError, RunFolderError
+from spfl.experiment import run_experiment
 from spfl.processes import Failure, map_processes
 from spfl.runlog import metrics
 from spfl.sweep import check_folder, load_points, measure, read_results, sweep
@@ -139,26 +139,13 @@ def test_measurements_are_those_of_the_run(write, digits):
     assert row["seconds_per_round"]["gradients"] == pytest.approx(sum(r.seconds["gradients"] for r in records) / 6)
 
 
-ALONE = """
-import sys, tomllib
-from pathlib import Path
-from spfl.config import build_config
-from spfl.data import load_dataset
-from spfl.experiment import run_experiment
-config = build_config(tomllib.loads(sys.argv[1]))
-print(run_experiment(config, load_dataset("digits"), Path(sys.argv[2]))["digest"])
-"""
-
-
 def test_points_equal_single_runs_and_the_table_holds_them(write, digits, tmp_path):
     points, seen = load_points(write(GRID)), []
     rows = sweep(points, tmp_path / "out", processes=2, progress=lambda point, row, new: seen.append((point.key, new)))
     assert [row["key"] for row in rows] == [point.key for point in points]
     assert sorted(seen) == sorted((point.key, True) for point in points)
     for point, row in zip(points, rows, strict=True):
-        command = [sys.executable, "-c", ALONE, to_toml(point.config), str(tmp_path / point.key)]
-        alone = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
-        assert row["digest"] == alone, point.settings
+        assert row["digest"] == run_experiment(point.config, digits, tmp_path / point.key)["digest"], point.settings
     table = pq.read_table(tmp_path / "out" / "results.parquet")
     assert json.loads(table.schema.metadata[b"swept"]) == ["scheme.name", "seed"]
     columns = table.to_pydict()

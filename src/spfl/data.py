@@ -58,15 +58,12 @@ class Dataset:
 
     @cached_property
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        total = torch.zeros(self.shape[0], dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for chunk in self.train_images.split(2048):
-            pixels = chunk.float()
-            total += pixels.sum((0, 2, 3))
-            squares += pixels.square_().sum((0, 2, 3))
-        pixels_per_channel = self.train_images.numel() / self.shape[0]
-        mean = total / pixels_per_channel
-        return mean, (squares / pixels_per_channel - mean.square()).clamp_min(0).sqrt()
+        """From histograms of grey levels: whole numbers, whose sums do not depend on the number of threads."""
+        levels = torch.arange(256)
+        counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in self.train_images.unbind(1)])
+        size = counts.sum(1).double()
+        mean, square = (counts * levels).sum(1) / size, (counts * levels.square()).sum(1) / size
+        return mean, (square - mean.square()).clamp_min(0).sqrt()
 
     @property
     def mean(self) -> torch.Tensor:
