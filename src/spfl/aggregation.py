@@ -6,7 +6,7 @@ disk as it stands. Axis vocabulary: `dim` (parameters), `tensor` (parameter tens
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +16,25 @@ from numpy.typing import NDArray
 from spfl.bound import Weights
 from spfl.codec import Layout
 
-Compensation = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"]
 Vector = NDArray[np.float32]
 State = dict[str, Vector]
+
+
+@dataclass(frozen=True)
+class CompensationRule:
+    """A compensation of the caller's own, in place of one of the names.
+
+    modulus(state, device, tensor_means (tensor,), layout): vbar_k >= 0, float32 (dim,).
+    remember(state, received, update (dim,)): the state after a round; `received` maps devices to moduli (dim,). Keys
+    that start with "compensation/" are the rule's to use. Both must be pure: the state is on both ends of the link.
+    """
+
+    name: str
+    modulus: Callable[[Mapping[str, Vector], int, Vector, Layout], Vector]
+    remember: Callable[[State, Mapping[int, Vector], Vector], State] = lambda state, received, update: state
+
+
+Compensation = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"] | CompensationRule
 
 VECTOR = "compensation/vector"  # |ghat| of the last round (global), or the running mean of moduli (ema)
 EMA_STEP = np.float32(0.1)  # share of a round's mean modulus in the running mean
@@ -36,6 +52,8 @@ def compensatory_modulus(
     `tensor_means` (tensor,) is the device's mean modulus per parameter tensor, sent as side information.
     Until anything was received, every kind falls back to `layer`.
     """
+    if isinstance(kind, CompensationRule):
+        return np.asarray(kind.modulus(state, device, tensor_means, layout), np.float32)
     if kind == "zero":
         return np.zeros(layout.size, np.float32)
     remembered = state.get(_last_key(device) if kind == "last" else VECTOR)
@@ -57,6 +75,8 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
     nothing was heard leaves the memory as it is: a modulus of zero would be wrong, and would silence every later
     sign packet that comes alone.
     """
+    if isinstance(kind, CompensationRule):
+        return kind.remember(state, received, update)
     if kind == "global":
         return state | {VECTOR: np.abs(update)} if update.any() else state
     if kind == "last":
@@ -70,7 +90,7 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
 
 
 class Received:
-    """The moduli of a round, kept only as far as `remember` needs them: each (`last`), their mean (`ema`), or none."""
+    """A round's moduli, as far as `remember` needs them: each (`last`, own rules), their mean (`ema`), or none."""
 
     def __init__(self, kind: Compensation) -> None:
         self._kind = kind
@@ -79,7 +99,7 @@ class Received:
 
     def add(self, device: int, modulus: Vector) -> None:
         """Take note of an acknowledged modulus (dim,)."""
-        if self._kind == "last":
+        if self._kind == "last" or isinstance(self._kind, CompensationRule):
             self._moduli[device] = modulus
         elif self._kind in ("ema", "scaled_ema"):  # a running sum: memory does not grow with the number of devices
             self._moduli[0] = self._moduli[0] + modulus if self._count else modulus
@@ -87,7 +107,7 @@ class Received:
 
     def moduli(self) -> Mapping[int, Vector]:
         """What `remember` takes; for `ema` the mean stands for all."""
-        if self._kind == "last" or not self._count:
+        if self._kind not in ("ema", "scaled_ema") or not self._count:
             return self._moduli
         return {0: self._moduli[0] / np.float32(self._count)}
 

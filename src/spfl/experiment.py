@@ -2,7 +2,8 @@
 
 A run folder holds
     config.toml           the resolved configuration
-    environment.json      versions, machine, commit, and a fingerprint of the data
+    environment.json      versions, machine, commit, a fingerprint of the data, and the caller's own parts by name
+    devices.parquet       one row a device: distance, gain, samples, samples by class
     metrics.jsonl         one JSON object a round; wall-clock is under `seconds` and nowhere else
     allocation.parquet    one row a round and device of the cohort
     weights.safetensors   the final weights, by tensor name
@@ -16,7 +17,6 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +24,24 @@ from safetensors.numpy import save
 
 from spfl import training
 from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint, write_atomically
-from spfl.codec import Layout
 from spfl.config import Config, load_config, to_toml
+from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data import Dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import ConfigError, RunFolderError
-from spfl.runlog import ALLOCATION, METRICS, PARTS, Json, RoundLog, dump_json, join_parts, read_metrics, summarise
-from spfl.schemes import resolve
+from spfl.runlog import (
+    ALLOCATION,
+    DEVICES,
+    METRICS,
+    PARTS,
+    Json,
+    RoundLog,
+    dump_json,
+    join_parts,
+    read_metrics,
+    summarise,
+    write_devices,
+)
 from spfl.training import RoundRecord
 from spfl.world import ServerState, World
 
@@ -39,7 +50,7 @@ Rounds = Callable[[Config, Dataset, ServerState | None], Iterator[RoundRecord]]
 
 CONFIG, ENVIRONMENT, WEIGHTS, SUMMARY = "config.toml", "environment.json", "weights.safetensors", "summary.json"
 TEMPORARY_FILES = (PATTERN, PARTS)
-FILES = (CONFIG, ENVIRONMENT, METRICS, ALLOCATION, WEIGHTS, SUMMARY, *TEMPORARY_FILES)
+FILES = (CONFIG, ENVIRONMENT, DEVICES, METRICS, ALLOCATION, WEIGHTS, SUMMARY, *TEMPORARY_FILES)
 
 
 def run_experiment(
@@ -48,13 +59,15 @@ def run_experiment(
     folder: Path,
     *,
     existing: Existing = "refuse",
+    custom: Custom = AS_CONFIGURED,
     checkpoint_every: int = 10,
     progress: Callable[[Json], None] = lambda _: None,
-    rounds: Rounds = training.run,
+    rounds: Rounds | None = None,
 ) -> Json:
     """Run `config` in `folder` and return the summary. `progress` is called with the metrics of each round.
 
-    `rounds` yields the record of each round: `training.run`, or another engine with the same meaning.
+    `custom` holds the caller's own parts. `rounds` yields the record of each round, when another engine with the same
+    meaning takes the place of `training.run`.
     A folder that is not empty is refused, or overwritten, or resumed from its last checkpoint: a resumed run ends with
     the metrics and weights of one never stopped. Only files of a run are replaced or removed, and none before the
     first round has succeeded. KeyboardInterrupt leaves a checkpoint of the last full round, and is raised again.
@@ -62,17 +75,19 @@ def run_experiment(
     """
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every must be >= 1, got {checkpoint_every}")
-    server = claim(folder, config, dataset, existing)
+    server = claim(folder, config, dataset, existing, custom)
     if existing == "resume" and (folder / SUMMARY).exists():
         for values in read_metrics(folder):
             progress(values)
         return read_json(folder / SUMMARY)
     began = time.perf_counter()
-    records = rounds(config, dataset, server)
+    world = World.build(config, dataset, custom)
+    records = rounds(config, dataset, server) if rounds else training.train(world, server)
     first = next(records, None)
     setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
     if server is None:
-        begin(folder, config, dataset)
+        begin(folder, config, dataset, custom)
+        write_devices(folder, world)
     log = RoundLog(folder, server.round_ if server else 0)
     try:
         for record in _timed(first, records):
@@ -89,7 +104,7 @@ def run_experiment(
         raise
     finally:
         log.close()
-    return _finish(folder, config, dataset, server, setup_s)
+    return _finish(folder, world, server, setup_s)
 
 
 def _timed(first: RoundRecord | None, rest: Iterator[RoundRecord]) -> Iterator[RoundRecord]:
@@ -108,11 +123,11 @@ def _checkpoint(folder: Path, log: RoundLog, server: ServerState) -> None:
     save_checkpoint(folder, server)
 
 
-def _finish(folder: Path, config: Config, dataset: Dataset, server: ServerState | None, setup_s: float) -> Json:
+def _finish(folder: Path, world: World, server: ServerState | None, setup_s: float) -> Json:
     if server is None:  # cannot be: training.rounds >= 1
         raise RunFolderError(f"no round was run in {folder}")
     join_parts(folder)
-    layout = _layout(config, dataset)
+    layout, config = world.layout, world.config
     tensors = {
         name: server.weights[start:end].reshape(shape)
         for name, shape, start, end in zip(layout.names, layout.shapes, layout.edges, layout.edges[1:], strict=False)
@@ -126,16 +141,12 @@ def _finish(folder: Path, config: Config, dataset: Dataset, server: ServerState 
     return summary
 
 
-def _layout(config: Config, dataset: Dataset) -> Layout:
-    """Names and shapes of the weights; one image of each part tells as much as all."""
-    sample = replace(dataset, train_images=dataset.train_images[:1], test_images=dataset.test_images[:1])
-    return World(config, sample.pooled(config.data.pool), (), resolve(config.scheme)).layout
-
-
 # --- whose folder is it -------------------------------------------------------------------------------------
 
 
-def claim(folder: Path, config: Config, dataset: Dataset, existing: Existing) -> ServerState | None:
+def claim(
+    folder: Path, config: Config, dataset: Dataset, existing: Existing, custom: Custom = AS_CONFIGURED
+) -> ServerState | None:
     """Decide what may happen in a folder, without writing; returns the state to resume from, None for the beginning.
 
     Raises RunFolderError when the folder is taken, is not a run's, or holds a run that this one cannot continue.
@@ -143,7 +154,7 @@ def claim(folder: Path, config: Config, dataset: Dataset, existing: Existing) ->
     check_free(folder, existing)
     if existing != "resume" or not _is_run(folder):
         return None
-    _check_same(folder, config, dataset)
+    _check_same(folder, config, dataset, custom)
     return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
 
 
@@ -183,17 +194,17 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def begin(folder: Path, config: Config, dataset: Dataset) -> None:
+def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> None:
     """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's."""
     for path in own_files(folder):
         path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    environment = describe_environment() | {"dataset": fingerprint(dataset)}
+    environment = describe_environment() | {"dataset": fingerprint(dataset), "custom": custom.names()}
     write_atomically(folder / ENVIRONMENT, dump_json(environment, indent=2).encode() + b"\n")  # first: it is the mark
     write_atomically(folder / CONFIG, to_toml(config).encode())
 
 
-def _check_same(folder: Path, config: Config, dataset: Dataset) -> None:
+def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) -> None:
     old, new = flatten(load_config(folder / CONFIG)), flatten(config)
     for key in sorted(set(old) - {"workers"}):
         if old[key] != new[key]:
@@ -201,6 +212,8 @@ def _check_same(folder: Path, config: Config, dataset: Dataset) -> None:
     then, now = read_json(folder / ENVIRONMENT), describe_environment() | {"dataset": fingerprint(dataset)}
     if then.get("dataset") != now["dataset"]:
         raise RunFolderError(f"cannot resume {folder}: its data are {then.get('dataset')}, got {now['dataset']}")
+    if then.get("custom", {}) != custom.names():
+        raise RunFolderError(f"cannot resume {folder}: its own parts are {then.get('custom')}, got {custom.names()}")
     if then["versions"] != now["versions"]:
         warnings.warn(f"{folder} was begun with {then['versions']}; bits may differ from here on", stacklevel=3)
 

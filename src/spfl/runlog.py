@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
+from spfl.rng import SETUP_ROUND
 from spfl.training import RoundRecord
+from spfl.world import World
 
 Json = dict[str, Any]
 COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
-METRICS, ALLOCATION = "metrics.jsonl", "allocation.parquet"
+METRICS, ALLOCATION, DEVICES = "metrics.jsonl", "allocation.parquet", "devices.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
+NOT_DIGESTED = ("seconds", "solver", *COSTS)  # also wall-clock, and what the solver says of itself
 GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
 
 
@@ -56,6 +59,7 @@ def metrics(record: RoundRecord) -> Json:
         "rejected": int(record.rejected),
         "joules": float(record.spent.joules.sum()),
         "round_s": record.spent.round_s,
+        "solver": {"status": allocation.status.value, "gap": allocation.gap, "iterations": allocation.iterations},
         "seconds": record.seconds | {"solver": allocation.seconds},
     }
 
@@ -140,6 +144,25 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
+def write_devices(folder: Path, world: World) -> None:
+    """One row a device of the cell: what it is, before any round. Cells that are dropped anew: as before the first.
+
+    `classes` counts its samples of each class.
+    """
+    cell, labels = world.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
+    classes = [np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]
+    table = pa.table(
+        {
+            "device": np.arange(len(world.parts), dtype=np.int32),
+            "distance_m": cell.distance_m,
+            "gain": cell.gain,
+            "samples": np.array([len(part) for part in world.parts]),
+            "classes": pa.array([counts.tolist() for counts in classes]),
+        }
+    )
+    pq.write_table(table, folder / DEVICES)
+
+
 def read_metrics(folder: Path) -> Iterator[Json]:
     """The rounds of a run folder in order. Raises RunFolderError for a file that is missing or damaged.
 
@@ -156,7 +179,7 @@ def read_metrics(folder: Path) -> Iterator[Json]:
 
 
 def summarise(rounds: Iterable[Json]) -> Json:
-    """Accuracies, totals, and the SHA-256 of everything in the metrics but wall-clock and what devices spend.
+    """Accuracies, totals, and the SHA-256 of everything in the metrics but `NOT_DIGESTED`.
 
     accuracy_last is the mean over the evaluations of the last quarter of the rounds: it forgives the noise of a single
     evaluation. accuracy_best picks its round on the test set, so it flatters.
@@ -167,8 +190,8 @@ def summarise(rounds: Iterable[Json]) -> Json:
     for values in rounds:
         last = values["round"]
         seconds.update(values["seconds"])
-        learned = {key: value for key, value in values.items() if key not in ("seconds", *COSTS)}
-        digest.update(dump_json(learned).encode() + b"\n")
+        result = {key: value for key, value in values.items() if key not in NOT_DIGESTED}
+        digest.update(dump_json(result).encode() + b"\n")
         totals.update(
             {key: values[key] or 0 for key in ("payload_bits", "side_bits", "signs_received", "moduli_received")}
         )

@@ -54,8 +54,12 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
     `dataset` replaces the configured one (loaded once for many runs); `start` continues after a checkpoint.
     Raises DataError or ConfigError before the first round; later faults are contained and counted.
     """
-    world = World.build(config, dataset or load_dataset(config.data.name))
-    server = start or world.start()
+    return train(World.build(config, dataset or load_dataset(config.data.name)), start)
+
+
+def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecord]:
+    """The rounds of `run` in a world that is already built."""
+    config, server = world.config, start or world.start()
     with Fleet(world) as fleet:
         for round_ in range(server.round_ + 1, config.training.rounds + 1):
             clock = Stopwatch()

@@ -13,6 +13,7 @@ from spfl.allocation import AllocationResult
 from spfl.channel import Cell, Floats, Link, Outcome, draw_fades, drop_cell, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
+from spfl.custom import AS_CONFIGURED, Custom, checked_gains, checked_parts, copy_module
 from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
 from spfl.partition import Indices, partition
@@ -44,29 +45,37 @@ class World:
     dataset: Dataset
     parts: Sequence[Indices]
     scheme: Scheme
+    custom: Custom = AS_CONFIGURED
 
     @classmethod
-    def build(cls, config: Config, dataset: Dataset) -> World:
-        """Pool, split and partition the data as configured. Raises DataError or ConfigError."""
+    def build(cls, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> World:
+        """Pool, split and partition the data as configured, or as `custom` has it. Raises DataError or ConfigError."""
         data = config.data
         if data.pool > 1:
             dataset = dataset.pooled(data.pool)
         if data.validation_fraction > 0:
             rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
             dataset = dataset.split_validation(data.validation_fraction, rng)
+        rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
+        scheme = custom.scheme or resolve(config.scheme)
+        if custom.partition is not None:
+            parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
+            return cls(config, dataset, parts, scheme, custom)
         parts = partition(
-            dataset.train_labels.numpy(),
+            labels,
             data.devices,
             kind=data.partition,
-            rng=server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION),
+            rng=rng,
             dirichlet_alpha=data.dirichlet_alpha,
             shards_per_device=data.shards_per_device,
             min_samples=data.min_samples,
         )
-        return cls(config, dataset, parts, resolve(config.scheme))
+        return cls(config, dataset, parts, scheme, custom)
 
     def model(self) -> FlatModel:
         """A new copy of the network with its initial weights."""
+        if self.custom.module is not None:
+            return FlatModel(copy_module(self.custom.module))
         channels, height, width = self.dataset.shape
         size = self.config.model.width
         sizes = {} if size is None else {"hidden": size, "base_channels": size}
@@ -118,6 +127,9 @@ class World:
             shadowing_db=channel.shadowing_db,
         )
         gain = cell.gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
+        if self.custom.gains is not None:
+            rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
+            gain = checked_gains(self.custom.gains(round_, rng), self.config.data.devices, "gains")
         if channel.median_snr_db is not None:
             noise_w = dbm_to_watt(channel.noise_dbm_per_hz) * channel.bandwidth_hz / self.config.cohort
             power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
@@ -152,6 +164,11 @@ class World:
 
     def fades(self, round_: int) -> tuple[Floats, Floats]:
         """Power fades of the cohort's two packets: the same for every scheme."""
+        if self.custom.fades is not None:
+            rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
+            sign, modulus = self.custom.fades(round_, self.config.cohort, rng)
+            size = self.config.cohort
+            return checked_gains(sign, size, "fades"), checked_gains(modulus, size, "fades")
         return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
 
     @cached_property

@@ -1,0 +1,107 @@
+"""Parts that a caller brings in place of the configured ones: plain objects and functions, no registry.
+
+`spfl.run` takes them as keywords. A run that has them says so in environment.json, by name; see `names`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from spfl.channel import Floats
+from spfl.errors import ConfigError, DataError
+from spfl.partition import Indices
+from spfl.schemes import Scheme
+
+Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]
+Gains = Callable[[int, np.random.Generator], Floats]
+Fades = Callable[[int, int, np.random.Generator], tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class Custom:
+    """What replaces parts of the configured experiment; None keeps the configured part.
+
+    module: a network from inputs (n, channels, height, width) to logits (n, classes); its weights are the first ones.
+    partition(labels (n,), devices, rng): one array of sample indices for each device, disjoint.
+    gains(round, rng): mean power gains, linear, one for each device of the cell; round 0 where the cell is fixed.
+    fades(round, cohort size, rng): power fades |h|^2 of the sign and of the modulus packet, each (cohort,). Mean one;
+    the allocator goes on believing in Rayleigh fading, so q_s and r_m are its beliefs.
+    scheme: a `spfl.schemes.Scheme`, used as it stands; of the keys of [scheme], only the numbers apply.
+    """
+
+    module: nn.Module | None = None
+    partition: Partitioner | None = None
+    gains: Gains | None = None
+    fades: Fades | None = None
+    scheme: Scheme | None = None
+
+    def __post_init__(self) -> None:
+        if self.module is not None:
+            _check_module(self.module)
+
+    def names(self) -> dict[str, str]:
+        """Part -> name of what was brought, for the run folder: it tells parts apart, not their versions."""
+        brought = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {part: name_of(value) for part, value in brought.items() if value is not None}
+
+
+AS_CONFIGURED = Custom()
+
+
+def name_of(part: Any) -> str:
+    """The name of a scheme, of a function, or of the class of anything else."""
+    name = getattr(part, "name", None) or getattr(part, "__qualname__", None) or type(part).__qualname__
+    return str(name)
+
+
+def _check_module(module: nn.Module) -> None:
+    """Raises ConfigError for a network whose gradients would not be a function of weights and batch alone."""
+    parameters = list(module.parameters())
+    if not parameters or any(p.dtype != torch.float32 for p in parameters):
+        raise ConfigError("module must have parameters, all of dtype float32")
+    if not all(p.requires_grad for p in parameters):
+        raise ConfigError("module must have trainable parameters only; keep frozen ones as buffers")
+    for name, layer in module.named_modules():
+        if getattr(layer, "running_mean", None) is not None:
+            raise ConfigError(f"module.{name} keeps running statistics, which no device sends; use nn.GroupNorm")
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ConfigError(f"module.{name} draws from torch's global generator; runs would not be reproducible")
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """A copy with weights of its own, on the CPU: one for each worker."""
+    return deepcopy(module).cpu()
+
+
+def checked_parts(parts: Sequence[Any], devices: int, samples: int) -> list[Indices]:
+    """A caller's partition, sorted within a device. Raises DataError unless it is one.
+
+    A device may be left without samples, and a sample without a device.
+    """
+    indices = [np.sort(np.asarray(part, np.int64)) for part in parts]
+    if len(indices) != devices:
+        raise DataError(f"partition must return one array for each of the {devices} devices, got {len(indices)}")
+    every = np.concatenate(indices)
+    if every.size == 0 or every.min() < 0 or every.max() >= samples:
+        raise DataError(
+            f"partition must return indices in 0..{samples - 1}, got {every.min(initial=0)}..{every.max(initial=0)}"
+        )
+    if np.unique(every).size != every.size:
+        raise DataError("partition must give a sample to one device only, got some twice")
+    return indices
+
+
+def checked_gains(values: Any, devices: int, name: str) -> Floats:
+    """Gains or fades of a caller, float64. Raises ConfigError for another shape, or for a value that is none."""
+    array = np.asarray(values, np.float64)
+    if array.shape != (devices,) or not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ConfigError(f"{name} must return {devices} finite numbers >= 0, got {array.tolist()}")
+    return array
