@@ -85,6 +85,7 @@ def test_folder_contents(whole):
     assert sorted(path.name for path in folder.iterdir()) == [
         "allocation.parquet",
         "config.toml",
+        "devices.parquet",
         "environment.json",
         "metrics.jsonl",
         "summary.json",
