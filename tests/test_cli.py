@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -18,6 +20,7 @@ from spfl.config import Config, load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA_DIR = os.environ.get("SPFL_DATA_DIR")
+SPFL = [sys.executable, "-c", "from spfl.cli import main; main()"]
 QUICK = ["--set", "training.rounds=2", "--set", "data.devices=5", "--set", "model.name=softmax"]
 
 
@@ -109,6 +112,60 @@ def test_interrupt_says_how_to_go_on(call, monkeypatch):
     assert code == 130
     assert out == ""
     assert "interrupted; go on with --resume --out r" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_sigterm_ends_a_run_with_143_and_loses_no_round(call, tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        "from spfl.cli import main; main()",
+        "run",
+        *QUICK,
+        "--set",
+        "training.rounds=4000",
+    ]
+    with subprocess.Popen([*command, "--out", "r"], stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: Path("r/metrics.jsonl").exists() and Path("r/metrics.jsonl").stat().st_size > 2000)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "terminated; go on with --resume --out r"
+    assert not Path("r/.lock").exists()
+    rounds = sum(1 for _ in experiment.read_metrics(Path("r")))
+    newest = max(Path("r").glob("checkpoint-*"))
+    assert rounds - 1 <= int(newest.stem.split("-")[1]) <= rounds < 4000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_sigterm_ends_a_sweep_with_143_and_its_tables(call, tmp_path):
+    Path("s.toml").write_text(
+        '[base]\ndata.devices = 4\nmodel.name = "softmax"\n[[grid]]\nseed = [0, 1]\ntraining.rounds = [2, 9000]\n'
+    )
+    command = [
+        sys.executable,
+        "-c",
+        "from spfl.cli import main; main()",
+        "sweep",
+        "s.toml",
+        "--out",
+        "r",
+        "--workers=1",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: Path("r/results.jsonl").exists() and Path("r/results.jsonl").stat().st_size > 0)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "terminated; go on with --resume --out r" in err
+    assert Path("r/results.parquet").exists()
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.02)
 
 
 def test_a_torn_checkpoint_is_a_one_line_warning(call, monkeypatch):

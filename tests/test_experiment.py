@@ -21,6 +21,7 @@ from spfl.comparison import compare, parse_seeds
 from spfl.config import build_config, load_config
 from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.experiment import read_json, run_experiment
+from spfl.folders import write_atomically
 from spfl.runlog import COSTS, RoundLog, dump_json, read_metrics, summarise
 
 SETTINGS = {
@@ -366,6 +367,44 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(digits, tmp_path):
             checkpoint._read(path)
 
 
+def test_a_checkpoint_of_another_version_is_refused_and_left_alone(digits, tmp_path, monkeypatch):
+    with monkeypatch.context() as future:
+        future.setattr(checkpoint, "VERSION", "2")
+        stopped_run(digits, tmp_path, at=5)
+    before = snapshot(tmp_path)
+    with pytest.raises(RunFolderError, match="is of version 2, this spfl reads 1; left as it is"):
+        run_experiment(make_config(), digits, tmp_path, existing="resume")
+    assert snapshot(tmp_path) == before
+
+
+def test_resume_refuses_a_configuration_that_was_altered_in_the_folder(digits, tmp_path):
+    """`spfl run --resume --out DIR` reads the configuration there: the checkpoint must be of the same one."""
+    stopped_run(digits, tmp_path, at=5)
+    path = tmp_path / "config.toml"
+    path.write_text(path.read_text().replace("momentum = 0.5", "momentum = 0.9"))
+    with pytest.raises(RunFolderError, match=r"its config\.toml was altered after the run began"):
+        run_experiment(load_config(path), digits, tmp_path, existing="resume")
+
+
+@pytest.mark.parametrize("leftover", [["environment.json.tmp"], ["environment.json"], [".lock"], []])
+def test_killed_before_the_folder_was_marked(whole, digits, tmp_path, leftover):
+    """A kill in the very first moments leaves any of these; --resume then begins."""
+    for name in leftover:
+        (tmp_path / name).write_bytes((whole[0] / "environment.json").read_bytes() if name.endswith("json") else b"{")
+    run_experiment(make_config(), digits, tmp_path, existing="resume")
+    assert_same_run(tmp_path, whole[0])
+
+
+def test_killed_between_the_summary_and_the_clearing(whole, digits, tmp_path):
+    run_experiment(make_config(), digits, tmp_path)
+    for name in ("checkpoint-00000010.safetensors", "allocation-00000001-00000010.parquet", "metrics.jsonl.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    run_experiment(make_config(), digits, tmp_path, existing="resume")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*(path.name for path in whole[0].iterdir()), "metrics.jsonl.tmp"]
+    )  # and no file of another
+
+
 def test_resume_from_the_last_round_only_finishes(whole, digits, tmp_path):
     stopped_run(digits, tmp_path, at=12, every=1)
     (tmp_path / "summary.json").unlink(missing_ok=True)
@@ -397,14 +436,14 @@ def test_checkpoint_round_trip_is_exact(digits, tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def full_disk(_):
         raise OSError("no space")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
-        checkpoint.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
 
 

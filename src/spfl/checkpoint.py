@@ -1,14 +1,14 @@
 """The server's state on disk: written whole or not at all, checked when read, no pickle.
 
 A checkpoint is a safetensors file with every array of the `ServerState`; its metadata hold the round, the scalars of
-the last allocation, and a SHA-256 over all of it. The last two are kept, so that a torn one costs a few rounds only.
+the last allocation, the version of the format, and a SHA-256 over all of it. The last two are kept, so that a torn
+one costs a few rounds only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -20,36 +20,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from spfl.allocation import AllocationResult, AllocationStatus
+from spfl.errors import RunFolderError
+from spfl.folders import write_atomically
 from spfl.world import ServerState
 
 PATTERN = "checkpoint-*.safetensors"
+VERSION = "1"
 KEPT = 2
 DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)  # what reading a torn or altered file raises
 Arrays = dict[str, NDArray[Any]]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def save_checkpoint(folder: Path, server: ServerState) -> None:
     """Write the state after round `server.round_` and forget all but the last two checkpoints."""
     arrays, scalars = _take_apart(server)
     text = json.dumps(scalars, sort_keys=True)
-    metadata = {"state": text, "sha256": _checksum(arrays, text)}
+    metadata = {"version": VERSION, "state": text, "sha256": _checksum(arrays, VERSION, text)}
     write_atomically(folder / f"checkpoint-{server.round_:08d}.safetensors", save(arrays, metadata))
     for old in checkpoint_files(folder)[KEPT:]:
         old.unlink()
 
 
 def load_checkpoint(folder: Path) -> ServerState | None:
-    """The newest whole checkpoint; None if there is none. Warns about each damaged one that it passes over."""
+    """The newest whole checkpoint; None if there is none. Warns about each damaged one that it passes over.
+
+    Raises RunFolderError for a whole one of another version: passing over it would begin anew, over its head.
+    """
     for path in checkpoint_files(folder):
         try:
             return _read(path)
@@ -67,13 +63,16 @@ def _read(path: Path) -> ServerState:
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    if _checksum(arrays, metadata["state"]) != metadata["sha256"]:
+    version = metadata["version"]
+    if _checksum(arrays, version, metadata["state"]) != metadata["sha256"]:
         raise ValueError("checksum does not agree")
+    if version != VERSION:
+        raise RunFolderError(f"checkpoint {path} is of version {version}, this spfl reads {VERSION}; left as it is")
     return _put_together(arrays, json.loads(metadata["state"]))
 
 
-def _checksum(arrays: Arrays, text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _checksum(arrays: Arrays, version: str, text: str) -> str:
+    digest = hashlib.sha256(f"{version} {text}".encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)

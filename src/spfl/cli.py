@@ -17,6 +17,7 @@ import typer
 
 import spfl
 from spfl.cli_allocate import allocate_command
+from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
 from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
@@ -90,7 +91,7 @@ def run(
 
     check_free(folder, _existing(overwrite, resume))
     dataset = load_dataset(config.data.name, data_dir)
-    with _resumable(folder), _progress() as bar:
+    with resumable(folder), _progress() as bar:
         summary = run_experiment(
             config,
             dataset,
@@ -136,7 +137,7 @@ def compare(
 
     names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
     dataset = load_dataset(config.data.name, data_dir)
-    with _resumable(folder), _progress() as bar:
+    with resumable(folder), _progress() as bar:
         rows = comparison.compare(
             config,
             names,
@@ -229,16 +230,6 @@ def _now() -> str:
 
 
 @contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        what = f"; go on with --resume --out {folder}" if folder.exists() else " before the first round"
-        print(f"interrupted{what}", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-@contextmanager
 def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, Any]], None]]]:
     """Yields a function that adds a bar (title, rounds) on stderr and returns what to call after each round."""
     from rich.console import Console
@@ -299,10 +290,11 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def main() -> None:
-    """The entry point `spfl`: exit code 0, 2 for an error of the user's, 130 when interrupted."""
+    """The entry point `spfl`: exit code 0, 2 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
     warnings.showwarning = _show_warning
     try:
-        app()
+        with sigterm_as_interrupt():
+            app()
     except SpflError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

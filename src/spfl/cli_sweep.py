@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spfl.cli_signals import resumable
 from spfl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def sweep_command(
     if resume and out is None:
         raise ConfigError("--resume needs --out DIR, the folder to go on with")
     from spfl import sweep_tables
-    from spfl.checkpoint import write_atomically
+    from spfl.folders import write_atomically, writing
     from spfl.runlog import dump_json
     from spfl.sweep import load_points, sweep
 
@@ -53,24 +54,21 @@ def sweep_command(
     if tune:
         sweep_tables.check_tunable(point.config for point in points)
     folder = out or Path("runs") / f"{sweep_path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    try:
-        with _progress(points) as progress:
-            rows = sweep(
-                points,
-                folder,
-                source=sweep_path,
-                data_dir=data_dir,
-                processes=workers,
-                resume=resume,
-                keep_runs=keep_runs,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        print(f"interrupted; go on with --resume --out {folder}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with resumable(folder), _progress(points) as progress:
+        rows = sweep(
+            points,
+            folder,
+            source=sweep_path,
+            data_dir=data_dir,
+            processes=workers,
+            resume=resume,
+            keep_runs=keep_runs,
+            progress=progress,
+        )
     if tune:
         rates = sweep_tables.rates_text(sweep_tables.tune(rows))
-        write_atomically(folder / sweep_tables.RATES, rates.encode())
+        with writing(folder):
+            write_atomically(folder / sweep_tables.RATES, rates.encode())
         print(rates, end="")
     elif as_json:
         print(dump_json({"folder": str(folder), "rows": rows}, indent=2))

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spfl.checkpoint import write_atomically
 from spfl.config import Config, build_config
 from spfl.data import Dataset
 from spfl.errors import ConfigError
 from spfl.experiment import FILES, Existing, begin, check_free, run_experiment
+from spfl.folders import locked, write_atomically, writing
 from spfl.plots import accuracy_figure, read_curves, save_figure
 from spfl.runlog import Json, dump_json
 from spfl.world import World
@@ -57,23 +57,26 @@ def compare(
     check_free(folder, existing, (*FILES, TABLE_JSON, TABLE_MD, FIGURE))
     for variant in runs[:: len(seeds)]:
         World.build(variant, dataset)
-    begin(folder, config, dataset)
-    summaries = [
-        run_experiment(
-            variant,
-            dataset,
-            run_folder(folder, variant),
-            existing=existing,
-            checkpoint_every=checkpoint_every,
-            progress=watch(variant),
-        )
-        for variant in runs
-    ]
-    rows = tabulate(summaries)
-    write_atomically(folder / TABLE_JSON, dump_json(rows, indent=2).encode() + b"\n")
-    write_atomically(folder / TABLE_MD, markdown(rows).encode())
-    title = f"{dataset.name}, {config.data.devices} devices"
-    save_figure(accuracy_figure(read_curves(run_folder(folder, v) for v in runs), title), folder / FIGURE)
+    with locked(folder):
+        with writing(folder):
+            begin(folder, config, dataset)
+        summaries = [
+            run_experiment(
+                variant,
+                dataset,
+                run_folder(folder, variant),
+                existing=existing,
+                checkpoint_every=checkpoint_every,
+                progress=watch(variant),
+            )
+            for variant in runs
+        ]
+        rows = tabulate(summaries)
+        title = f"{dataset.name}, {config.data.devices} devices"
+        with writing(folder):
+            write_atomically(folder / TABLE_JSON, dump_json(rows, indent=2).encode() + b"\n")
+            write_atomically(folder / TABLE_MD, markdown(rows).encode())
+            save_figure(accuracy_figure(read_curves(run_folder(folder, v) for v in runs), title), folder / FIGURE)
     return rows
 
 

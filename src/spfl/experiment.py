@@ -8,27 +8,30 @@ A run folder holds
     allocation.parquet    one row a round and device of the cohort
     weights.safetensors   the final weights, by tensor name
     summary.json          accuracies, totals and the digest of the metrics; written last, so it marks a finished run
-and, until it is finished, checkpoint-*.safetensors and allocation-*-*.parquet.
+and, until it is finished, checkpoint-*.safetensors, allocation-*-*.parquet, and .lock while a process writes to it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.numpy import save
 
 from spfl import training
-from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint, write_atomically
+from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint
 from spfl.config import Config, load_config, to_toml
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data import Dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import ConfigError, RunFolderError
+from spfl.folders import LOCK, locked, write_atomically, writing
 from spfl.runlog import (
     ALLOCATION,
     DEVICES,
@@ -71,40 +74,76 @@ def run_experiment(
     A folder that is not empty is refused, or overwritten, or resumed from its last checkpoint: a resumed run ends with
     the metrics and weights of one never stopped. Only files of a run are replaced or removed, and none before the
     first round has succeeded. KeyboardInterrupt leaves a checkpoint of the last full round, and is raised again.
-    Raises RunFolderError, ConfigError, and what `training.run` raises.
+    Raises RunFolderError (also when another process writes there, or the disk is full), ConfigError, and what
+    `training.run` raises.
     """
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every must be >= 1, got {checkpoint_every}")
-    server = claim(folder, config, dataset, existing, custom)
+    check_free(folder, existing)
     if existing == "resume" and (folder / SUMMARY).exists():
-        for values in read_metrics(folder):
-            progress(values)
-        return read_json(folder / SUMMARY)
+        claim(folder, config, dataset, existing, custom)
+        return _replay(folder, progress)
+    with locked(folder):
+        server = claim(folder, config, dataset, existing, custom)
+        if existing == "resume" and (folder / SUMMARY).exists():  # finished by another process in the meantime
+            return _replay(folder, progress)
+        return _run(config, dataset, custom, folder, server, rounds, checkpoint_every, progress)
+
+
+def _replay(folder: Path, progress: Callable[[Json], None]) -> Json:
+    """A finished run: tell its rounds again, and clear away what a kill just before the end may have left."""
+    for values in read_metrics(folder):
+        progress(values)
+    with suppress(OSError):  # of an archive that is read-only
+        _clear(folder)
+    return read_json(folder / SUMMARY)
+
+
+def _clear(folder: Path) -> None:
+    for path in own_files(folder, TEMPORARY_FILES):
+        path.unlink(missing_ok=True)
+
+
+def _run(
+    config: Config,
+    dataset: Dataset,
+    custom: Custom,
+    folder: Path,
+    server: ServerState | None,
+    rounds: Rounds | None,
+    checkpoint_every: int,
+    progress: Callable[[Json], None],
+) -> Json:
     began = time.perf_counter()
     world = World.build(config, dataset, custom)
     records = rounds(config, dataset, server) if rounds else training.train(world, server)
     first = next(records, None)
     setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
-    if server is None:
-        begin(folder, config, dataset, custom)
-        write_devices(folder, world)
-    log = RoundLog(folder, server.round_ if server else 0)
+    with writing(folder):
+        if server is None:
+            begin(folder, config, dataset, custom)
+            write_devices(folder, world)
+        log = RoundLog(folder, server.round_ if server else 0)
     try:
         for record in _timed(first, records):
-            values = log.add(record)
-            server = record.server
-            if server.round_ % checkpoint_every == 0:
-                _checkpoint(folder, log, server)
+            with writing(folder):
+                values = log.add(record)
+                server = record.server
+                if server.round_ % checkpoint_every == 0:
+                    _checkpoint(folder, log, server)
             progress(values)
         if server:
-            log.flush(server.round_)
+            with writing(folder):
+                log.flush(server.round_)
     except KeyboardInterrupt:
         if server:
-            _checkpoint(folder, log, server)
+            with writing(folder):
+                _checkpoint(folder, log, server)
         raise
     finally:
         log.close()
-    return _finish(folder, world, server, setup_s)
+    with writing(folder):
+        return _finish(folder, world, server, setup_s)
 
 
 def _timed(first: RoundRecord | None, rest: Iterator[RoundRecord]) -> Iterator[RoundRecord]:
@@ -136,8 +175,7 @@ def _finish(folder: Path, world: World, server: ServerState | None, setup_s: flo
     summary: Json = {"scheme": config.scheme.name, "seed": config.seed} | summarise(read_metrics(folder))
     summary["seconds"]["setup"] = setup_s
     write_atomically(folder / SUMMARY, dump_json(summary, indent=2).encode() + b"\n")
-    for path in own_files(folder, TEMPORARY_FILES):
-        path.unlink()
+    _clear(folder)
     return summary
 
 
@@ -152,7 +190,7 @@ def claim(
     Raises RunFolderError when the folder is taken, is not a run's, or holds a run that this one cannot continue.
     """
     check_free(folder, existing)
-    if existing != "resume" or not _is_run(folder):
+    if existing != "resume" or not _is_run(folder) or not (folder / CONFIG).exists():
         return None
     _check_same(folder, config, dataset, custom)
     return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
@@ -162,7 +200,7 @@ def check_free(folder: Path, existing: Existing, names: tuple[str, ...] = FILES)
     """Raises RunFolderError unless files of these names may be written in the folder."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"output {folder} exists and is not a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name in (LOCK, f"{ENVIRONMENT}.tmp") for path in folder.iterdir()):
         return
     if existing == "refuse":
         raise RunFolderError(f"output folder {folder} is not empty; pass --overwrite, --resume or another --out")
@@ -199,9 +237,18 @@ def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CO
     for path in own_files(folder):
         path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    environment = describe_environment() | {"dataset": fingerprint(dataset), "custom": custom.names()}
+    text = to_toml(config).encode()
+    environment = describe_environment() | {
+        "dataset": fingerprint(dataset),
+        "config_sha256": _sha256(text),
+        "custom": custom.names(),
+    }
     write_atomically(folder / ENVIRONMENT, dump_json(environment, indent=2).encode() + b"\n")  # first: it is the mark
-    write_atomically(folder / CONFIG, to_toml(config).encode())
+    write_atomically(folder / CONFIG, text)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) -> None:
@@ -210,6 +257,8 @@ def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) 
         if old[key] != new[key]:
             raise RunFolderError(f"cannot resume {folder}: its {key} is {old[key]!r}, got {new[key]!r}")
     then, now = read_json(folder / ENVIRONMENT), describe_environment() | {"dataset": fingerprint(dataset)}
+    if then.get("config_sha256") not in (None, _sha256((folder / CONFIG).read_bytes())):
+        raise RunFolderError(f"cannot resume {folder}: its {CONFIG} was altered after the run began")
     if then.get("dataset") != now["dataset"]:
         raise RunFolderError(f"cannot resume {folder}: its data are {then.get('dataset')}, got {now['dataset']}")
     if then.get("custom", {}) != custom.names():

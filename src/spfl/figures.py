@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spfl.checkpoint import write_atomically
+from spfl.folders import write_atomically
 from spfl.plots import COLOURS, MARKERS, MARKS, draw_line, finish_accuracy_axes, save_figure
 from spfl.runlog import Json, dump_json
 from spfl.study import Setting, Study, curves, read_study, short, title, typeset

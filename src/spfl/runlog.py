@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
+from spfl.folders import write_atomically
 from spfl.rng import SETUP_ROUND
 from spfl.training import RoundRecord
 from spfl.world import World
@@ -116,11 +118,20 @@ class RoundLog:
         ready = [(round_, rows) for round_, rows in self._pending if round_ <= until]
         if ready:
             path = self._folder / f"allocation-{ready[0][0]:08d}-{ready[-1][0]:08d}.parquet"
-            pq.write_table(pa.Table.from_batches([rows for _, rows in ready]), path)
+            write_table(path, pa.Table.from_batches([rows for _, rows in ready]))
         self._pending = [(round_, rows) for round_, rows in self._pending if round_ > until]
 
     def close(self) -> None:
-        self._metrics.close()
+        """Let go of the files. On a full disk, what the last line could not get out is lost; a resume cuts it away."""
+        with suppress(OSError):
+            self._metrics.close()
+
+
+def write_table(path: Path, table: pa.Table, **options: Any) -> None:
+    """A parquet file, written whole or not at all."""
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, **options)
+    write_atomically(path, content.getvalue())
 
 
 def join_parts(folder: Path) -> None:
@@ -130,6 +141,8 @@ def join_parts(folder: Path) -> None:
     with pq.ParquetWriter(temporary, pq.read_schema(parts[0]), compression="zstd") as writer:
         for group in _grouped(map(pq.read_table, parts)):
             writer.write_table(group)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     temporary.replace(folder / ALLOCATION)
 
 
@@ -160,7 +173,7 @@ def write_devices(folder: Path, world: World) -> None:
             "classes": pa.array([counts.tolist() for counts in classes]),
         }
     )
-    pq.write_table(table, folder / DEVICES)
+    write_table(folder / DEVICES, table)
 
 
 def read_metrics(folder: Path) -> Iterator[Json]:

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from spfl import training
-from spfl.checkpoint import write_atomically
 from spfl.config import Config, assign, build_config, load_config, parse_override, read_toml
 from spfl.data import Dataset, load_dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import ConfigError, RunFolderError, did_you_mean
 from spfl.experiment import ENVIRONMENT, flatten, read_json, run_experiment
+from spfl.folders import LOCK, appender, locked, write_atomically, writing
 from spfl.processes import Failure, map_processes
 from spfl.runlog import Json, dump_json, metrics, read_metrics, summarise
 from spfl.schemes import SCHEMES, resolve
@@ -204,14 +204,30 @@ def sweep(
 
     `processes` = 0 is one a core. With `resume`, points that results.jsonl holds are not run again, failed ones are.
     `progress` is called with each point, its row, and whether it was run now. `source`, the sweep file, is copied into
-    the folder. Raises ConfigError, DataError or RunFolderError before the first point. KeyboardInterrupt leaves the
-    tables of what is finished, and is raised again.
+    the folder. Raises ConfigError, DataError or RunFolderError before the first point, RunFolderError also when another
+    process writes in the folder, or the disk is full. KeyboardInterrupt leaves the tables of what is finished, and is
+    raised again.
     """
     if processes < 0:
         raise ConfigError(f"processes must be >= 0, got {processes}")
     check_folder(folder, resume)
     _check_worlds(points, data_dir)
-    begin(folder, {p.config.data.name for p in points}, data_dir, source)
+    with locked(folder):
+        check_folder(folder, resume)
+        return _sweep(points, folder, source, data_dir, processes, keep_runs, progress)
+
+
+def _sweep(
+    points: Sequence[Point],
+    folder: Path,
+    source: Path | None,
+    data_dir: Path | None,
+    processes: int,
+    keep_runs: bool,
+    progress: Callable[[Point, Json, bool], None],
+) -> list[Json]:
+    with writing(folder):
+        begin(folder, {p.config.data.name for p in points}, data_dir, source)
     rows = {row["key"]: row for row in read_results(folder) if row["status"] == DONE}
     for point in points:
         if point.key in rows:
@@ -220,16 +236,15 @@ def sweep(
     work = partial(run_point, data_dir=data_dir, runs=folder / RUNS if keep_runs else None)
     todo = [point for point in points if point.key not in rows]
     try:
-        with (folder / RESULTS).open("ab") as file, closing(map_processes(work, todo, processes or cores())) as answers:
+        with appender(folder / RESULTS) as append, closing(map_processes(work, todo, processes or cores())) as answers:
             for point, answer in answers:
                 row = rows[point.key] = _row(point, answer) | {"commit": commit}
-                file.write(dump_json(row).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                append(dump_json(row).encode() + b"\n")
                 progress(point, row, True)
     finally:
         found = [rows[point.key] for point in points if point.key in rows]
-        write_tables(folder, found)
+        with writing(folder):
+            write_tables(folder, found)
     return found
 
 
@@ -273,11 +288,11 @@ def check_folder(folder: Path, resume: bool) -> None:
     """Raises RunFolderError unless a sweep may write in the folder."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"output {folder} exists and is not a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name in (LOCK, f"{ENVIRONMENT}.tmp") for path in folder.iterdir()):
         return
     if not resume:
         raise RunFolderError(f"output folder {folder} is not empty; pass --resume or another --out")
-    if not (folder / ENVIRONMENT).is_file() or not (folder / RESULTS).is_file():
+    if not (folder / ENVIRONMENT).is_file() or "datasets" not in read_json(folder / ENVIRONMENT):
         raise RunFolderError(f"nothing to resume in {folder}: it is not the folder of a sweep; left as it is")
 
 
@@ -287,10 +302,10 @@ def begin(folder: Path, datasets: Iterable[str], data_dir: Path | None, source: 
     if (folder / ENVIRONMENT).exists():
         _check_same(folder, now)
     folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ENVIRONMENT, dump_json(now, indent=2).encode() + b"\n")  # first: it is the mark
     with (folder / RESULTS).open("a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
-    write_atomically(folder / ENVIRONMENT, dump_json(now, indent=2).encode() + b"\n")
     if source is not None:
         write_atomically(folder / SWEEP, source.read_bytes())
 

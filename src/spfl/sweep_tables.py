@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from spfl.checkpoint import write_atomically
 from spfl.config import Config
 from spfl.errors import ConfigError
-from spfl.runlog import Json
+from spfl.folders import write_atomically
+from spfl.runlog import Json, write_table
 
 TABLE, SUMMARY, RATES = "results.parquet", "summary.md", "rates.toml"
 RATE = "training.rate"
@@ -27,9 +26,7 @@ def write_tables(folder: Path, rows: Sequence[Json]) -> None:
     """Write results.parquet, a row a finished point, and summary.md, a row a cell."""
     done = [row for row in rows if row["status"] == "done"]
     if done:
-        temporary = folder / f"{TABLE}.tmp"
-        pq.write_table(as_table(done), temporary, compression="zstd")
-        temporary.replace(folder / TABLE)
+        write_table(folder / TABLE, as_table(done), compression="zstd")
     write_atomically(folder / SUMMARY, summary_text(rows).encode())
 
 
