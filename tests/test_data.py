@@ -305,7 +305,7 @@ def toy_dataset(n=40, classes=4, shape=(3, 4, 6), seed=1):
 
 
 def test_normalisation_does_not_depend_on_the_number_of_threads(digits):
-    """It once did, in the last bits: threads split a float32 sum, and a run inherited what the process had done before."""
+    """It once did, in the last bits: threads split a float32 sum."""
     before, seen = torch.get_num_threads(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
