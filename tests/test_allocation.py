@@ -356,6 +356,27 @@ def test_free_rho_is_never_worse() -> None:
         assert_consistent(devices, link, options, free)
 
 
+@pytest.mark.parametrize("seed", [2, 12, 14, 22, 26, 32])
+def test_free_rho_against_random_search(seed: int) -> None:
+    """Two devices: no sampled and locally improved point is below the bound, or better than the solver's."""
+    devices, link, options = draw(seed, 2)
+    free = allocate(devices, link, optimise_rho=True, **options)
+
+    def objective(point: np.ndarray) -> float:
+        share = np.clip(point[0], 1e-9, 1 - 1e-9)
+        alpha, rho = np.clip(point[1:3], 1e-6, 1 - 1e-9), np.clip(point[3:], 1e-6, 1 - 1e-9)
+        chances = success(link, np.array([share, 1 - share]), alpha, rho)
+        if options["weights"] == "unbiased" and chances.q_s.min() < 1e-12:
+            return np.inf  # nobody may be dropped
+        return float(device_cost(devices, chances.q_s, chances.r_m, **options).sum())
+
+    points = np.random.default_rng(seed).random((6000, 5))
+    starts = sorted(points, key=objective)[:6]
+    found = min(minimize(objective, start, method="Nelder-Mead", options={"maxfev": 2000}).fun for start in starts)
+    assert found >= free.lower_bound * (1 - 1e-9)
+    assert free.objective <= found * (1 + 1e-6)
+
+
 def test_warm_start_ends_at_the_same_optimum() -> None:
     devices, link = cell(20)
     cold = allocate(devices, link)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from numba import njit
 
-from spfl.solvers import Status, bisect, minimise, newton, price
+from spfl.solvers import Status, bisect, minimise, newton, price, solve_positive
 
 
 @njit
@@ -121,3 +122,15 @@ def test_price_stops_within_the_slack() -> None:
     found = price(excess, 100.0, slack=1e-3)
     assert -1e-3 <= 1.0 / found.value - 1.0 <= 0.0
     assert len(calls) == found.iterations
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_solve_positive_solves_or_refuses(n):
+    rng = np.random.default_rng(n)
+    for _ in range(50):
+        half, right, out = rng.normal(size=(n, n)), rng.normal(size=n), np.empty(n)
+        matrix = half @ half.T + 0.1 * np.eye(n)
+        skew = rng.normal(size=(n, n)) * 0.01
+        assert solve_positive(matrix + skew - skew.T, right, out)
+        np.testing.assert_allclose(matrix @ out, right, rtol=1e-9, atol=1e-9)
+        assert not solve_positive(matrix - (np.linalg.eigvalsh(matrix)[0] + 0.01) * np.eye(n), right, out)

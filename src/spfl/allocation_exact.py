@@ -65,7 +65,7 @@ class _Dual:
         self.dropped = self.dropped_cost if droppable else np.full(size, np.inf)
         self.tables = Tables(*(np.empty((size, points)) for _ in range(4)))
         self.everywhere = np.tile(np.array([0, points]), (size, 1))
-        self.near = np.zeros((size, 2, 2))
+        self.near = np.zeros((size, 2, 3))
         self.bound, self.count = -math.inf, 0
         self._over_chunks(lambda part: fill(rows[part], self.part(part), rules), FILL_CHUNK)
 

@@ -166,7 +166,7 @@ def _slope_on(device: Device, beta: float, alpha: float, kink: bool, rules: Rule
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _settled(device: Device, beta: float, alpha: float, kink: bool, rules: Rules) -> bool:
+def settles(device: Device, beta: float, alpha: float, kink: bool, rules: Rules) -> bool:
     """Whether a stationary point keeps every limit, and no power shift from the kink gains."""
     a, b = exponents(device, beta, device.rho)
     if not (device.beta_min <= beta <= device.beta_max and device.alpha_min <= alpha <= device.alpha_max):
@@ -178,7 +178,7 @@ def _settled(device: Device, beta: float, alpha: float, kink: bool, rules: Rules
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _descend_line(device: Device, beta: float, alpha: float, kink: bool, price: float, rules: Rules):  # type: ignore[no-untyped-def]
+def descend_line(device: Device, beta: float, alpha: float, kink: bool, price: float, rules: Rules):  # type: ignore[no-untyped-def]
     """Newton in ln beta on the kink or at a fixed alpha: (value, beta, alpha, settled)."""
     for _ in range(NEWTON_LIMIT):
         slope, value, alpha = _slope_on(device, beta, alpha, kink, rules)
@@ -192,7 +192,7 @@ def _descend_line(device: Device, beta: float, alpha: float, kink: bool, price: 
         beta *= math.exp(min(max(move, -0.7), 0.7))
         if abs(slope * move) <= DECREMENT * abs(value):  # the step just taken squares this error
             value, alpha = _slope_on(device, beta, alpha, kink, rules)[1:]
-            return value + price * beta, beta, alpha, _settled(device, beta, alpha, kink, rules)
+            return value + price * beta, beta, alpha, settles(device, beta, alpha, kink, rules)
     return math.inf, beta, alpha, False
 
 
@@ -224,7 +224,7 @@ def _descend_plane(device: Device, beta: float, alpha: float, price: float, rule
             a, b = exponents(device, beta, device.rho)
             nested = not rules.block or over(b, 1.0 - alpha) > over(a, alpha)
             value = cost(device, a, b, alpha, rules) + price * beta
-            return value, beta, alpha, nested and _settled(device, beta, alpha, False, rules)
+            return value, beta, alpha, nested and settles(device, beta, alpha, False, rules)
     return math.inf, beta, alpha, False
 
 
@@ -237,8 +237,8 @@ def descend(device: Device, beta: float, alpha: float, price: float, rules: Rule
     """
     a, b = exponents(device, beta, device.rho)
     if alpha >= device.alpha_max or device.alpha_min == device.alpha_max or b == 0.0:
-        return _descend_line(device, beta, alpha, False, price, rules)
+        return descend_line(device, beta, alpha, False, price, rules)
     kink = a / (a + b) if a + b < math.inf else 0.0
     if rules.block and abs(alpha - kink) <= 1e-7 * kink:
-        return _descend_line(device, beta, alpha, True, price, rules)
+        return descend_line(device, beta, alpha, True, price, rules)
     return _descend_plane(device, beta, alpha, price, rules)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from spfl.allocation_free import descend_free
 from spfl.allocation_kernels import Device, Rules, device_at
 from spfl.allocation_split import EVERYWHERE, Split, best_split, descend, logit
 from spfl.bound import Floats
@@ -115,14 +116,16 @@ def _refine(device: Device, tables: Tables, k: int, i: int, price: float, near: 
     beta = tables.beta[k]
     left, right = max(i - 1, 0), min(i + 1, beta.size - 1)
     at_point = tables.psi[k, i] + price * beta[i]
-    if not rules.optimise_rho:
-        share, alpha = beta[i], tables.alpha[k, i]
-        if beta[left] < near[0] < beta[right]:
-            share, alpha = near[0], near[1]
+    share, alpha, rho = beta[i], tables.alpha[k, i], tables.rho[k, i]
+    if beta[left] < near[0] < beta[right]:
+        share, alpha, rho = near[0], near[1], near[2]
+    if rules.optimise_rho:
+        value, share, alpha, rho, settled = descend_free(device, share, alpha, rho, price, rules)
+    else:
         value, share, alpha, settled = descend(device, share, alpha, price, rules)
-        if settled and value <= at_point and beta[left] <= share <= beta[right]:
-            near[0], near[1] = share, alpha
-            return value, share
+    if settled and value <= at_point and beta[left] <= share <= beta[right]:
+        near[:] = share, alpha, rho
+        return value, share
     guess = Split(0.0, _steady(tables.alpha[k], left, i, right), tables.rho[k, i])
     args = (device, price, guess, rules)
     found = minimise(_priced, args, math.log(beta[left]), math.log(beta[right]), math.log(beta[i]), 1e-8, 40)
@@ -130,7 +133,7 @@ def _refine(device: Device, tables: Tables, k: int, i: int, price: float, near: 
     split = best_split(device, share, guess, TOLERANCE, rules)
     value = split.cost + price * share
     if value < at_point:
-        near[0], near[1] = share, split.alpha
+        near[:] = share, split.alpha, split.rho
         return value, share
     return at_point, beta[i]
 
@@ -161,7 +164,7 @@ def demand(
 
     Only the grid points window[k, 0] <= i < window[k, 1] are searched. The best valley of the table is refined, and
     the next best one too when it could still win.
-    `near` (device, 2, 2): the last beta and alpha in both valleys, 0 for none; updated.
+    `near` (device, 2, 3): the last beta, alpha and rho in both valleys, 0 for none; updated.
     """
     points = tables.beta.shape[1]
     for k in range(rows.shape[0]):

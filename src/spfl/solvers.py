@@ -210,3 +210,33 @@ def _bracket(
         low, factor = low / factor, min(factor * factor, 1e6)
         at_low, count = excess(low), count + 1
     return low, at_low, high, at_high, count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def solve_positive(matrix, right, out):  # type: ignore[no-untyped-def]
+    """Solve matrix @ out = right for a small matrix, its symmetric part taken, by Cholesky in place.
+
+    False, and `out` undefined, unless it is positive definite.
+    """
+    n = right.size
+    for i in range(n):
+        for j in range(i + 1):
+            total = 0.5 * (matrix[i, j] + matrix[j, i]) if i != j else matrix[i, i]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            if i != j:
+                matrix[i, j] = total / matrix[j, j]
+            elif total > 0.0:
+                matrix[i, i] = math.sqrt(total)
+            else:
+                return False
+    for i in range(n):
+        out[i] = right[i]
+        for k in range(i):
+            out[i] -= matrix[i, k] * out[k]
+        out[i] /= matrix[i, i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            out[i] -= matrix[k, i] * out[k]
+        out[i] /= matrix[i, i]
+    return True
