@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -282,4 +283,46 @@ def calibrated_weights_by_minimisation(weight, auxiliary, heard, ridge):
 
     out = np.zeros(len(weight))
     out[heard] = minimize(objective, start, tol=1e-14).x
+    return out
+
+
+# --- the radio -------------------------------------------------------------------------------------------------------
+
+
+def two_subbands_below(rate: float, snr: float) -> float:
+    """Pr[log2(1 + snr g1) + log2(1 + snr g2) < 2 rate] by quadrature over g1."""
+    from scipy.integrate import quad
+
+    product = 4.0**rate
+
+    def given(first: float) -> float:
+        return math.exp(-first) * -math.expm1(-(product / (1.0 + snr * first) - 1.0) / snr)
+
+    return quad(given, 0.0, (product - 1.0) / snr, limit=500)[0]
+
+
+def update_of_segments(world: Any, outcome: Any) -> NDArray[np.float64]:
+    """The normalised mean of what arrived in round 1, element by element; unrotated packets, `layer` compensation."""
+    from spfl.codec import decode_modulus, decode_signs
+    from spfl.fleet import Fleet
+
+    with Fleet(world) as fleet:
+        uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
+    total = sum(u.samples for u in uploads)
+    layout, out = world.layout, np.zeros(world.layout.size)
+    tensor_of = np.repeat(np.arange(len(layout.names)), layout.sizes)
+    for i in range(layout.size):
+        heard = 0.0
+        for k, u in enumerate(uploads):
+            signs = outcome.sign_segments[k]
+            if not signs[i * len(signs) // layout.size]:
+                continue
+            sign = decode_signs(u.sign_packet, layout=layout, round_=1, device=u.device)[i]
+            modulus, moduli = u.tensor_means[tensor_of[i]], outcome.modulus_segments[k]
+            together = world.scheme.uplink == "single"
+            if u.modulus_packet and (together or moduli[i * len(moduli) // layout.size]):
+                modulus = decode_modulus(u.modulus_packet, layout=layout, round_=1, device=u.device)[i]
+            out[i] += u.samples / total * sign * modulus
+            heard += u.samples / total
+        out[i] /= heard or 1.0
     return out

@@ -146,7 +146,7 @@ def _admissible_alpha(rows: Floats, beta: Floats, alpha: Floats) -> Floats:
     out = alpha.copy()
     for k in range(rows.shape[0]):
         device = device_at(rows, k)
-        a = outage_exponent_scalar(device.sign_load, device.rho * beta[k], 1.0, device.noise)
+        a = outage_exponent_scalar(device.sign_load, device.rho * beta[k], 1.0, device.noise, device.gap_slope)
         if a < math.inf:
             out[k] = min(max(alpha[k], device.alpha_min, a / device.x_max), device.alpha_max)
     return out

@@ -22,7 +22,7 @@ class Device(NamedTuple):
 
     noise, sign_load, modulus_load, rho: of `channel.Link`; v2 .. noise_weight: as in `bound.cost_scalar`;
     beta_min: the least share that schedules the device; beta_max, alpha_min, alpha_max: limits of the search;
-    x_max: largest outage exponent of the signs.
+    x_max: largest outage exponent of the signs. gap_slope: of `channel.Link`.
     """
 
     noise: float
@@ -40,6 +40,7 @@ class Device(NamedTuple):
     alpha_min: float
     alpha_max: float
     x_max: float
+    gap_slope: float
 
 
 COLUMN = {name: column for column, name in enumerate(Device._fields)}
@@ -58,24 +59,25 @@ class Rules(NamedTuple):
 def device_at(rows: Floats, k: int) -> Device:
     """Row k as a record of numbers: kernels read it faster than a view of the array."""
     r = rows[k]
-    return Device(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14])
+    return Device(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _exponent(load: float, band: float, noise: float) -> float:
+def _exponent(load: float, band: float, noise: float, gap_slope: float) -> float:
     """Outage exponent with the whole power; the quick form of `outage_exponent_scalar` wherever nothing overflows."""
     if load > 0.0 and band > 0.0:
         y = LN2 * load / band
         if y < 500.0 and noise < 1e50:
-            return noise * band * math.expm1(y)
-    return outage_exponent_scalar(load, band, 1.0, noise)
+            x = noise * band * math.expm1(y)
+            return x if gap_slope == 0.0 else x * math.exp(min(gap_slope * load / band, 500.0))
+    return outage_exponent_scalar(load, band, 1.0, noise, gap_slope)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def exponents(device: Device, beta: float, rho: float) -> tuple[float, float]:
     """(a, b): outage exponents of the sign and of the modulus packet with the whole power."""
-    a = _exponent(device.sign_load, rho * beta, device.noise)
-    b = _exponent(device.modulus_load, (1.0 - rho) * beta, device.noise)
+    a = _exponent(device.sign_load, rho * beta, device.noise, device.gap_slope)
+    b = _exponent(device.modulus_load, (1.0 - rho) * beta, device.noise, device.gap_slope)
     return a, b
 
 
@@ -135,17 +137,20 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def elasticity(load: float, band: float) -> float:
-    """d ln x / d ln band of an outage exponent: 1 - y / (1 - exp(-y)) <= 0 with y = ln 2 load / band."""
-    y = LN2 * load / band
-    return -0.5 * y if y < 1e-6 else 1.0 + y / math.expm1(-y)
+def elasticity(load: float, band: float, gap_slope: float) -> float:
+    """d ln x / d ln band of an outage exponent: 1 - y / (1 - exp(-y)) - gap_slope r <= 0 with y = ln 2 r."""
+    y, gap = LN2 * load / band, gap_slope * load / band
+    return -0.5 * y - gap if y < 1e-6 else 1.0 + y / math.expm1(-y) - gap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def elasticities(device: Device, beta: float, rho: float) -> tuple[float, float]:
     """(d ln a / d ln beta, d ln b / d ln beta), 0 for an empty packet."""
-    signs = elasticity(device.sign_load, rho * beta) if device.sign_load > 0.0 else 0.0
-    moduli = elasticity(device.modulus_load, (1.0 - rho) * beta) if device.modulus_load > 0.0 and rho < 1.0 else 0.0
+    signs = moduli = 0.0
+    if device.sign_load > 0.0:
+        signs = elasticity(device.sign_load, rho * beta, device.gap_slope)
+    if device.modulus_load > 0.0 and rho < 1.0:
+        moduli = elasticity(device.modulus_load, (1.0 - rho) * beta, device.gap_slope)
     return signs, moduli
 
 
@@ -188,13 +193,13 @@ def slopes(device: Device, beta: float, alpha: float, rho: float, rules: Rules):
 def least_share(device: Device, alpha: float, rho: float) -> float:
     """Smallest share of the band at which the signs' outage exponent is at most X_MAX; inf if none up to BETA_MAX."""
     limit = device.x_max * alpha
-    if not _exponent(device.sign_load, rho * device.beta_max, device.noise) <= limit:
+    if not _exponent(device.sign_load, rho * device.beta_max, device.noise, device.gap_slope) <= limit:
         return math.inf
     high = math.log(device.beta_max)
     low = high - 30.0
     for _ in range(40):
         middle = 0.5 * (low + high)
-        if _exponent(device.sign_load, rho * math.exp(middle), device.noise) > limit:
+        if _exponent(device.sign_load, rho * math.exp(middle), device.noise, device.gap_slope) > limit:
             low = middle
         else:
             high = middle

@@ -75,12 +75,12 @@ def pose(
     columns = (
         link.noise_to_signal, link.sign_load, link.modulus_load, link.split, devices.v2, devices.vbar2,
         devices.v_vbar, devices.delta2, bias_weight(w, theta), kappa * w**2, np.zeros(size), share, low, high,
-        -np.log(least),
+        -np.log(least), np.full(size, link.gap_slope),
     )  # fmt: skip
     rows = np.ascontiguousarray(np.stack(columns, axis=1))
     assert rows.shape[1] == len(COLUMN)
     split = np.ones(size) if optimise_rho else link.split
-    exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal)
+    exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal, link.gap_slope)
     worth = (w > 0) & (devices.v2 > 0)
     hopeless = worth & ~(exponent <= -np.log(SUCCESS_FLOOR))
     promised = least > SUCCESS_FLOOR

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numba import njit, vectorize
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from spfl.rng import Purpose, server_stream
 from spfl.units import db_to_linear, metre_to_km
 
-Fading = Literal["block", "independent"]
+Fading = Literal["block", "independent", "selective"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -33,6 +33,8 @@ class Link:
     arrives: `modulus_bits = 0, rho = 1` is the conventional single packet.
     `rho` is the fraction of a device's band that carries its sign packet; None takes the proportional default
     L_s / (L_s + L_m), at which the conventional scheme is a feasible point (THEORY 3).
+    The gap of a coded link grows with the rate: Gamma(r) = snr_gap exp(gap_slope r), r in bit/s/Hz. A `law` says what
+    the closed form does not (`spfl.radio.law`); the allocator works with the closed form all the same.
     Raises ValueError for a value outside its range or a shape that does not broadcast.
     """
 
@@ -46,6 +48,8 @@ class Link:
     snr_gap: float = 1.0
     fading: Fading = "block"
     rho: Floats | None = None
+    gap_slope: float = 0.0
+    law: Law | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.gain)
@@ -59,10 +63,13 @@ class Link:
             object.__setattr__(self, name, array)
         if (self.split > 1).any():
             raise ValueError(f"rho must lie in [0, 1], got {self.rho}")
-        if not (self.bandwidth_hz > 0 and self.noise_w_per_hz > 0 and self.snr_gap >= 1):
-            raise ValueError("bandwidth_hz and noise_w_per_hz must be > 0 and snr_gap >= 1")
-        if self.fading not in ("block", "independent"):
-            raise ValueError(f"fading must be 'block' or 'independent', got {self.fading!r}")
+        least_gap = 1.0 if self.law is None else 0.0  # with a law, the gap is of the allocator's approximation
+        if not (
+            self.bandwidth_hz > 0 and self.noise_w_per_hz > 0 and self.snr_gap >= least_gap and self.gap_slope >= 0
+        ):
+            raise ValueError("bandwidth_hz and noise_w_per_hz must be > 0, snr_gap >= 1 and gap_slope >= 0")
+        if self.fading not in ("block", "independent", "selective"):
+            raise ValueError(f"fading must be 'block', 'independent' or 'selective', got {self.fading!r}")
 
     def proportional_rho(self) -> Floats:
         """L_s / (L_s + L_m), shape (device,)."""
@@ -103,11 +110,13 @@ def _load(bits: Floats, symbols: Floats) -> Floats:
 
 
 @njit(cache=True, nogil=True)
-def outage_exponent_scalar(load: float, band: float, power: float, noise_to_signal: float) -> float:
+def outage_exponent_scalar(
+    load: float, band: float, power: float, noise_to_signal: float, gap_slope: float = 0.0
+) -> float:
     """x of THEORY 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
 
-    x = noise_to_signal * band / power * (2^(load / band) - 1), computed in logarithms: any finite input gives
-    a finite x or inf, never NaN. `load` is L / (B tau) in bit/s/Hz. An empty packet gives 0.
+    x = noise_to_signal * band / power * (2^r - 1) exp(gap_slope r) with r = load / band, computed in logarithms: any
+    finite input gives a finite x or inf, never NaN. `load` is L / (B tau) in bit/s/Hz. An empty packet gives 0.
     """
     if load <= 0.0:
         return 0.0
@@ -122,14 +131,21 @@ def outage_exponent_scalar(load: float, band: float, power: float, noise_to_sign
         log_growth = math.log(load) + math.log(LN2) - math.log(band)
     else:
         log_growth = y + math.log(-math.expm1(-y))
-    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + log_growth
+    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + log_growth + gap_slope * (load / band)
     return math.exp(log_x) if log_x < MAX_LOG else math.inf
 
 
 @vectorize(cache=True)
-def outage_exponent(load, band, power, noise_to_signal):  # type: ignore[no-untyped-def]
+def _outage_exponent(load, band, power, noise_to_signal, gap_slope):  # type: ignore[no-untyped-def]
+    return outage_exponent_scalar(load, band, power, noise_to_signal, gap_slope)
+
+
+def outage_exponent(
+    load: ArrayLike, band: ArrayLike, power: ArrayLike, noise_to_signal: ArrayLike, gap_slope: ArrayLike = 0.0
+) -> Floats:
     """`outage_exponent_scalar` over arrays that broadcast."""
-    return outage_exponent_scalar(load, band, power, noise_to_signal)
+    x: Floats = _outage_exponent(load, band, power, noise_to_signal, gap_slope)
+    return x
 
 
 @dataclass(frozen=True)
@@ -151,14 +167,14 @@ def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None
     share, sign_power = np.asarray(beta, np.float64), np.asarray(alpha, np.float64)
     split = link.split if rho is None else np.asarray(rho, np.float64)
     noise = link.noise_to_signal
-    x_s = outage_exponent(link.sign_load, split * share, sign_power, noise)
-    x_m = outage_exponent(link.modulus_load, (1 - split) * share, 1 - sign_power, noise)
+    x_s = outage_exponent(link.sign_load, split * share, sign_power, noise, link.gap_slope)
+    x_m = outage_exponent(link.modulus_load, (1 - split) * share, 1 - sign_power, noise, link.gap_slope)
     return Success(x_s, x_m, np.exp(-x_s), conditional_modulus_success(x_s, x_m, link.fading))
 
 
 def conditional_modulus_success(x_s: Floats, x_m: Floats, fading: Fading) -> Floats:
     """r_m = Pr[modulus | sign]: nested events under block fading, exp(-x_m) under independent fading."""
-    if fading == "independent":
+    if fading != "block":
         return np.exp(-x_m)
     with np.errstate(invalid="ignore"):  # inf - inf: the sign never arrives either
         return np.exp(-np.maximum(np.where(np.isinf(x_m), np.inf, x_m - x_s), 0.0))
@@ -169,12 +185,33 @@ class Outcome:
     """What one round's fades let through, shape (device,): sign packets, and modulus packets with their sign.
 
     `votes` float32 (dim,) is what an analogue uplink superposes in the air in place of packets: a sum of signs, with
-    noise; None for every other uplink.
+    noise; None for every other uplink. Where packets are recovered segment by segment, the segments that arrived,
+    (device, segment); `sign` and `modulus` then say whether any did.
     """
 
     sign: Bools
     modulus: Bools
     votes: NDArray[np.float32] | None = None
+    sign_segments: Bools | None = None
+    modulus_segments: Bools | None = None
+
+
+class Law(Protocol):
+    """What a link does where the closed form of THEORY 3 does not tell: probabilities, and draws that have them."""
+
+    def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
+        """As `channel.success`."""
+
+    def transmit(
+        self,
+        link: Link,
+        beta: Floats,
+        alpha: Floats,
+        rho: Floats,
+        fades: tuple[Floats, Floats],
+        rng: np.random.Generator,
+    ) -> Outcome:
+        """Which packets arrive. `fades`: power fades of both packets, each (device, segment, subband)."""
 
 
 def draw_fades(seed: int, round_: int, devices: int, fading: Fading) -> tuple[Floats, Floats]:
@@ -186,6 +223,11 @@ def draw_fades(seed: int, round_: int, devices: int, fading: Fading) -> tuple[Fl
     if fading == "block":
         return sign, sign
     return sign, server_stream(seed, round_, Purpose.FADING_MODULUS).exponential(size=devices)
+
+
+def level(fade: Floats) -> Floats:
+    """The mean fade of a packet, (device,): over its segments and subbands, where it has several."""
+    return fade if fade.ndim == 1 else np.asarray(fade.mean(axis=tuple(range(1, fade.ndim))))
 
 
 def transmit(probabilities: Success, fades: tuple[Floats, Floats]) -> Outcome:

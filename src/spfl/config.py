@@ -81,7 +81,19 @@ class ChannelConfig(Section):
     median_snr_db: float | None = Field(
         None, description="scale all gains so that the median device has this SNR on an equal share, dB"
     )
-    fading: Literal["block", "independent"] = Field("block", description="one fade for both packets, or two")
+    fading: Literal["block", "independent", "selective"] = Field(
+        "block", description="one fade for both packets, one each, or one each and subband"
+    )
+    subbands: int = Field(4, ge=2, le=64, description="independent fades over a packet (fading = selective)")
+    doppler_hz: float | None = Field(
+        None, ge=0, description="Doppler spread: fades correlate from round to round; independent when absent, Hz"
+    )
+    round_s: float | None = Field(None, gt=0, description="seconds between rounds for doppler_hz; tau when absent")
+    csi_error_db: float = Field(0.0, ge=0, description="standard deviation of the gains the server knows, dB")
+    segment_bits: int | None = Field(None, ge=512, description="cut packets into segments of at most so many bits")
+    recovery: Literal["all", "segment"] = Field(
+        "all", description="a lost segment loses its packet, or only its slice of the vector"
+    )
     symbols_per_parameter: float = Field(
         2.0, gt=0, description="resource ratio B tau / (K d): complex symbols per parameter and device"
     )
@@ -91,6 +103,8 @@ class ChannelConfig(Section):
     def _distances_ordered(self) -> ChannelConfig:
         if self.min_distance_m >= self.radius_m:
             raise ValueError(f"min_distance_m must be < radius_m, got {self.min_distance_m} and {self.radius_m}")
+        if self.recovery == "segment" and self.segment_bits is None:
+            raise ValueError("recovery = segment needs segment_bits")
         return self
 
 

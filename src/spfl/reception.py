@@ -18,6 +18,7 @@ from spfl.channel import Outcome
 from spfl.codec import Layout, decode_modulus, decode_signs, decode_sparse
 from spfl.config import SchemeConfig
 from spfl.errors import PacketError
+from spfl.radio.segments import element_mask
 from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
 from spfl.uplink import Upload, describe, packing_of, residual_key, signs_of, stand_in
@@ -60,27 +61,29 @@ def receive(
     rejected = [upload.device for upload in uploads if not upload.samples]
 
     def contributions() -> Iterator[Contribution]:
-        heard = 0.0
+        heard: float | Vector = 0.0
         for k, upload in enumerate(uploads):
             used = None
             if outcome.sign[k] and upload.samples:
                 used = _decode(scheme, upload, bool(outcome.modulus[k]), state, packing.packets, round_)
                 if used is None or used.damaged:
                     rejected.append(upload.device)
+                if used and outcome.sign_segments is not None:
+                    used = _cut(scheme, upload, used, outcome, k, state, packing.packets)
             if used and (scheme.rotated or packing.aside):
                 rng = stream(seed, round_, upload.device, Purpose.ROTATION)
                 whole = packing.unpack(used.signs * used.modulus, upload.aside, rng)
-                used = replace(used, signs=whole, modulus=ONE)
+                used = replace(used, signs=whole, modulus=ONE, share=float(np.mean(used.share)))
             if scheme.error_feedback and upload.gradient is not None:
                 delivered = used.signs * used.modulus if used else np.float32(0.0)
                 residuals[residual_key(upload.device)] = np.float32(config.error_decay) * (upload.gradient - delivered)
             if used:
                 if used.exact:
                     received.add(upload.device, used.modulus)
-                heard += scale[k]
-                yield Contribution(scale[k], used.signs, ONE if scheme.rule == "vote" else used.modulus)
+                heard = heard + scale[k] * used.share
+                yield Contribution(scale[k], used.signs, ONE if scheme.rule == "vote" else used.modulus, used.share)
         if scheme.rule == "reuse" and LAST_UPDATE in state:
-            yield Contribution(1.0 - heard, state[LAST_UPDATE], ONE)
+            yield Contribution(1.0, np.float32(1.0 - heard) * state[LAST_UPDATE], ONE)
 
     rules: dict[str, Weights] = {"mean": scheme.weights, "calibrated": "normalized"}
     weights = rules.get(scheme.rule, "plain")
@@ -128,12 +131,31 @@ def _common_means(uploads: Sequence[Upload], tensors: int) -> Vector:
 
 @dataclass(frozen=True)
 class _Used:
-    """What the server uses of a heard device: their product is the gradient. `exact`: from a modulus packet."""
+    """What the server uses of a heard device: their product is the gradient. `exact`: from a whole modulus packet.
+
+    `share` as in `Contribution`.
+    """
 
     signs: Vector
     modulus: Vector
     exact: bool = False
     damaged: bool = False
+    share: float | Vector = 1.0
+
+
+def _cut(scheme: Scheme, upload: Upload, used: _Used, outcome: Outcome, k: int, state: State, layout: Layout) -> _Used:
+    """What segments leave of a packet: signs are 0 where none came, moduli are compensated where their own did not."""
+    assert outcome.sign_segments is not None
+    assert outcome.modulus_segments is not None
+    signs = element_mask(outcome.sign_segments[k], layout.size).astype(np.float32)
+    if not used.exact or scheme.uplink == "single":
+        return replace(used, signs=used.signs * signs, exact=used.exact and bool(signs.all()), share=signs)
+    moduli = element_mask(outcome.modulus_segments[k], layout.size)
+    vbar = stand_in(scheme, state, upload.device, upload.tensor_means, layout)
+    exact = bool(moduli.all() and signs.all())
+    return replace(
+        used, signs=used.signs * signs, modulus=np.where(moduli, used.modulus, vbar), exact=exact, share=signs
+    )
 
 
 def _decode(

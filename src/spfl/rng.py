@@ -31,6 +31,8 @@ class Purpose(IntEnum):
     VALIDATION_SPLIT = 10
     ROTATION = 11
     CLOCK = 12
+    CSI = 13
+    DOWNLINK = 14
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

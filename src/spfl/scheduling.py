@@ -11,13 +11,13 @@ import numpy as np
 from spfl import over_the_air
 from spfl.allocation import AllocationResult, allocate
 from spfl.bound import Devices, Floats, Weights, common_weight, device_cost
-from spfl.channel import Bools, Fading, Link, Outcome, success, transmit
+from spfl.channel import Bools, Fading, Link, Outcome, Success, level, success, transmit
 from spfl.config import SchemeConfig
 from spfl.schemes import Scheme
 from spfl.uplink import Upload, signs_of
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
-Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, each (device,)
+Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, (device,) or as the link's law takes them
 
 
 def share_resources(
@@ -47,10 +47,11 @@ def share_resources(
     )
     q_s, r_m = result.q_s, result.r_m
     if scheme.schedule != "all":
-        chosen = schedule(scheme, config, devices, link.gain * fades[0], result.beta > 0)
+        chosen = schedule(scheme, config, devices, link.gain * level(fades[0]), result.beta > 0)
         result = replace(result, beta=np.where(chosen, 1.0 / max(int(chosen.sum()), 1), 0.0))
-        odds = success(link, result.beta, result.alpha, result.rho)
-        q_s, r_m = np.where(chosen, odds.q_s, 0.0), np.where(chosen, odds.r_m, 0.0)
+    if scheme.schedule != "all" or link.law is not None:
+        odds, heard = probabilities(link, result), result.beta > 0
+        q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)
     if scheme.attempts > 1:
         both = _ever(q_s * r_m, scheme.attempts)
         q_s = _ever(q_s, scheme.attempts)
@@ -64,6 +65,12 @@ def share_resources(
         return result
     cost = device_cost(devices, q_s, r_m, **objective(scheme, devices, config, previous))
     return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
+
+
+def probabilities(link: Link, allocation: AllocationResult) -> Success:
+    """Success probabilities of an allocation by the link's own law, or by the closed form."""
+    law = success if link.law is None else link.law.success
+    return law(link, allocation.beta, allocation.alpha, allocation.rho)
 
 
 class Objective(TypedDict):
@@ -120,16 +127,30 @@ def deliver(
 ) -> Outcome:
     """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
     if scheme.uplink == "analog":
-        return _superpose(uploads, link, allocation, fades[0], rng)
-    odds = success(link, allocation.beta, allocation.alpha, allocation.rho)
-    attempts = [transmit(odds, fade) for fade in _attempts(fades, scheme.attempts, link.fading, rng)]
-    return Outcome(np.any([a.sign for a in attempts], axis=0), np.any([a.modulus for a in attempts], axis=0))
+        return _superpose(uploads, link, allocation, level(fades[0]), rng)
+    every = _attempts(fades, scheme.attempts, link.fading, rng)
+    if link.law is None:
+        odds = probabilities(link, allocation)
+        attempts = [transmit(odds, fade) for fade in every]
+    else:
+        shares = allocation.beta, allocation.alpha, allocation.rho
+        attempts = [link.law.transmit(link, *shares, fade, rng) for fade in every]
+    return Outcome(
+        np.any([a.sign for a in attempts], axis=0),
+        np.any([a.modulus for a in attempts], axis=0),
+        sign_segments=_any([a.sign_segments for a in attempts]),
+        modulus_segments=_any([a.modulus_segments for a in attempts]),
+    )
+
+
+def _any(parts: Sequence[Bools | None]) -> Bools | None:
+    return None if parts[0] is None else np.any([part for part in parts if part is not None], axis=0)
 
 
 def _attempts(fades: Fades, attempts: int, fading: Fading, rng: np.random.Generator) -> Iterator[Fades]:
     yield fades
     for _ in range(1, attempts):
-        sign, modulus = rng.exponential(size=(2, fades[0].size))
+        sign, modulus = (rng.exponential(size=fade.shape) for fade in fades)
         yield sign, sign if fading == "block" else modulus
 
 

@@ -89,7 +89,8 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
     with clock("allocate"):
         cohort = [upload.device for upload in uploads]
         devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
-        allocation = share_resources(scheme, devices, link, config, fades, server.allocation)
+        known = world.estimate(link, cohort, round_)
+        allocation = share_resources(scheme, devices, known, config, fades, server.allocation)
     return Plan(round_, link, fades, allocation)
 
 
@@ -137,7 +138,7 @@ def complete(
         test_accuracy,
         allocation,
         outcome,
-        payload_bits(scheme, world.layout, config.codec, allocation),
+        payload_bits(scheme, world.layout, config.codec, allocation, world.packet_bits),
         side_bits(scheme, world.layout) * len(uploads),
         update.rejected,
         world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0]),

@@ -159,15 +159,22 @@ def link_bits(scheme: Scheme, layout: Layout, codec: CodecConfig) -> tuple[int, 
     }[scheme.uplink]
 
 
-def payload_bits(scheme: Scheme, layout: Layout, codec: CodecConfig, allocation: AllocationResult) -> int:
+def payload_bits(
+    scheme: Scheme,
+    layout: Layout,
+    codec: CodecConfig,
+    allocation: AllocationResult,
+    packets: tuple[int, int] | None = None,
+) -> int:
     """Bits that all devices with band send in a round, every attempt counted; float32 values on the ideal uplink.
 
+    `packets`: bits of the two packets, where they are not those of `link_bits`.
     A split that leaves the modulus packet no band or no power (rho or alpha = 1) sends none.
     """
     scheduled = allocation.beta > 0
     if scheme.uplink == "ideal":
         return SCALAR_BITS * layout.size * int(scheduled.sum())
-    first, second = link_bits(scheme, layout, codec)
+    first, second = packets or link_bits(scheme, layout, codec)
     both = scheduled & (allocation.rho < 1) & (allocation.alpha < 1)
     return scheme.attempts * (first * int(scheduled.sum()) + second * int(both.sum()))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from spfl.aggregation import State, Vector
 from spfl.allocation import AllocationResult
-from spfl.channel import Cell, Floats, Link, Outcome, draw_fades, drop_cell, scale_to_median_snr
+from spfl.channel import Cell, Floats, Link, Outcome, draw_fades, drop_cell, level, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_gains, checked_parts, copy_module
@@ -18,10 +18,13 @@ from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
 from spfl.partition import Indices, partition
 from spfl.radio.energy import Spent, clocks_hz, spend
+from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
+from spfl.radio.law import RadioLaw, allocators_gap
+from spfl.radio.segments import segment_count, segment_overhead
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.units import db_to_linear, dbm_to_watt
-from spfl.uplink import link_bits
+from spfl.uplink import link_bits, packing_of
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,51 @@ class World:
         symbols = channel.symbols_per_parameter * self.config.cohort * self.layout.size
         return channel.tau_s or symbols / channel.bandwidth_hz
 
+    @cached_property
+    def segments(self) -> tuple[int, int]:
+        """Segments of the first and of the second packet."""
+        limit = None if self.scheme.uplink in ("ideal", "analog") else self.config.channel.segment_bits
+        first, second = (segment_count(bits, limit) for bits in self._whole_bits)
+        return first, second
+
+    @cached_property
+    def packet_bits(self) -> tuple[int, int]:
+        """Bits of the first and of the second packet on the link, with what its segments add."""
+        ranges = len(packing_of(self.scheme, self.layout).packets.shapes) if self.config.codec.per_tensor else 1
+        held = {"split": (0, ranges), "single": (ranges, 0)}.get(self.scheme.uplink, (0, 0))
+        first, second = (
+            bits + segment_overhead(count, r)
+            for bits, count, r in zip(self._whole_bits, self.segments, held, strict=True)
+        )
+        return first, second
+
+    @cached_property
+    def _whole_bits(self) -> tuple[int, int]:
+        return link_bits(self.scheme, self.layout, self.config.codec)
+
+    @cached_property
+    def law(self) -> RadioLaw | None:
+        """What the link does beyond the closed form; None where that tells all."""
+        channel, count = self.config.channel, self.segments
+        if self.scheme.uplink in ("ideal", "analog") or channel.fading == "block":
+            return None
+        if channel.fading == "independent" and max(count) == 1:
+            return None
+        subbands = channel.subbands if channel.fading == "selective" else 1
+        recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
+        return RadioLaw(subbands, *count, recovery, db_to_linear(channel.snr_gap_db))
+
+    @cached_property
+    def gap(self) -> tuple[float, float]:
+        """SNR gap and its slope by which the allocator reckons."""
+        if self.law is None:
+            return db_to_linear(self.config.channel.snr_gap_db), 0.0
+        return allocators_gap(self.law, self.config.channel.fading == "block", self.segments[0])
+
     def link(self, cohort: Sequence[int], round_: int) -> Link:
-        """The uplink of a cohort, as the server knows it before the fades."""
+        """The uplink of a cohort in long-term statistics, before the fades."""
         channel, rho = self.config.channel, self.config.scheme.rho
-        sign_bits, modulus_bits = link_bits(self.scheme, self.layout, self.config.codec)
+        sign_bits, modulus_bits = self.packet_bits
         gain = self.cell(round_).gain[list(cohort)]
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
@@ -157,9 +201,11 @@ class World:
             tau_s=np.full(gain.shape, self.tau_s / self.scheme.attempts),
             sign_bits=np.full(gain.shape, sign_bits),
             modulus_bits=np.full(gain.shape, modulus_bits),
-            snr_gap=db_to_linear(channel.snr_gap_db),
+            snr_gap=self.gap[0],
             fading=channel.fading,
             rho=split,
+            gap_slope=self.gap[1],
+            law=self.law,
         )
 
     def fades(self, round_: int) -> tuple[Floats, Floats]:
@@ -169,7 +215,42 @@ class World:
             sign, modulus = self.custom.fades(round_, self.config.cohort, rng)
             size = self.config.cohort
             return checked_gains(sign, size, "fades"), checked_gains(modulus, size, "fades")
-        return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
+        if self._correlated is not None:
+            members = list(self.cohort(round_))
+            sign, modulus = (fades.power(round_)[members] for fades in self._correlated)
+            return sign, modulus
+        if self.law is None:
+            return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
+        return draw_many(self.config.seed, round_, *self._fade_shapes(self.config.cohort))
+
+    def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.law is None:
+            return (devices,), (devices,)
+        first, second = self.segments
+        return (devices, first, self.law.subbands), (devices, second, self.law.subbands)
+
+    @cached_property
+    def _correlated(self) -> tuple[CorrelatedFades, CorrelatedFades] | None:
+        """Fades of all devices of the cell that correlate from round to round; None when they do not."""
+        channel = self.config.channel
+        if channel.doppler_hz is None:
+            return None
+        correlation = round_correlation(channel.doppler_hz, channel.round_s or self.tau_s)
+        purposes = Purpose.FADING_SIGN, Purpose.FADING_MODULUS
+        sign, modulus = (
+            CorrelatedFades(self.config.seed, shape, correlation, purpose)
+            for shape, purpose in zip(self._fade_shapes(self.config.data.devices), purposes, strict=True)
+        )
+        return (sign, sign) if channel.fading == "block" else (sign, modulus)
+
+    def estimate(self, link: Link, cohort: Sequence[int], round_: int) -> Link:
+        """The link as the server believes it to be: gains with a log-normal error."""
+        spread_db = self.config.channel.csi_error_db
+        if spread_db == 0:
+            return link
+        rng = server_stream(self.config.seed, round_, Purpose.CSI)
+        error_db = spread_db * rng.standard_normal(self.config.data.devices)[list(cohort)]
+        return replace(link, gain=link.gain * db_to_linear(error_db))
 
     @cached_property
     def clocks_hz(self) -> Floats:
@@ -183,7 +264,7 @@ class World:
         training, members = self.config.training, list(cohort)
         samples = [training.local_steps * min(training.batch_size, len(self.parts[k])) for k in members]
         clock = self.clocks_hz[members]
-        return spend(self.config.device, self.scheme, link, allocation, outcome.sign, fade, samples, clock)
+        return spend(self.config.device, self.scheme, link, allocation, outcome.sign, level(fade), samples, clock)
 
     def noise(self, round_: int) -> np.random.Generator:
         """What the air draws besides, for the schemes that need it: receiver noise, fades of repetitions."""
