@@ -11,9 +11,10 @@ OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 help:
 	@sed -n 's/^#: //p' Makefile
 
-#: make demo    install, then compare four schemes on embedded data; prints a table and the path of a figure
+#: make demo    install, then compare four schemes on embedded data; prints a table and the path of a report
 demo: $(VENV)/.installed
 	$(BIN)/spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl,sp_fl_plus --seeds 0-1 --out $(OUT)
+	@echo "open this page in a browser: $$($(BIN)/spfl report $(OUT))"
 
 #: make test    install with the dev extra, then ruff, mypy and pytest
 test: $(VENV)/.installed-dev

@@ -17,7 +17,11 @@ import typer
 
 import spfl
 from spfl.cli_allocate import allocate_command
+<<<<<<< HEAD
 from spfl.cli_signals import resumable, sigterm_as_interrupt
+=======
+from spfl.cli_report import report_command
+>>>>>>> 80a2c4d (spfl report: one self-contained HTML page, looked at in Chromium)
 from spfl.cli_sweep import figures_command, sweep_command
 from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
@@ -37,6 +41,7 @@ app.add_typer(config_app, name="config")
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)
+app.command("report")(report_command)
 
 ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[

@@ -41,6 +41,14 @@ def read_curves(folders: Iterable[Path]) -> list[Curve]:
     A label is the scheme, and each setting in which the configurations differ. Unfinished runs shorten the curve.
     Raises RunFolderError for a folder that is no run or has no evaluation yet.
     """
+    return [_curve(label, members) for label, members in group_runs(folders).items()]
+
+
+def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """Run folders that differ in the seed only, by a label that tells the groups apart, in the order they are met.
+
+    Raises RunFolderError for a folder that is no run.
+    """
     groups: dict[tuple[Any, ...], list[Path]] = {}
     for folder in folders:
         if not (folder / "config.toml").is_file():
@@ -48,10 +56,7 @@ def read_curves(folders: Iterable[Path]) -> list[Curve]:
         settings = flatten(load_config(folder / "config.toml"))
         key = tuple((name, value) for name, value in settings.items() if name not in ("seed", "workers"))
         groups.setdefault(key, []).append(folder)
-    return [
-        _curve(label, members)
-        for label, members in zip(_labels([dict(k) for k in groups]), groups.values(), strict=True)
-    ]
+    return dict(zip(_labels([dict(key) for key in groups]), groups.values(), strict=True))
 
 
 def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:

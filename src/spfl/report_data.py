@@ -1,0 +1,136 @@
+"""What a report is made of: the runs of a folder, grouped by configuration, and what they add up to."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from spfl.config import Config, load_config
+from spfl.errors import RunFolderError
+from spfl.experiment import ENVIRONMENT, SUMMARY, read_json
+from spfl.plots import group_runs
+from spfl.runlog import ALLOCATION, DEVICES, METRICS, PARTS, Json, read_metrics, summarise
+
+Floats = NDArray[np.float64]
+Value = Callable[[Json], float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as far as it has come; what is missing in it is None."""
+
+    folder: Path
+    config: Config
+    rounds: Sequence[Json]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / SUMMARY).is_file()
+
+    @cached_property
+    def summary(self) -> Json:
+        return summarise(self.rounds)
+
+    @cached_property
+    def environment(self) -> Json:
+        return read_json(self.folder / ENVIRONMENT) if (self.folder / ENVIRONMENT).is_file() else {}
+
+    @cached_property
+    def devices(self) -> dict[str, Any] | None:
+        """Columns of devices.parquet, (device,) each; None for a run of a version that wrote none."""
+        path = self.folder / DEVICES
+        return _columns(pq.read_table(path)) if path.is_file() else None
+
+    @cached_property
+    def allocation(self) -> dict[str, Any] | None:
+        """Columns of the allocation table, a row a round and device; None before the first checkpoint."""
+        paths = [path] if (path := self.folder / ALLOCATION).is_file() else sorted(self.folder.glob(PARTS))
+        return _columns(pa.concat_tables([pq.read_table(path) for path in paths])) if paths else None
+
+    def by_device(self, *names: str) -> dict[str, Floats]:
+        """Means over the rounds in which a device took part, (device,); NaN for one that never did."""
+        table = self.allocation or {}
+        count = np.bincount(table["device"], minlength=self.config.data.devices).astype(np.float64)
+        count[count == 0] = np.nan
+        sums = {name: np.bincount(table["device"], table[name], self.config.data.devices) for name in names}
+        return {name: total / count for name, total in sums.items()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed only."""
+
+    label: str
+    runs: Sequence[Run]
+
+    @property
+    def scheme(self) -> str:
+        return self.runs[0].config.scheme.name
+
+    @property
+    def one_packet(self) -> bool:
+        """Whether signs and moduli always share their fate."""
+        return all(r["signs_received"] == r["moduli_received"] for run in self.runs for r in run.rounds)
+
+    def series(self, value: Value) -> tuple[NDArray[np.int64], Floats]:
+        """Rounds (x,) that all runs have, and a value of their metrics (seed, x), where there is one."""
+        every = [[(r["round"], v) for r in run.rounds if (v := value(r)) is not None] for run in self.runs]
+        length = min(map(len, every))
+        rounds = np.array([round_ for round_, _ in every[0][:length]], np.int64)
+        return rounds, np.array([[v for _, v in one[:length]] for one in every], np.float64).reshape(len(every), length)
+
+    def mean(self, value: Value) -> float | None:
+        """Of a value of the summaries, over seeds."""
+        found = [v for run in self.runs if (v := value(run.summary)) is not None]
+        return statistics.fmean(found) if found else None
+
+    def spread(self, name: str) -> float | None:
+        """Standard deviation (n - 1) over seeds of a value of the summaries; None for fewer than two."""
+        found = [run.summary[name] for run in self.runs if run.summary[name] is not None]
+        return statistics.stdev(found) if len(found) > 1 else None
+
+
+def read_groups(folder: Path) -> list[Group]:
+    """The runs in a run folder, or in the folders of a comparison or of a sweep that kept its runs.
+
+    Raises RunFolderError when there is none that has finished a round.
+    """
+    folders = [folder] if (folder / METRICS).is_file() else sorted(p.parent for p in folder.glob(f"*/{METRICS}"))
+    folders = folders or sorted(p.parent for p in folder.glob(f"runs/*/{METRICS}"))
+    groups = [Group(label, runs) for label, members in group_runs(folders).items() if (runs := _read_runs(members))]
+    return sorted(groups, key=lambda group: group.mean(lambda summary: summary["accuracy_last"]) or 0.0, reverse=True)
+
+
+def _read_runs(folders: Sequence[Path]) -> list[Run]:
+    runs = [Run(path, load_config(path / "config.toml"), list(read_metrics(path))) for path in folders]
+    return sorted((run for run in runs if run.rounds), key=lambda run: run.config.seed)
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Keys of the configuration in which groups differ, with the value of each."""
+    from spfl.experiment import flatten
+
+    flat = [flatten(group.runs[0].config) for group in groups]
+    keys = [key for key in flat[0] if key not in ("seed", "workers") and len({str(f[key]) for f in flat}) > 1]
+    return [(key, [str(f[key]) for f in flat]) for key in keys]
+
+
+def check_report(folder: Path, groups: Sequence[Group], has_table: bool) -> None:
+    """Raises RunFolderError for a folder of which nothing can be reported."""
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is not a folder")
+    if not groups and not has_table:
+        raise RunFolderError(f"{folder} holds no run that has finished a round, and no results of a sweep")
