@@ -17,11 +17,8 @@ import typer
 
 import spfl
 from spfl.cli_allocate import allocate_command
-<<<<<<< HEAD
-from spfl.cli_signals import resumable, sigterm_as_interrupt
-=======
 from spfl.cli_report import report_command
->>>>>>> 80a2c4d (spfl report: one self-contained HTML page, looked at in Chromium)
+from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
 from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
