@@ -208,7 +208,7 @@ def test_a_browser_shows_it(kind, width, request):
             ".filter(f => f.getBoundingClientRect().right > innerWidth).length"
         )
         smallest = view.evaluate(
-            "Math.min(...[...document.querySelectorAll('h1, h2, p, td, th, dd, dt, button, pre, .legendtext, .xtick text')]"
+            "Math.min(...[...document.querySelectorAll('h1, h2, p, td, th, dd, dt, button, pre, .legendtext')]"
             ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         hidden = view.evaluate("document.querySelectorAll('.panel:not([hidden])').length")

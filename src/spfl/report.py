@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import spfl
-from spfl.checkpoint import write_atomically
 from spfl.config import to_toml
 from spfl.experiment import CONFIG, ENVIRONMENT, read_json
+from spfl.folders import write_atomically
 from spfl.report_data import Group, Value, check_report, differing, read_groups
 from spfl.runlog import Json
 from spfl.sweep_tables import TABLE, cells
