@@ -40,7 +40,7 @@ VECTOR = "compensation/vector"  # |ghat| of the last round (global), or the runn
 EMA_STEP = np.float32(0.1)  # share of a round's mean modulus in the running mean
 
 
-def _last_key(device: int) -> str:
+def last_key(device: int) -> str:
     return f"compensation/last/{device}"
 
 
@@ -56,7 +56,7 @@ def compensatory_modulus(
         return np.asarray(kind.modulus(state, device, tensor_means, layout), np.float32)
     if kind == "zero":
         return np.zeros(layout.size, np.float32)
-    remembered = state.get(_last_key(device) if kind == "last" else VECTOR)
+    remembered = state.get(last_key(device) if kind == "last" else VECTOR)
     if kind == "layer" or remembered is None:
         return layout.expand(tensor_means)
     if kind == "scaled_ema":
@@ -80,7 +80,7 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
     if kind == "global":
         return state | {VECTOR: np.abs(update)} if update.any() else state
     if kind == "last":
-        return state | {_last_key(device): modulus for device, modulus in received.items()}
+        return state | {last_key(device): modulus for device, modulus in received.items()}
     if kind in ("ema", "scaled_ema") and received:
         mean: Vector = np.mean(np.stack(list(received.values())), axis=0, dtype=np.float32)
         old = state.get(VECTOR)

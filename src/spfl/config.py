@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,9 @@ class Section(BaseModel):
     """A table of the configuration file: unknown keys are errors, values never change after construction."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 class DataConfig(Section):
@@ -182,10 +185,15 @@ class Config(Section):
 
 def build_config(values: Mapping[str, Any]) -> Config:
     """Validate a nested mapping. Raises ConfigError with one line for the first broken rule."""
+    return validated(Config, values)
+
+
+def validated(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """A section, or a configuration with further sections. Raises ConfigError as `build_config` does."""
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(_one_line(error, kind)) from None
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -235,12 +243,12 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, root: type[Section]) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if not str(part).startswith(("function", "literal", "float"))]
     name = ".".join(path) or "config"
     if first["type"] == "extra_forbidden":
-        return f"unknown config key '{name}'" + did_you_mean(path[-1], _known_keys(path[:-1]))
+        return f"unknown config key '{name}'" + did_you_mean(path[-1], _known_keys(root, path[:-1]))
     if first["type"] == "value_error":
         rule = str(first["msg"]).removeprefix("Value error, ")
         return rule if not path else f"{name}: {rule}"
@@ -248,8 +256,8 @@ def _one_line(error: ValidationError) -> str:
     return f"{name}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 
-def _known_keys(path: list[str]) -> Iterable[str]:
-    section: type[BaseModel] = Config
+def _known_keys(root: type[BaseModel], path: list[str]) -> Iterable[str]:
+    section = root
     for part in path:
         annotation = section.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

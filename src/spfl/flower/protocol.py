@@ -1,0 +1,281 @@
+"""What travels between the server and the nodes, as Flower records; everything that arrives is checked here.
+
+A node computes for several devices. Arrays travel as their raw little-endian bytes, a row a device, with dtype and
+shape beside them: nothing is parsed, and nothing is allocated from what a message claims. Packets are uint8,
+exactly as the codec makes them; the codec opens them later and checks their CRC, layout, round and device.
+Axis vocabulary: `device` (of the message), `tensor`, `dim`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from spfl.aggregation import VECTOR, State, Vector, last_key
+from spfl.allocation import AllocationResult
+from spfl.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.errors import PacketError
+from spfl.uplink import Upload, kept_values, packing_of, residual_key
+from spfl.world import World
+
+RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
+NUMBERS = ("loss", "v2", "vbar2", "v_vbar", "delta2")
+SHARES = ("beta", "alpha", "rho")
+MOST_SAMPLES = 2**53  # whole numbers above are not exact in float64
+Record = TypeVar("Record", ArrayRecord, ConfigRecord)
+
+
+# --- the server asks -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a node is to do in a round: gradients of its devices at `weights` (dim,), with what both ends remember."""
+
+    round_: int
+    devices: tuple[int, ...]
+    weights: Vector
+    memory: State
+    one_exchange: bool
+
+
+def weights_record(weights: Vector) -> ArrayRecord:
+    """The weights (dim,) as one array: a single object, which Flower stores once for all nodes."""
+    return ArrayRecord({"weights": _raw(weights)})
+
+
+def read_weights(record: ArrayRecord, dim: int) -> Vector:
+    """The inverse of `weights_record`. Raises PacketError for anything but finite float32 (dim,)."""
+    return _finite(_array(record, "weights", np.float32, (dim,)), "weights").copy()  # PyTorch wants to write
+
+
+def task_content(
+    round_: int, devices: Sequence[int], weights: ArrayRecord, memory: State, one_exchange: bool
+) -> RecordDict:
+    """The content of a `train` message, which `read_task` reads; all nodes share `weights`."""
+    note = ConfigRecord({"round": round_, "devices": list(devices), "one_exchange": one_exchange})
+    arrays = ArrayRecord({name: _raw(array) for name, array in memory.items()})
+    return RecordDict({"task": note, "weights": weights, "memory": arrays})
+
+
+def read_task(content: RecordDict, world: World) -> Task:
+    """Raises PacketError for a message that the server of this experiment did not make."""
+    note = _record(content, "task", ConfigRecord)
+    dim, memory = world.layout.size, _record(content, "memory", ArrayRecord)
+    return Task(
+        _value(note, "round", int),
+        tuple(_integers(note, "devices")),
+        read_weights(_record(content, "weights", ArrayRecord), dim),
+        {name: _array(memory, name, np.float32, tuple(memory[name].shape)) for name in memory},
+        _value(note, "one_exchange", bool),
+    )
+
+
+def memory_for(memory: State, devices: Sequence[int]) -> State:
+    """What devices know of the server's memory: the common vector, and their own arrays."""
+    wanted = {VECTOR, *map(last_key, devices), *map(residual_key, devices)}
+    return {name: array for name, array in memory.items() if name in wanted}
+
+
+def grant_content(round_: int, devices: Sequence[int], allocation: AllocationResult, rows: Sequence[int]) -> RecordDict:
+    """The content of a `train.upload` message: what each device was given of the band and of its power."""
+    note: dict[str, Any] = {"round": round_, "devices": list(devices)}
+    note |= {name: getattr(allocation, name)[list(rows)].tolist() for name in SHARES}
+    return RecordDict({"grant": ConfigRecord(note)})
+
+
+def read_grant(content: RecordDict) -> tuple[int, tuple[int, ...]]:
+    """Round and devices of a `train.upload` message. Raises PacketError."""
+    note = _record(content, "grant", ConfigRecord)
+    return _value(note, "round", int), tuple(_integers(note, "devices"))
+
+
+def hello_content(partition: int, partitions: int, layout: bytes) -> RecordDict:
+    """A node's answer to `query`."""
+    note = {"partition": partition, "partitions": partitions, "layout": layout}
+    return RecordDict({"hello": ConfigRecord(note)})
+
+
+def read_hello(content: RecordDict) -> tuple[int, int, bytes]:
+    """Partition, number of partitions and layout digest. Raises PacketError."""
+    note = _record(content, "hello", ConfigRecord)
+    return _value(note, "partition", int), _value(note, "partitions", int), _value(note, "layout", bytes)
+
+
+# --- the node answers ------------------------------------------------------------------------------------------
+
+
+def report_content(round_: int, uploads: Sequence[Upload]) -> RecordDict:
+    """The side information of a node's devices, packets left out."""
+    note = {"round": round_, "devices": [u.device for u in uploads], "samples": [u.samples for u in uploads]}
+    numbers = np.array([[getattr(u, name) for name in NUMBERS] for u in uploads], np.float64)
+    side = {
+        "numbers": _raw(numbers.reshape(len(uploads), len(NUMBERS))),
+        "means": _raw(_stack([u.tensor_means for u in uploads], np.float32)),
+        "aside": _raw(_stack([u.aside for u in uploads], np.float32)),
+    }
+    return RecordDict({"report": ConfigRecord(note), "side": ArrayRecord(side)})
+
+
+def packets_record(uploads: Sequence[Upload], world: World) -> ArrayRecord:
+    """The packets of the devices that have something to send, a row each."""
+    sending = [u for u in uploads if u.samples]
+    record = {}
+    for name, (dtype, _) in packet_rows(world).items():
+        rows = [np.frombuffer(part, dtype) for part in (getattr(u, name) for u in sending) if part is not None]
+        record[name] = _raw(_stack(rows, dtype))
+    return ArrayRecord(record)
+
+
+def upload_content(round_: int, devices: Sequence[int], packets: ArrayRecord) -> RecordDict:
+    """A node's answer to `train.upload`."""
+    return RecordDict({"upload": ConfigRecord({"round": round_, "devices": list(devices)}), "packets": packets})
+
+
+def check_upload(content: RecordDict, round_: int, devices: Sequence[int]) -> None:
+    """Raises PacketError unless packets are of that round and of those devices."""
+    note = _record(content, "upload", ConfigRecord)
+    _expect("round", round_, _value(note, "round", int))
+    _expect("devices", list(devices), _integers(note, "devices"))
+
+
+def read_report(content: RecordDict, round_: int, devices: Sequence[int], world: World) -> list[Upload]:
+    """The side information of the devices that were asked, in that order.
+
+    Raises PacketError for a report of another round or of other devices, of the wrong shape, or with values that no
+    gradient has.
+    """
+    note, side = _record(content, "report", ConfigRecord), _record(content, "side", ArrayRecord)
+    _expect("round", round_, _value(note, "round", int))
+    _expect("devices", list(devices), _integers(note, "devices"))
+    samples, count = _integers(note, "samples"), len(devices)
+    if len(samples) != count or not all(0 <= n < MOST_SAMPLES for n in samples):
+        raise PacketError(f"samples must be {count} whole numbers in 0..2^53 - 1")
+    packing = packing_of(world.scheme, world.layout)
+    numbers = _array(side, "numbers", np.float64, (count, len(NUMBERS)))
+    means = _finite(_array(side, "means", np.float32, (count, len(packing.packets.names))), "means")
+    aside = _finite(_array(side, "aside", np.float32, (count, packing.aside)), "aside")
+    _check_numbers(numbers, means)
+    return [
+        Upload(
+            device,
+            samples[row],
+            tensor_means=means[row],
+            aside=aside[row],
+            **dict(zip(NUMBERS, numbers[row].tolist(), strict=True)),
+        )
+        for row, device in enumerate(devices)
+    ]
+
+
+def _check_numbers(numbers: NDArray[np.float64], means: NDArray[np.float32]) -> None:
+    energies = numbers[:, 1:]
+    if not (np.isfinite(energies).all() and (energies >= 0).all() and (means >= 0).all()):
+        raise PacketError(f"{', '.join(NUMBERS[1:])} and means must be finite and >= 0")
+    v2, vbar2, v_vbar = energies.T[:3]
+    with np.errstate(over="ignore"):
+        if (v_vbar > np.sqrt(v2) * np.sqrt(vbar2) * (1 + 1e-6)).any():
+            raise PacketError("v_vbar must be <= sqrt(v2 vbar2)")
+
+
+def read_packets(content: RecordDict, uploads: Sequence[Upload], world: World) -> list[Upload]:
+    """The same uploads with their packets, a row for each that has samples. Raises PacketError for another shape."""
+    sending = [u.device for u in uploads if u.samples]
+    record = _record(content, "packets", ArrayRecord)
+    parts = {}
+    for name, (dtype, length) in packet_rows(world).items():
+        parts[name] = _array(record, name, dtype, (len(sending), length))
+    if "gradient" in parts:
+        _finite(parts["gradient"], "gradient")
+    rows = {device: row for row, device in enumerate(sending)}
+    return [replace(u, **{n: _part(a[rows[u.device]]) for n, a in parts.items()}) if u.samples else u for u in uploads]
+
+
+def _part(row: NDArray[Any]) -> Any:
+    return row.tobytes() if row.dtype == np.uint8 else row
+
+
+def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
+    """What a sending device hands over in this scheme: field of `Upload` -> (dtype, elements)."""
+    scheme, layout, codec = world.scheme, world.layout, world.config.codec
+    packets = packing_of(scheme, layout).packets
+    rows: dict[str, tuple[type[np.generic], int]] = {}
+    if scheme.uplink in ("split", "single", "sign"):
+        rows["sign_packet"] = (np.uint8, _bytes(sign_packet_bits(packets.size)))
+    if scheme.uplink in ("split", "single"):
+        ranges = len(packets.names) if codec.per_tensor else 1
+        rows["modulus_packet"] = (np.uint8, _bytes(modulus_packet_bits(packets.size, codec.bits, ranges)))
+    if scheme.uplink == "sparse":
+        rows["sparse_packet"] = (np.uint8, _bytes(sparse_packet_bits(layout.size, kept_values(scheme, layout))))
+    if scheme.error_feedback or scheme.uplink in ("ideal", "analog"):
+        rows["gradient"] = (np.float32, layout.size)
+    return rows
+
+
+def _bytes(bits: int) -> int:
+    return -(-bits // 8)
+
+
+# --- records ---------------------------------------------------------------------------------------------------
+
+
+def _raw(array: NDArray[Any]) -> Array:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return Array(str(array.dtype), tuple(array.shape), RAW, little.tobytes())
+
+
+def _stack(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.stack(rows) if rows else np.zeros((0, 0), dtype)
+
+
+def _array(record: ArrayRecord, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array of a record, read-only. What is expected decides; what is claimed must agree with it."""
+    array = record.get(name)
+    if array is None:
+        raise PacketError(f"array '{name}' is missing")
+    wanted = np.dtype(dtype)
+    empty = 0 in shape  # a stack of no rows has lost their length
+    if array.stype != RAW or array.dtype != str(wanted) or not (empty or tuple(array.shape) == shape):
+        raise PacketError(f"array '{name}' must be {wanted} {shape}, got {array.dtype} {tuple(array.shape)}")
+    length = math.prod(shape) * wanted.itemsize
+    if len(array.data) != length:
+        raise PacketError(f"array '{name}' must have {length} bytes, got {len(array.data)}")
+    return np.frombuffer(array.data, wanted.newbyteorder("<")).astype(wanted, copy=False).reshape(shape)
+
+
+def _finite(array: NDArray[Any], name: str) -> NDArray[Any]:
+    if not np.isfinite(array).all():
+        raise PacketError(f"array '{name}' must be finite")
+    return array
+
+
+def _record(content: RecordDict, name: str, kind: type[Record]) -> Record:
+    record = content.get(name)
+    if not isinstance(record, kind):
+        raise PacketError(f"record '{name}' must be {kind.__name__}, got {type(record).__name__}")
+    return record
+
+
+def _value(note: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    value = note.get(name)
+    if type(value) is not kind:
+        raise PacketError(f"'{name}' must be {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _integers(note: Mapping[str, Any], name: str) -> list[int]:
+    values = _value(note, name, list)
+    if not all(type(value) is int for value in values):
+        raise PacketError(f"'{name}' must be whole numbers")
+    return list(values)
+
+
+def _expect(what: str, expected: object, got: object) -> None:
+    if got != expected:
+        raise PacketError(f"{what} must be {expected}, got {got}")

@@ -1,0 +1,53 @@
+"""The Flower server: the strategy's rounds, written to a run folder as `spfl run` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from spfl.config import Config
+from spfl.data import Dataset, load_dataset
+from spfl.errors import ConfigError
+from spfl.experiment import run_experiment
+from spfl.fleet import Fleet
+from spfl.flower.settings import FlowerConfig, read_run_config
+from spfl.flower.strategy import SpFl
+from spfl.runlog import Json
+from spfl.training import RoundRecord
+from spfl.world import ServerState, World
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the run config says. Raises what `run_on` raises."""
+    settings = read_run_config(context.run_config)
+    run_on(grid, settings.experiment, settings.flower)
+
+
+def run_on(grid: Grid, config: Config, engine: FlowerConfig) -> Json:
+    """Run the experiment on a grid of nodes, and return the summary of its run folder.
+
+    A folder that is not empty is refused unless `engine.resume`; then the run goes on from its last checkpoint.
+    Raises ConfigError, DataError and RunFolderError before the first round.
+    """
+    if not engine.out:
+        raise ConfigError("flower.out must name the run folder on the server's host, got ''")
+
+    def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
+        world = World.build(config, dataset)
+        with Fleet(world) as fleet:
+            yield from SpFl(world, fleet.evaluate, engine, server).rounds(grid)
+
+    return run_experiment(
+        config,
+        load_dataset(config.data.name, Path(engine.data_dir) if engine.data_dir else None),
+        Path(engine.out),
+        existing="resume" if engine.resume else "refuse",
+        checkpoint_every=engine.checkpoint_every,
+        rounds=rounds,
+    )

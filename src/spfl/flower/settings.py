@@ -1,0 +1,66 @@
+"""The run config of a Flower app and the experiment it stands for.
+
+Flower hands every node a flat mapping of numbers, texts and truth values. Its keys are those of the configuration
+(`training.rounds`), and `flower.*` for what belongs to the engine. An empty text stands for a key that is left out, so
+that `flwr run --run-config` can set it: Flower allows no key that the app does not list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from spfl.config import Config, Section, assign, parse_value, validated
+
+Scalar = str | int | float | bool
+LISTS = ("channel.gains_db",)  # kept as text in a run config
+
+
+class FlowerConfig(Section):
+    """The engine: nothing here changes a number of the run while all nodes answer in time."""
+
+    one_exchange: bool = Field(False, description="devices send their packets along with the side information")
+    timeout_s: float = Field(600.0, gt=0, description="seconds an answer may take; a later one is lost, with its round")
+    wait_s: float = Field(120.0, ge=0, description="seconds to wait for all nodes before the first round")
+    min_nodes: int = Field(1, ge=1, description="fewest nodes to begin with, once wait_s is over")
+    out: str = Field("", description="run folder, on the server's host; none is written when empty")
+    resume: bool = Field(False, description="go on from the last checkpoint in the run folder")
+    checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+    data_dir: str = Field("", description="folder of datasets; a node's own `data-dir` goes before it")
+
+
+class Settings(Config):
+    """The experiment and the engine that runs it."""
+
+    flower: FlowerConfig = Field(default_factory=lambda: FlowerConfig())
+
+    @property
+    def experiment(self) -> Config:
+        """The experiment alone."""
+        return Config.model_validate(self.model_dump(exclude={"flower"}))
+
+
+def read_run_config(run_config: Mapping[str, Any]) -> Settings:
+    """What a run config stands for. Raises ConfigError for an unknown key or a bad value, with one line."""
+    values: dict[str, Any] = {}
+    for key, value in run_config.items():
+        if value != "":
+            assign(values, key, parse_value(value) if key in LISTS and isinstance(value, str) else value)
+    return validated(Settings, values)
+
+
+def to_run_config(settings: Settings) -> dict[str, Scalar]:
+    """Every key, flat; `read_run_config` makes equal settings of it."""
+    flat: dict[str, Scalar] = {}
+    for name, value in settings.model_dump(mode="json").items():
+        items = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= {key: _scalar(item) for key, item in items.items()}
+    return flat
+
+
+def _scalar(value: Any) -> Scalar:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, list) else value
