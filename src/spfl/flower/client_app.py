@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,16 +44,16 @@ def site_of(context: Context) -> Site:
 
 @lru_cache(maxsize=1)
 def _site(config: Config, folder: str) -> Site:
-    world = World.build(config, load_dataset(config.data.name, folder or None))
+    world = World.build(config, load_dataset(config.data.name, Path(folder) if folder else None))
     return Site(world, Fleet(world))
 
 
 def place_of(node_config: Mapping[str, Any]) -> Place:
     """The node's place. Raises ConfigError unless its node config says `partition-id=P num-partitions=N`."""
-    values = [node_config.get(key) for key in ("partition-id", "num-partitions")]
-    if not all(type(value) is int for value in values):
+    partition, partitions = node_config.get("partition-id"), node_config.get("num-partitions")
+    if type(partition) is not int or type(partitions) is not int:
         raise ConfigError(f'--node-config must say "partition-id=P num-partitions=N", got {dict(node_config)}')
-    return Place(*values)
+    return Place(partition, partitions)
 
 
 @app.query()

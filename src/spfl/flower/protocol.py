@@ -98,7 +98,7 @@ def read_grant(content: RecordDict) -> tuple[int, tuple[int, ...]]:
 
 def hello_content(partition: int, partitions: int, layout: bytes) -> RecordDict:
     """A node's answer to `query`."""
-    note = {"partition": partition, "partitions": partitions, "layout": layout}
+    note: dict[str, Any] = {"partition": partition, "partitions": partitions, "layout": layout}
     return RecordDict({"hello": ConfigRecord(note)})
 
 
@@ -113,14 +113,15 @@ def read_hello(content: RecordDict) -> tuple[int, int, bytes]:
 
 def report_content(round_: int, uploads: Sequence[Upload]) -> RecordDict:
     """The side information of a node's devices, packets left out."""
-    note = {"round": round_, "devices": [u.device for u in uploads], "samples": [u.samples for u in uploads]}
+    devices, samples = [u.device for u in uploads], [u.samples for u in uploads]
+    note = ConfigRecord({"round": round_, "devices": devices, "samples": samples})
     numbers = np.array([[getattr(u, name) for name in NUMBERS] for u in uploads], np.float64)
     side = {
         "numbers": _raw(numbers.reshape(len(uploads), len(NUMBERS))),
         "means": _raw(_stack([u.tensor_means for u in uploads], np.float32)),
         "aside": _raw(_stack([u.aside for u in uploads], np.float32)),
     }
-    return RecordDict({"report": ConfigRecord(note), "side": ArrayRecord(side)})
+    return RecordDict({"report": note, "side": ArrayRecord(side)})
 
 
 def packets_record(uploads: Sequence[Upload], world: World) -> ArrayRecord:

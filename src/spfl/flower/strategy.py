@@ -14,7 +14,7 @@ devices, and nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import INFO, WARNING
 
@@ -66,6 +66,7 @@ class SpFl(Strategy):
         self._roster: Roster | None = None
         self._grid: Grid | None = None
         self._asked: Shares = {}
+        self._sent: list[Message] = []
         self._began = 0.0
 
     def rounds(self, grid: Grid) -> Iterator[RoundRecord]:
@@ -91,14 +92,15 @@ class SpFl(Strategy):
         round_ = self.server.round_ + 1
         self._asked = self._nodes(grid, round_).shares(self.world.cohort(round_))
         self._began = time.perf_counter()
-        return [self._task(node, devices, round_, arrays) for node, devices in self._asked.items()]
+        self._sent = [self._task(node, devices, round_, arrays) for node, devices in self._asked.items()]
+        return self._sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rest of the round, with the second exchange in the midst of it."""
         world, round_, clock = self.world, self.server.round_ + 1, Stopwatch()
-        heard = self._read(round_, replies, self._asked, self._read_report)
+        heard = self._read(round_, self._sent, replies, self._asked, self._read_report)
         clock.seconds["gradients"] = time.perf_counter() - self._began
         plan = prepare(world, self.server, self._cohort(round_, heard), round_, clock)
         if not self.engine.one_exchange:
@@ -161,27 +163,30 @@ class SpFl(Strategy):
             protocol.check_upload(content, plan.round_, devices)
             return protocol.read_packets(content, [heard[k] for k in devices], self.world)
 
-        return self._read(plan.round_, replies, asked, read)
+        return self._read(plan.round_, messages, replies, asked, read)
 
     # --- hearing -----------------------------------------------------------------------------------------------
 
-    def _read(self, round_: int, replies: Iterable[Message], asked: Shares, read: Read) -> dict[int, Upload]:
+    def _read(
+        self, round_: int, sent: Sequence[Message], replies: Iterable[Message], asked: Shares, read: Read
+    ) -> dict[int, Upload]:
         """The uploads of all nodes that answered as they should, by device; every other node is blamed."""
         heard: dict[int, Upload] = {}
-        answered: set[int] = set()
+        waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
         for reply in replies:
-            node = int(reply.metadata.src_node_id)
-            devices = asked.get(node, ())
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
             try:
-                if node not in asked or node in answered:
-                    raise PacketError("answered twice" if node in answered else "was not asked")
-                answered.add(node)
-                if reply.has_error():
+                if node is None:
+                    raise PacketError("answered twice, or what it was not asked")
+                if reply.has_error():  # of the node, or of the SuperLink in its place
                     raise PacketError(f"failed: {reply.error.reason}")
-                heard |= {upload.device: upload for upload in read(reply.content, devices)}
+                if reply.metadata.src_node_id != node:
+                    raise PacketError(f"was answered for by node {reply.metadata.src_node_id}")
+                heard |= {upload.device: upload for upload in read(reply.content, asked[node])}
             except PacketError as error:
-                self._blame(round_, node, devices, str(error))
-        for node in asked.keys() - answered:
+                lost = () if node is None else asked[node]
+                self._blame(round_, node or reply.metadata.src_node_id, lost, str(error))
+        for node in waiting.values():
             self._blame(round_, node, asked[node], f"no answer within {self.engine.timeout_s:g} s")
         return heard
 
