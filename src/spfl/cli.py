@@ -296,7 +296,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         with sigterm_as_interrupt():
-            app()
+            app(prog_name="spfl")  # however it was started
     except SpflError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
