@@ -79,6 +79,18 @@ def test_series_tell_what_varies_within_a_scheme_and_nothing_else(tmp_path):
     assert list(study.series(study.rows, "scheme.shrink")) == ["single_packet", "sp_fl"]
 
 
+def test_a_rate_that_each_setting_has_of_its_own_makes_no_series(tmp_path):
+    def rows(rates):
+        worlds = zip((-3.0, 3.0, 9.0), rates, strict=True)
+        return [point("sp_fl", 0, 0.5, channel__median_snr_db=snr, training__rate=rate) for snr, rate in worlds]
+
+    tuned = study_of(rows((0.1, 0.3, 0.3)), tmp_path)
+    assert list(tuned.series(tuned.rows)) == ["sp_fl"]
+    assert tuned.axes() == ["channel.median_snr_db"]
+    several = study_of(rows((0.1, 0.3, 0.3)) + rows((0.2, 0.2, 0.2)), tmp_path)
+    assert list(several.series(several.rows)) == ["sp_fl (rate = 0.1)", "sp_fl (rate = 0.3)", "sp_fl (rate = 0.2)"]
+
+
 def test_what_is_text_is_a_slice_and_no_axis(tmp_path):
     rows = [point("sp_fl", 0, 0.5, channel__fading=fading, training__flip=flip) for fading in ("block", "independent")
             for flip in (False, True)]  # fmt: skip

@@ -433,3 +433,12 @@ def test_summary_of_cells():
         for seed, accuracy in enumerate([0.4, 0.5, 0.6])
     ]
     assert "| a | 50.00 | 10.00 | 3 | 50.00 | 0.250 | 1.000 | 2.0 |" in summary_text(rows)
+
+
+def test_a_grid_may_have_rates_of_its_own(write):
+    text = '[rates]\nsp_fl = 0.1\nerror_free = 0.2\n[[grid]]\n"scheme.name" = ["sp_fl", "error_free"]\n'
+    own = '[[grid]]\nseed = 1\n"scheme.name" = ["sp_fl", "error_free"]\nrates = { sp_fl = 0.5 }\n'
+    points = load_points(write(text + own))
+    assert [point.config.training.rate for point in points] == [0.1, 0.2, 0.5, 0.2]
+    with pytest.raises(ConfigError, match="unknown scheme 'sp_fll' in \\[rates\\]"):
+        load_points(write(text + own.replace("{ sp_fl =", "{ sp_fll =")))

@@ -1,7 +1,8 @@
 """A finished study, taken apart into series, slices and axes.
 
-A series is a scheme together with what of its method is varied (keys of [scheme], and the learning rate); a slice is a
-setting of all that is varied of the world (data, channel, codec, model, the rest of training). Within a series and a
+A series is a scheme together with what of its method is varied (keys of [scheme], and the learning rate unless each
+setting has its own); a slice is a setting of all that is varied of the world (data, channel, codec, model, the rest of
+training). Within a series and a
 slice, points differ in the seed only; across series of one slice, equal seeds share batches, weights, gains and fades.
 """
 
@@ -69,6 +70,8 @@ class Study:
         return all(value is None or type(value) in (int, float) for value in self.values(key))
 
     def _varies_in_a_scheme(self, key: str) -> bool:
+        if key == RATE:
+            return any(key in keys for keys in self._method_keys.values())
         return any(
             len({r[key] for r in rows if r[key] is not None}) > 1 for rows in group(self.rows, "scheme").values()
         )
@@ -102,9 +105,15 @@ class Study:
         """The method's keys that vary within a scheme."""
         keys = [key for key in self.varied if is_method(key)]
         return {
-            scheme: [key for key in keys if len({row[key] for row in rows}) > 1]
+            scheme: [key for key in keys if len({row[key] for row in rows}) > 1 and not self._is_tuned(key, rows)]
             for scheme, rows in group(self.rows, "scheme").items()
         }
+
+    def _is_tuned(self, key: str, rows: Sequence[Json]) -> bool:
+        """Whether the key is the learning rate, and all else decides it: each setting was given its own."""
+        rest = [other for other in self.varied if other != RATE]
+        settings = {(tuple(row[other] for other in rest), row[RATE]) for row in rows} if key == RATE else set()
+        return key == RATE and len(settings) == len({setting for setting, _ in settings})
 
     @property
     def part(self) -> str:

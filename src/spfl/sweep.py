@@ -3,7 +3,8 @@
 A sweep file holds
     [base]     config = "FILE" (a configuration, relative to the sweep file), and keys that override it
     [rates]    SCHEME = learning rate, for grids that do not set training.rate themselves
-    [[grid]]   key = value, or list of values: the Cartesian product of the lists, the first key changing slowest
+    [[grid]]   key = value, or list of values: the Cartesian product of the lists, the first key changing slowest;
+               rates.SCHEME = learning rate replaces that of [rates] in this grid
 
 and its folder
     sweep.toml         a copy of the file
@@ -70,16 +71,18 @@ def load_points(path: Path, overrides: Iterable[str] = ()) -> list[Point]:
     if not isinstance(grids, list) or not grids:
         raise ConfigError(f"{path} needs at least one [[grid]]")
     base, rates, last = _base(path, tables.get("base", {})), _rates(path, tables), dict(map(parse_override, overrides))
-    flat_grids = [_flat(grid) for grid in grids]
+    own_rates = [rates | _rates(path, grid) for grid in grids]
+    flat_grids = [_flat({key: value for key, value in grid.items() if key != "rates"}) for grid in grids]
     swept = dict.fromkeys(
-        ["scheme.name", "seed", *([RATE] if rates else []), *(k for grid in flat_grids for k in grid)]
+        ["scheme.name", "seed", *([RATE] if any(own_rates) else []), *(k for grid in flat_grids for k in grid)]
     )
     points: dict[str, Point] = {}
-    for choice in (choice for grid in flat_grids for choice in _product(path, grid)):
-        scheme = {**base, **choice, **last}["scheme.name"]
-        tuned = {RATE: rates[scheme]} if scheme in rates else {}
-        point = _point(path, {**base, **tuned, **choice, **last}, swept)
-        points.setdefault(point.key, point)
+    for tuned, grid in zip(own_rates, flat_grids, strict=True):
+        for choice in _product(path, grid):
+            scheme = {**base, **choice, **last}["scheme.name"]
+            rate = {RATE: tuned[scheme]} if scheme in tuned else {}
+            point = _point(path, {**base, **rate, **choice, **last}, swept)
+            points.setdefault(point.key, point)
     return list(points.values())
 
 
