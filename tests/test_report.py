@@ -15,8 +15,8 @@ from spfl import report_figures
 from spfl.comparison import compare
 from spfl.config import load_config, to_toml
 from spfl.errors import RunFolderError
-from spfl.report import flatten_json, write_report
-from spfl.report_data import read_groups
+from spfl.report import write_report
+from spfl.results import flatten_json, read_groups
 from spfl.runlog import ALLOCATION, DEVICES
 from spfl.sweep import load_points, sweep
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spfl.channel import Floats
+from spfl.data import Dataset
 from spfl.errors import ConfigError, DataError
 from spfl.partition import Indices
 from spfl.schemes import Scheme
@@ -34,7 +35,7 @@ class Custom:
     gains(round, rng): mean power gains, linear, one for each device of the cell; round 0 where the cell is fixed.
     fades(round, cohort size, rng): power fades |h|^2 of the sign and of the modulus packet, each (cohort,). Mean one;
     the allocator goes on believing in Rayleigh fading, so q_s and r_m are its beliefs.
-    scheme: a `spfl.schemes.Scheme`, used as it stands; of the keys of [scheme], only the numbers apply.
+    scheme: a `spfl.schemes.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
     """
 
     module: nn.Module | None = None
@@ -105,3 +106,29 @@ def checked_gains(values: Any, devices: int, name: str) -> Floats:
     if array.shape != (devices,) or not (np.isfinite(array).all() and (array >= 0).all()):
         raise ConfigError(f"{name} must return {devices} finite numbers >= 0, got {array.tolist()}")
     return array
+
+
+def make_dataset(name: str, train: tuple[Any, Any], test: tuple[Any, Any]) -> Dataset:
+    """A dataset of (images, labels) pairs, arrays or tensors.
+
+    Images are uint8, (n, height, width) or (n, channels, height, width); labels are integers from 0. Raises DataError.
+    """
+    (train_images, train_labels), (test_images, test_labels) = (_checked(name, *part) for part in (train, test))
+    if train_images.shape[1:] != test_images.shape[1:]:
+        shapes = f"{tuple(train_images.shape[1:])} and {tuple(test_images.shape[1:])}"
+        raise DataError(f"{name}: images of both parts must have one shape, got {shapes}")
+    classes = 1 + int(max(train_labels.max(), test_labels.max()))
+    return Dataset(name, train_images, train_labels, test_images, test_labels, classes)
+
+
+def _checked(name: str, images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
+    if pixels.dtype != torch.uint8:
+        raise DataError(f"{name}: images must be uint8, 0 to 255, got {pixels.dtype}")
+    if pixels.ndim not in (3, 4) or pixels.shape[0] != classes.numel() or not classes.numel():
+        raise DataError(
+            f"{name}: needs images (n, [channels,] height, width) and n >= 1 labels, got {tuple(pixels.shape)}"
+        )
+    if classes.is_floating_point() or int(classes.min()) < 0:
+        raise DataError(f"{name}: labels must be integers >= 0, got {classes.dtype}, lowest {classes.min().item()}")
+    return (pixels if pixels.ndim == 4 else pixels.unsqueeze(1)).contiguous(), classes.reshape(-1).long()

@@ -14,7 +14,7 @@ import spfl
 from spfl.config import to_toml
 from spfl.experiment import CONFIG, ENVIRONMENT, read_json
 from spfl.folders import write_atomically
-from spfl.report_data import Group, Value, check_report, differing, read_groups
+from spfl.results import Group, Value, check_report, differing, flatten_json, read_groups
 from spfl.runlog import Json
 from spfl.sweep_tables import TABLE, cells
 
@@ -331,13 +331,6 @@ REPRODUCTION_NOTE = (
     "Equal configurations give equal digests on the same machine and versions. Parts that the caller brought, if "
     "any, are named under custom; their code is not kept here."
 )
-
-
-def flatten_json(value: Json, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten_json(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
 
 
 def _commands(folder: Path, groups: Sequence[Group], environment: Json) -> list[str]:

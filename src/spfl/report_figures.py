@@ -1,4 +1,4 @@
-"""The figures of a report, as plotly figures: they read `report_data` and know nothing of HTML."""
+"""The figures of a report, as plotly figures: they read `results` and know nothing of HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from spfl.figures import LABELS, band, band_kind
 from spfl.plots import COLOURS
-from spfl.report_data import Floats, Group, Run, Value
+from spfl.results import Floats, Group, Run, Value
 from spfl.study import Setting, Study, curves, title, typeset
 from spfl.units import linear_to_db
 

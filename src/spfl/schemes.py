@@ -239,21 +239,21 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def resolve(config: SchemeConfig) -> Scheme:
-    """The scheme a configuration names, with the keys it sets in place of the scheme's defaults.
+def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
+    """The scheme a configuration names (or the caller's own), with the keys it sets in place of the scheme's defaults.
 
     Error feedback that is switched on without a choice of weights takes `plain` weights. It repays what a lost packet
     would have delivered, so with weights that make up for losses as well, a constant gradient would be applied 1/q
     times (docs/model.md, error 2).
     Raises ConfigError for an unknown name.
     """
-    if config.name not in SCHEMES:
+    if own is None and config.name not in SCHEMES:
         raise ConfigError(f"unknown scheme '{config.name}'" + did_you_mean(config.name, SCHEMES))
     keys = ("weights", "compensation", "shrink", "solver", "error_feedback")
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given
-    scheme = replace(SCHEMES[config.name], density=config.density, **given)
+    scheme = replace(own or SCHEMES[config.name], density=config.density, **given)
     if scheme.rotated and scheme.compensation not in ("layer", "zero"):
         raise ConfigError(
             f"scheme.compensation must be layer or zero with the rotated packets of {scheme.name}, "

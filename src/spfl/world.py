@@ -60,7 +60,7 @@ class World:
             rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
             dataset = dataset.split_validation(data.validation_fraction, rng)
         rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
-        scheme = custom.scheme or resolve(config.scheme)
+        scheme = resolve(config.scheme, custom.scheme)
         if custom.partition is not None:
             parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
             return cls(config, dataset, parts, scheme, custom)

@@ -1,4 +1,4 @@
-"""What a report is made of: the runs of a folder, grouped by configuration, and what they add up to."""
+"""Runs read back from their folders, grouped by configuration, and what they add up to."""
 
 from __future__ import annotations
 
@@ -7,30 +7,62 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from spfl.config import Config, load_config
 from spfl.errors import RunFolderError
-from spfl.experiment import ENVIRONMENT, SUMMARY, read_json
+from spfl.experiment import CONFIG, ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_json
 from spfl.plots import group_runs
 from spfl.runlog import ALLOCATION, DEVICES, METRICS, PARTS, Json, read_metrics, summarise
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Floats = NDArray[np.float64]
 Value = Callable[[Json], float | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder as far as it has come; what is missing in it is None."""
+    """A run folder as far as it has come; what is missing in it is None. Tables are read when they are asked for."""
 
     folder: Path
     config: Config
     rounds: Sequence[Json]
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Run:
+        """The run in a folder, finished or not. Raises RunFolderError or ConfigError when there is none."""
+        path = Path(folder)
+        if not (path / CONFIG).is_file():
+            raise RunFolderError(f"{path} is not a run folder: it holds no {CONFIG}")
+        return cls(path, load_config(path / CONFIG), list(read_metrics(path)))
+
+    def __repr__(self) -> str:
+        accuracy = self.summary["accuracy_final"]
+        reached = "no evaluation yet" if accuracy is None else f"test accuracy {accuracy:.1%}"
+        return f"Run({self.config.scheme.name}, seed {self.config.seed}: {reached} after {len(self.rounds)} rounds)"
+
+    @cached_property
+    def metrics(self) -> pa.Table:
+        """A row a round; nested values under dotted names. `.to_pandas()` makes a DataFrame of it."""
+        return pa.Table.from_pylist([flatten_json(values) for values in self.rounds])
+
+    @cached_property
+    def weights(self) -> dict[str, NDArray[Any]] | None:
+        """Final weights by tensor name; None for a run that is not finished."""
+        path = self.folder / WEIGHTS
+        return load_file(path) if path.is_file() else None
+
+    def plot(self) -> go.Figure:
+        """Test accuracy against rounds, payload or time: an interactive plotly figure."""
+        return plot([Group(self.config.scheme.name, [self])])
 
     @property
     def finished(self) -> bool:
@@ -38,10 +70,12 @@ class Run:
 
     @cached_property
     def summary(self) -> Json:
+        """Accuracies, totals and the digest of the rounds there are: see `runlog.summarise`."""
         return summarise(self.rounds)
 
     @cached_property
     def environment(self) -> Json:
+        """Versions, machine, commit, data; empty for a folder that has lost it."""
         return read_json(self.folder / ENVIRONMENT) if (self.folder / ENVIRONMENT).is_file() else {}
 
     @cached_property
@@ -111,8 +145,23 @@ def read_groups(folder: Path) -> list[Group]:
 
 
 def _read_runs(folders: Sequence[Path]) -> list[Run]:
-    runs = [Run(path, load_config(path / "config.toml"), list(read_metrics(path))) for path in folders]
+    runs = [Run.load(path) for path in folders]
     return sorted((run for run in runs if run.rounds), key=lambda run: run.config.seed)
+
+
+def plot(groups: Sequence[Group]) -> go.Figure:
+    """Test accuracy of groups against rounds, payload or time."""
+    from spfl.report_figures import accuracy_figure
+
+    return accuracy_figure(groups)[0]
+
+
+def flatten_json(value: Json, prefix: str = "") -> Json:
+    """Nested objects as dotted keys."""
+    flat: Json = {}
+    for key, item in value.items():
+        flat |= flatten_json(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
@@ -121,8 +170,6 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 
 def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     """Keys of the configuration in which groups differ, with the value of each."""
-    from spfl.experiment import flatten
-
     flat = [flatten(group.runs[0].config) for group in groups]
     keys = [key for key in flat[0] if key not in ("seed", "workers") and len({str(f[key]) for f in flat}) > 1]
     return [(key, [str(f[key]) for f in flat]) for key in keys]

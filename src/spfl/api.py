@@ -1,0 +1,159 @@
+"""The package from Python: train, compare, and bring your own parts. `import spfl` offers these names at once."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from spfl.aggregation import Compensation
+from spfl.comparison import cells, tabulate
+from spfl.config import Config, assign, build_config, load_config
+from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
+from spfl.data import Dataset, load_dataset
+from spfl.experiment import Existing, run_experiment
+from spfl.results import Group, Run, plot
+from spfl.runlog import Json
+from spfl.schemes import Scheme, resolve
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Source = Config | str | Path | Mapping[str, Any] | None
+
+
+def run(
+    config: Source = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    scheme: str | Scheme | None = None,
+    compensation: Compensation | None = None,
+    dataset: Dataset | None = None,
+    module: nn.Module | None = None,
+    partition: Partitioner | None = None,
+    gains: Gains | None = None,
+    fades: Fades | None = None,
+    out: Path | str | None = None,
+    existing: Existing = "refuse",
+    data_dir: Path | None = None,
+    progress: Callable[[Json], None] = lambda _: None,
+) -> Run:
+    """Train once.
+
+    `config` is a Config, the path of a TOML file, or nested tables as in one; `overrides` are dotted keys of it,
+    as with `--set`. The parts that you may bring are described at `spfl.custom.Custom`; `compensation` replaces that
+    of the scheme, and may be a `CompensationRule`. `progress` is called with the metrics of each round.
+    Results are in `out`, as `spfl run --out` writes them; without it, they last as long as the Run that is returned.
+    A run with parts of your own can be resumed (`existing="resume"`) by the same call only: the folder knows their
+    names, and not their code. Raises errors of `spfl.errors`.
+    """
+    chosen = as_config(config, overrides)
+    own, chosen = _own_scheme(chosen, scheme, compensation)
+    parts = Custom(module, partition, gains, fades, own)
+    chosen = _named(chosen, seed, dataset, module)
+    data = dataset or load_dataset(chosen.data.name, data_dir)
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="spfl-"))
+    try:
+        run_experiment(chosen, data, folder, existing=existing, custom=parts, progress=progress)
+        done = Run.load(folder)
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out is None:
+        weakref.finalize(done, shutil.rmtree, folder, ignore_errors=True)
+    return done
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs of several schemes, a group a scheme, on the same batches, initial weights, gains and fades."""
+
+    groups: Sequence[Group]
+
+    @property
+    def table(self) -> list[Json]:
+        """A row a scheme: means and standard deviation over seeds, as `spfl compare --json` prints them."""
+        told = [[run.summary | {"scheme": g.label, "seed": run.config.seed} for run in g.runs] for g in self.groups]
+        return tabulate([summary for summaries in told for summary in summaries])
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{row[0]}: {row[1]} ± {row[2]} % (n = {row[3]})" for row in map(cells, self.table))
+
+    def plot(self) -> go.Figure:
+        """Test accuracy of all schemes against rounds, payload or time: an interactive plotly figure."""
+        return plot(self.groups)
+
+
+def compare(
+    config: Source = None,
+    schemes: Iterable[str | Scheme] = ("error_free", "single_packet", "sp_fl_plus"),
+    seeds: Iterable[int] = (0,),
+    *,
+    out: Path | str | None = None,
+    **parts: Any,
+) -> Comparison:
+    """Train with every scheme and seed; `parts` are the other keywords of `run`. Runs are in OUT/SCHEME-SEED."""
+    base, numbers, groups = as_config(config, parts.pop("overrides", None)), list(seeds), []
+    if parts.get("dataset") is None:
+        parts["dataset"] = load_dataset(base.data.name, parts.get("data_dir"))
+    for scheme in schemes:
+        name = scheme if isinstance(scheme, str) else scheme.name
+        places = {seed: None if out is None else Path(out) / f"{name}-{seed}" for seed in numbers}
+        runs = [run(base, scheme=scheme, seed=seed, out=place, **parts) for seed, place in places.items()]
+        groups.append(Group(name, runs))
+    return Comparison(groups)
+
+
+def as_config(source: Source, overrides: Mapping[str, Any] | None = None) -> Config:
+    """A configuration from what `run` takes. Raises ConfigError."""
+    if source is None or isinstance(source, str | Path):
+        source = load_config(Path(source) if source is not None else None)
+    if isinstance(source, Config) and not overrides:
+        return source
+    values = (
+        source.model_dump(exclude_unset=True)
+        if isinstance(source, Config)
+        else {k: _copy(v) for k, v in source.items()}
+    )
+    for key, value in (overrides or {}).items():
+        assign(values, key, value)
+    return build_config(values)
+
+
+def _copy(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _own_scheme(
+    config: Config, scheme: str | Scheme | None, compensation: Compensation | None
+) -> tuple[Scheme | None, Config]:
+    """The caller's scheme, if it is not one that the configuration can name; and the configuration that names it."""
+    if isinstance(scheme, str):
+        config, scheme = _with_scheme(config, name=scheme), None
+    if compensation is not None:
+        scheme = replace(resolve(config.scheme, scheme), compensation=compensation)
+        scheme = replace(scheme, name=f"{scheme.name}+{name_of(compensation)}")
+        config = _with_scheme(config, compensation=None)
+    return scheme, config if scheme is None else _with_scheme(config, name=scheme.name)
+
+
+def _with_scheme(config: Config, **keys: Any) -> Config:
+    return config.model_copy(update={"scheme": config.scheme.model_copy(update=keys)})
+
+
+def _named(config: Config, seed: int | None, dataset: Dataset | None, module: nn.Module | None) -> Config:
+    """The configuration, with the seed, and with the names of the caller's dataset and network."""
+    update: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if dataset is not None:
+        update["data"] = config.data.model_copy(update={"name": dataset.name})
+    if module is not None:
+        update["model"] = config.model.model_copy(update={"name": name_of(module)})
+    return config.model_copy(update=update)
