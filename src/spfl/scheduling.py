@@ -9,11 +9,12 @@ from typing import TypedDict
 import numpy as np
 
 from spfl import over_the_air
-from spfl.allocation import AllocationResult, allocate
+from spfl.allocation import AllocationResult, AllocationStatus, allocate
 from spfl.bound import Devices, Floats, Weights, common_weight, device_cost
 from spfl.channel import Bools, Fading, Link, Outcome, Success, level, success, transmit
 from spfl.config import SchemeConfig
-from spfl.schemes import Scheme
+from spfl.errors import AllocationError
+from spfl.schemes import Scheme, Share
 from spfl.uplink import Upload, signs_of
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
@@ -33,7 +34,8 @@ def share_resources(
     `fades` are looked at by the schedules that rank instantaneous channels, and by nothing else; their success
     probabilities are still those of the mean gains, so the scheduled are heard more often than q_s says.
     """
-    fixed = scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
+    own = scheme.share is not None
+    fixed = own or scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
     result = allocate(
         devices,
         link,
@@ -46,10 +48,12 @@ def share_resources(
         tolerance=ALLOCATION_GAP,
     )
     q_s, r_m = result.q_s, result.r_m
+    if scheme.share is not None:
+        result = _own_shares(scheme, scheme.share, devices, link, result)
     if scheme.schedule != "all":
         chosen = schedule(scheme, config, devices, link.gain * level(fades[0]), result.beta > 0)
         result = replace(result, beta=np.where(chosen, 1.0 / max(int(chosen.sum()), 1), 0.0))
-    if scheme.schedule != "all" or link.law is not None:
+    if own or scheme.schedule != "all" or link.law is not None:
         odds, heard = probabilities(link, result), result.beta > 0
         q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)
     if scheme.attempts > 1:
@@ -65,6 +69,22 @@ def share_resources(
         return result
     cost = device_cost(devices, q_s, r_m, **objective(scheme, devices, config, previous))
     return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
+
+
+def _own_shares(
+    scheme: Scheme, share: Share, devices: Devices, link: Link, equal: AllocationResult
+) -> AllocationResult:
+    """A caller's allocation in place of the equal one. Raises AllocationError for shares that are none."""
+    beta, alpha = (np.broadcast_to(np.asarray(part, np.float64), equal.beta.shape) for part in share(devices, link))
+    if not ((beta >= 0).all() and beta.sum() <= 1 + 1e-9 and ((alpha >= 0) & (alpha <= 1)).all()):
+        raise AllocationError(f"share of {scheme.name} must return beta >= 0 with sum <= 1 and alpha in [0, 1]")
+    active = (devices.weight > 0) & (devices.v2 > 0)
+    return replace(
+        equal,
+        beta=np.where(active, beta, 0.0),
+        alpha=alpha.copy() if scheme.uplink == "split" else equal.alpha,
+        status=AllocationStatus.FIXED,
+    )
 
 
 def probabilities(link: Link, allocation: AllocationResult) -> Success:

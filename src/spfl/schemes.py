@@ -7,11 +7,15 @@ the packets that arrive. It is a record of choices only, carried out by `spfl.up
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from numpy.typing import ArrayLike
+
 from spfl.aggregation import Compensation
-from spfl.bound import Weights
+from spfl.bound import Devices, Weights
+from spfl.channel import Link
 from spfl.config import SchemeConfig, SolverName
 from spfl.errors import ConfigError, did_you_mean
 
@@ -19,6 +23,7 @@ Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog"]
 Rule = Literal["mean", "calibrated", "reuse", "vote"]
 Objective = Literal["bound", "error"]
 Schedule = Literal["all", "channel", "norm", "channel_norm"]
+Share = Callable[[Devices, Link], tuple[ArrayLike, ArrayLike]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Scheme:
     objective: the resources minimise the one-step bound with the weights and theta, kappa of the scheme; or the
     expected squared error of the normalised mean (`bound.common_weight`). allocate_split: rho is optimised as well.
     schedule: who may send; all, or the best by instantaneous channel, by gradient norm, or by both.
+    share: a caller's own allocation in place of a solver: (devices, link) to beta and alpha, each (device,).
     attempts: times a packet is sent, each with its share of the time; it is received if one attempt is.
     one_mean: the mean modulus that a device reports is one number, not one a parameter tensor.
     """
@@ -59,6 +65,7 @@ class Scheme:
     rotated: bool = False
     objective: Objective = "bound"
     allocate_split: bool = False
+    share: Share | None = None
 
 
 _SINGLE = Scheme(
@@ -253,10 +260,12 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given
-    scheme = replace(own or SCHEMES[config.name], density=config.density, **given)
+    if own is None or "density" in config.model_fields_set:
+        given["density"] = config.density
+    scheme = replace(own or SCHEMES[config.name], **given)
     if scheme.rotated and scheme.compensation not in ("layer", "zero"):
         raise ConfigError(
             f"scheme.compensation must be layer or zero with the rotated packets of {scheme.name}, "
-            f"got {scheme.compensation}"
+            f"got {getattr(scheme.compensation, 'name', scheme.compensation)}"
         )
     return scheme

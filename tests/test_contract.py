@@ -1,0 +1,70 @@
+"""The contract suite finds what it is there to find: each broken part fails the test that names it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spfl import fleet, reception, testing, training
+from spfl.schemes import SCHEMES
+from spfl.testing import SchemeContract, assert_equal
+
+SP_FL = SCHEMES["sp_fl_normalized"]
+
+
+def test_averaging_in_what_was_lost_is_found(monkeypatch):
+    honest = reception.receive
+
+    def deaf(scheme, config, layout, uploads, outcome, *rest, **more):
+        everything = replace(outcome, sign=np.ones_like(outcome.sign))
+        return honest(scheme, config, layout, uploads, everything, *rest, **more)
+
+    SchemeContract().test_what_was_lost_is_never_averaged_in(SP_FL)
+    monkeypatch.setattr(testing, "receive", deaf)
+    with pytest.raises(AssertionError):
+        SchemeContract().test_what_was_lost_is_never_averaged_in(SP_FL)
+
+
+def test_bits_that_are_not_counted_are_found(monkeypatch):
+    monkeypatch.setattr(training, "payload_bits", lambda *_: 1)
+    with pytest.raises(AssertionError):
+        SchemeContract().test_every_bit_is_accounted_for(SP_FL)
+
+
+def test_state_outside_the_state_is_found(monkeypatch):
+    honest, calls = fleet.local_gradient, []
+
+    def moody(*arguments):
+        calls.append(0)
+        gradient, loss = honest(*arguments)
+        return gradient * np.float32(1 + len(calls)), loss
+
+    monkeypatch.setattr(fleet, "local_gradient", moody)
+    with pytest.raises(AssertionError):
+        SchemeContract().test_a_round_is_a_pure_function_of_the_state(SP_FL)
+
+
+def test_a_share_that_breaks_on_silent_devices_is_found():
+    """Dividing by the weights of a cohort in which nobody has any: the example's mistake before the suite found it."""
+
+    def careless(devices, link):
+        return devices.weight / devices.weight.sum(), 0.5
+
+    mine = replace(SCHEMES["sp_fl_uniform"], name="mine", share=careless)
+    with pytest.raises(Exception, match=r"invalid value|must return"):
+        SchemeContract().test_gradients_that_are_not_finite_are_contained(mine, tuple(range(6)))
+
+
+def test_equal_means_to_the_last_bit():
+    assert_equal({"a": np.array([1.0, np.nan]), "b": (1, np.nan)}["a"], np.array([1.0, np.nan]))
+    with pytest.raises(AssertionError):
+        assert_equal({"a": np.array([1.0])}, {"a": np.array([1.0 + 1e-15])})
+    with pytest.raises(AssertionError):
+        assert_equal({"a": 1}, {"b": 1})
+
+
+def test_a_class_without_a_scheme_says_so():
+    with pytest.raises(AssertionError, match="set the class attribute"):
+        SchemeContract._scheme.__wrapped__(SchemeContract())
