@@ -44,6 +44,10 @@ def last_key(device: int) -> str:
     return f"compensation/last/{device}"
 
 
+def residual_key(device: int) -> str:
+    return f"residual/{device}"
+
+
 def compensatory_modulus(
     kind: Compensation, state: Mapping[str, Vector], device: int, tensor_means: Vector, layout: Layout
 ) -> Vector:
@@ -87,6 +91,23 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
         refreshed: Vector = mean if old is None else old + EMA_STEP * (mean - old)
         return state | {VECTOR: refreshed}
     return state
+
+
+ORDER = "memory/devices"  # devices that have a memory of their own, the longest unused first; below 2^24, so exact
+
+
+def forget(state: State, touched: Iterable[int], limit: int | None) -> State:
+    """The state without the memories of single devices beyond `limit`: the longest unused go first.
+
+    `touched` are the devices of the round, whose memories are the newest. Without a limit, the state as it is.
+    """
+    if limit is None:
+        return state
+    newest = sorted(touched)
+    order = [*(int(d) for d in state.get(ORDER, ()) if int(d) not in set(newest)), *newest]
+    gone = {key(device) for device in order[:-limit] for key in (last_key, residual_key)}
+    kept = {name: value for name, value in state.items() if name not in gone}
+    return kept | {ORDER: np.array(order[-limit:], np.float32)}
 
 
 class Received:

@@ -32,9 +32,14 @@ class DataConfig(Section):
     name: str = Field("digits", description="digits, cifar10, mnist, fashion_mnist, a Hugging Face id or a folder")
     devices: int = Field(20, ge=1, description="number of devices K in the cell")
     cohort_size: int | None = Field(None, ge=1, description="devices sampled each round; all when absent")
-    partition: Literal["iid", "dirichlet", "shards"] = Field("dirichlet", description="how labels are spread")
+    partition: Literal["iid", "dirichlet", "shards", "sampled"] = Field(
+        "dirichlet",
+        description="how labels are spread; sampled: each device draws images by a Dirichlet mixture of its own, when "
+        "it is needed, for populations larger than the data",
+    )
     dirichlet_alpha: float = Field(0.3, gt=0, description="concentration: small means few classes a device")
     shards_per_device: int = Field(2, ge=1, description="label-sorted shards a device gets (partition = shards)")
+    samples_per_device: int = Field(100, ge=1, description="images of a device (partition = sampled)")
     min_samples: int = Field(8, ge=1, description="fewest samples a device may hold")
     validation_fraction: float = Field(
         0.0,
@@ -137,6 +142,9 @@ class SchemeConfig(Section):
     shrink: float | None = Field(None, ge=0, le=1, description="factor on the compensatory modulus")
     error_feedback: bool | None = Field(None, description="keep what the server did not use (THEORY 8)")
     error_decay: float = Field(1.0, ge=0, le=1, description="decay gamma of the error-feedback memory")
+    remembered_devices: int | None = Field(
+        None, ge=1, description="devices whose own memory (error feedback, last modulus) is kept; all when absent"
+    )
     solver: SolverName | None = Field(None, description="resource allocation (THEORY 7)")
     rho: float | Literal["proportional"] = Field(
         "proportional", description="share of a device's band for its sign packet; a number in (0, 1)"

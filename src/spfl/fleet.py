@@ -7,8 +7,10 @@ lock, so threads keep all cores busy without copying data between processes.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from spfl.world import ServerState, World
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 EVAL_CHUNK = 500  # images evaluated at a time; fixed, because the order of sums is part of reproducibility
 
 
@@ -48,6 +51,7 @@ class Fleet:
     def __init__(self, world: World) -> None:
         self._world = world
         self._local = local()
+        keep_freed_memory()
         workers = world.config.workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(workers, initializer=self._start_worker)
 
@@ -110,6 +114,18 @@ class Fleet:
 
         parts = self._map(chunk, range(0, len(labels), EVAL_CHUNK))
         return sum(p[0] * p[2] for p in parts) / len(labels), sum(p[1] * p[2] for p in parts) / len(labels)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to 32 MB a block: the activations of the next minibatch take its place.
+
+    Without it every minibatch may hand its activations back to the system and fault them in again, page by page: up to
+    a quarter of the time of a small CNN (benchmarks/limit.py). Elsewhere than with glibc, nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def local_gradient(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spfl.errors import ConfigError, DataError, did_you_mean
+from spfl.rng import SETUP_ROUND, Purpose, stream
 
-Partition = Literal["iid", "dirichlet", "shards"]
+Partition = Literal["iid", "dirichlet", "shards", "sampled"]
 Indices = NDArray[np.int64]
 DIRICHLET_TRIES = 100
 
@@ -44,6 +46,44 @@ def partition(
     if min(map(len, parts)) < min_samples:
         raise DataError(f"{kind}: a device got {min(map(len, parts))} samples, min_samples is {min_samples}")
     return [np.sort(part).astype(np.int64) for part in parts]
+
+
+class SampledParts(Sequence[Indices]):
+    """A population of any size: a device's samples are drawn when they are asked for; only the last few are kept.
+
+    Device k draws its label mixture from Dirichlet(alpha) and then `samples` images, without replacement as long as the
+    class has enough. Devices share images, as a million devices must. Raises ConfigError for a parameter out of range.
+    """
+
+    def __init__(self, labels: ArrayLike, devices: int, *, seed: int, dirichlet_alpha: float, samples: int) -> None:
+        if devices < 1 or samples < 1 or not 0 < dirichlet_alpha < np.inf:
+            raise ConfigError(
+                "devices and samples must be >= 1 and dirichlet_alpha positive and finite, "
+                f"got {devices}, {samples} and {dirichlet_alpha}"
+            )
+        label_of = np.asarray(labels)
+        self._members = [np.flatnonzero(label_of == label) for label in np.unique(label_of)]
+        self._devices, self._seed, self._alpha, self._samples = devices, seed, dirichlet_alpha, samples
+        self._recent = lru_cache(maxsize=4096)(self._draw)  # a round asks several times
+
+    def __len__(self) -> int:
+        return self._devices
+
+    def __getitem__(self, device: Any) -> Any:
+        """Sorted indices (samples,) of one device, the same at every call."""
+        if not 0 <= device < self._devices:
+            raise IndexError(f"device must be in 0..{self._devices - 1}, got {device}")
+        return self._recent(int(device))
+
+    def _draw(self, device: int) -> Indices:
+        rng = stream(self._seed, SETUP_ROUND, device, Purpose.PARTITION)
+        counts = rng.multinomial(self._samples, rng.dirichlet(np.full(len(self._members), self._alpha)))
+        drawn = [
+            rng.choice(members, count, replace=bool(count > len(members)), shuffle=False)
+            for members, count in zip(self._members, counts, strict=True)
+            if count
+        ]
+        return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
 def _check_partition(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spfl.aggregation import Contribution, Received, State, Vector, aggregate, remember
+from spfl.aggregation import Contribution, Received, State, Vector, aggregate, forget, remember, residual_key
 from spfl.allocation import AllocationResult
 from spfl.bound import Floats, Weights, aggregation_weight
 from spfl.calibration import calibrated_weights
@@ -21,7 +21,7 @@ from spfl.errors import PacketError
 from spfl.radio.segments import element_mask
 from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
-from spfl.uplink import Upload, describe, packing_of, residual_key, signs_of, stand_in
+from spfl.uplink import Upload, describe, packing_of, signs_of, stand_in
 
 LAST_UPDATE = "update/last"  # ghat of the last round (rule `reuse`)
 ONE = np.ones(1, np.float32)
@@ -94,6 +94,7 @@ def receive(
         votes = update if outcome.votes is None else outcome.votes
         update = np.sign(votes) * layout.expand(_common_means(uploads, len(layout.names)))
     memory = remember(scheme.compensation, state, received.moduli(), update) | residuals
+    memory = forget(memory, [upload.device for upload in uploads], config.remembered_devices)
     return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), len(rejected))
 
 

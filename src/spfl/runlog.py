@@ -24,6 +24,7 @@ from spfl.world import World
 
 Json = dict[str, Any]
 COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
+MOST_ROWS = 10_000
 METRICS, ALLOCATION, DEVICES = "metrics.jsonl", "allocation.parquet", "devices.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
 NOT_DIGESTED = ("seconds", "solver", *COSTS)  # also wall-clock, and what the solver says of itself
@@ -160,8 +161,10 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def write_devices(folder: Path, world: World) -> None:
     """One row a device of the cell: what it is, before any round. Cells that are dropped anew: as before the first.
 
-    `classes` counts its samples of each class.
+    `classes` counts its samples of each class. A population of more than MOST_ROWS devices is not written.
     """
+    if len(world.parts) > MOST_ROWS:
+        return
     cell, labels = world.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
     classes = [np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]
     table = pa.table(

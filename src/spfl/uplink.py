@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from spfl.aggregation import Vector, compensatory_modulus
+from spfl.aggregation import Vector, compensatory_modulus, residual_key
 from spfl.allocation import AllocationResult
 from spfl.bound import Devices
 from spfl.codec import (
@@ -118,10 +118,6 @@ def packing_of(scheme: Scheme, layout: Layout) -> Packing:
 def kept_values(scheme: Scheme, layout: Layout) -> int:
     """Values in a sparse packet: the scheme's density of all, at least one."""
     return max(1, round(scheme.density * layout.size))
-
-
-def residual_key(device: int) -> str:
-    return f"residual/{device}"
 
 
 def _mean_moduli(scheme: Scheme, vector: Vector, packing: Packing) -> Vector:

@@ -16,7 +16,7 @@ from spfl.config import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_gains, checked_parts, copy_module
 from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
-from spfl.partition import Indices, partition
+from spfl.partition import Indices, SampledParts, partition
 from spfl.radio.energy import Spent, clocks_hz, spend
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
 from spfl.radio.law import RadioLaw, allocators_gap
@@ -64,6 +64,15 @@ class World:
         if custom.partition is not None:
             parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
             return cls(config, dataset, parts, scheme, custom)
+        if data.partition == "sampled":
+            drawn = SampledParts(
+                labels,
+                data.devices,
+                seed=config.seed,
+                dirichlet_alpha=data.dirichlet_alpha,
+                samples=data.samples_per_device,
+            )
+            return cls(config, dataset, drawn, scheme, custom)
         parts = partition(
             labels,
             data.devices,

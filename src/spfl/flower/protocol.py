@@ -17,11 +17,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from spfl.aggregation import VECTOR, State, Vector, last_key
+from spfl.aggregation import VECTOR, State, Vector, last_key, residual_key
 from spfl.allocation import AllocationResult
 from spfl.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.errors import PacketError
-from spfl.uplink import Upload, kept_values, packing_of, residual_key
+from spfl.uplink import Upload, kept_values, packing_of
 from spfl.world import World
 
 RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
