@@ -1,0 +1,245 @@
+"""SuperLink and SuperNodes as processes of this machine, and runs on them.
+
+Two kinds: a simulation, whose nodes are Ray actors; and a deployment, whose nodes are processes that speak TLS to
+the SuperLink and prove who they are. All listen on 127.0.0.1 at ports that are free, and keep their files in one folder,
+FLWR_HOME. Every process that carries this FLWR_HOME is stopped at the end, whoever started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+import psutil
+import tomli_w
+
+from spfl.errors import SpflError
+from spfl.flower.credentials import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY, make_credentials, node_key
+from spfl.flower.settings import Scalar
+
+HOST, CONNECTION = "127.0.0.1", "here"
+START_S, STOP_S, POLL_S = 60.0, 10.0, 0.5
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class FlowerError(SpflError):
+    """Flower did not start, or a run of it failed."""
+
+
+class Federation:
+    """A SuperLink with `nodes` nodes on this machine, for as long as the context lasts; `home` must be an empty folder.
+
+    `simulation` takes Ray actors for nodes. Raises FlowerError when anything does not start within a minute.
+    """
+
+    def __init__(self, home: Path, nodes: int, *, simulation: bool = False) -> None:
+        self.home, self.nodes, self.simulation = home.resolve(), nodes, simulation
+        self.address = f"{HOST}:{free_port()}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._credentials = self.home / "credentials"
+
+    def __enter__(self) -> Federation:
+        self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- runs --------------------------------------------------------------------------------------------------
+
+    def submit(self, app: Path, run_config: Mapping[str, Scalar]) -> str:
+        """Start a run of the app in a folder; returns its number."""
+        overrides = self.home / "run.toml"
+        overrides.write_text(tomli_w.dumps(dict(run_config)), encoding="utf-8")
+        options = ["--run-config", str(overrides), "--format", "json"]
+        if self.simulation:
+            cpus = os.cpu_count() or 1
+            options += [
+                "--federation-config",
+                f"num-supernodes={self.nodes} client-resources-num-cpus=1 init-args-num-cpus={cpus}",
+            ]
+        return str(self._flwr("run", str(app), CONNECTION, *options)["run-id"])
+
+    def wait(self, run: str, seconds: float, each: Callable[[], None] = lambda: None) -> None:
+        """Wait for the end of a run, calling `each` now and then.
+
+        Raises FlowerError when it fails, stops or takes longer: `flwr run` itself always ends with 0.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            (row,) = self._flwr("ls", CONNECTION, "--run-id", run, "--format", "json")["runs"]
+            each()
+            if row["status"] == "finished:completed":
+                return
+            if row["status"].startswith("finished"):
+                raise FlowerError(f"Flower run {row['status']}: {self._reason(row['status-details'])}")
+            if time.monotonic() > end:
+                raise FlowerError(f"Flower run took longer than {seconds:g} s; logs in {self.home}")
+            self._check_alive("superlink")
+            time.sleep(POLL_S)
+
+    def _reason(self, details: str) -> str:
+        """The line that tells why, from the log of the server app when Flower itself does not know."""
+        lines = self.log("superlink").splitlines()
+        told = [line for line in lines if "spfl.errors." in line or "Error: " in line]
+        return (told[-1] if told else details or "no reason given").strip() + f"; logs in {self.home}"
+
+    def _flwr(self, *arguments: str) -> dict[str, object]:
+        done = self._run("flwr", *arguments)
+        try:
+            answer = json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            raise FlowerError(f"flwr {arguments[0]} failed: {_last_line(done.stdout + done.stderr)}") from None
+        if not answer.get("success"):
+            raise FlowerError(f"flwr {arguments[0]} failed: {answer.get('error-message', answer)}")
+        return dict(answer)
+
+    # --- processes ---------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        connection: dict[str, object] = {"address": self.address}
+        if self.simulation:
+            connection["insecure"] = True
+            security = ["--insecure", "--simulation"]
+        else:
+            make_credentials(self._credentials, [HOST, "localhost"], self.nodes)
+            connection["root-certificates"] = str(self._credentials / AUTHORITY)
+            security = ["--enable-supernode-auth", *self._tls(SERVER_CERTIFICATE, SERVER_KEY)]
+        superlink = {"default": CONNECTION, CONNECTION: connection}
+        (self.home / "config.toml").write_text(tomli_w.dumps({"superlink": superlink}), encoding="utf-8")
+        port = self.address.rpartition(":")[2]
+        options = ["--host", HOST, "--port", port, "--disable-runtime-dependency-installation", *security]
+        self._spawn("superlink", "flower-superlink", *options)
+        self._await_health()
+        if not self.simulation:
+            for node in range(self.nodes):
+                self.start_node(node)
+
+    def _tls(self, certificate: str, key: str) -> list[str]:
+        files = {"certfile": certificate, "keyfile": key, "ca-certfile": AUTHORITY}
+        return [part for name, file in files.items() for part in (f"--ssl-{name}", str(self._credentials / file))]
+
+    def start_node(self, node: int, key: int | None = None) -> None:
+        """Register node `node` and start its SuperNode, with the key pair of node `key` (its own when None)."""
+        secret = self._credentials / node_key(node if key is None else key)
+        self._flwr("supernode", "register", f"{secret}.pub", CONNECTION, "--format", "json")
+        self._spawn(
+            f"node-{node}",
+            "flower-supernode",
+            *("--superlink", self.address, "--root-certificates", str(self._credentials / AUTHORITY)),
+            *("--auth-supernode-private-key", str(secret), "--host", HOST, "--port", str(free_port())),
+            *("--node-config", f"partition-id={node} num-partitions={self.nodes}"),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        scripts = sysconfig.get_path("scripts")
+        path = os.pathsep.join([scripts, os.environ.get("PATH", "")])  # Flower starts its own commands by name
+        return os.environ | QUIET | {"FLWR_HOME": str(self.home), "PATH": path}
+
+    def _spawn(self, name: str, command: str, *options: str) -> None:
+        with (self.home / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(Path(sysconfig.get_path("scripts")) / command), *options],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us: what to stop, and in which order, is decided here
+            )
+
+    def _run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        program = str(Path(sysconfig.get_path("scripts")) / command)
+        return subprocess.run(
+            [program, *arguments], env=self._environment(), capture_output=True, text=True, timeout=START_S, check=False
+        )
+
+    def _await_health(self) -> None:
+        scheme, verify = ("http", False) if self.simulation else ("https", str(self._credentials / AUTHORITY))
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            self._check_alive("superlink")
+            try:
+                if httpx.get(f"{scheme}://{self.address}/health", verify=verify, timeout=1.0).is_success:
+                    return
+            except httpx.HTTPError:
+                time.sleep(POLL_S)
+        raise FlowerError(f"SuperLink did not start within {START_S:g} s; logs in {self.home}")
+
+    def _check_alive(self, name: str) -> None:
+        if (code := self.processes[name].poll()) is not None:
+            raise FlowerError(f"{name} ended with code {code}: {_last_line(self.log(name))}")
+
+    def log(self, name: str) -> str:
+        """What a process wrote."""
+        return (self.home / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+    def kill_node(self, node: int) -> None:
+        """SIGKILL to a SuperNode and to all it started."""
+        process = psutil.Process(self.processes.pop(f"node-{node}").pid)
+        _kill([process, *process.children(recursive=True)])
+
+    def stop(self) -> None:
+        """Ask all to end, nodes first; after ten seconds, end them."""
+        for process in reversed(self.processes.values()):
+            process.terminate()
+        psutil.wait_procs(_living(self.processes.values()), timeout=STOP_S)
+        _kill(self.strays())
+        for process in self.processes.values():
+            process.wait()
+        self.processes.clear()
+
+    def strays(self) -> list[psutil.Process]:
+        """Processes that carry our FLWR_HOME; Flower and Ray detach some of theirs."""
+        return [process for process in psutil.process_iter() if _home_of(process) == str(self.home)]
+
+
+def _home_of(process: psutil.Process) -> str:
+    try:
+        return str(process.environ().get("FLWR_HOME", "")) if process.pid != os.getpid() else ""
+    except (psutil.Error, OSError):
+        return ""  # another user's, or gone
+
+
+def _living(processes: Sequence[subprocess.Popen[bytes]] | object) -> list[psutil.Process]:
+    return [psutil.Process(p.pid) for p in processes if p.poll() is None]  # type: ignore[attr-defined]
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=STOP_S)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

@@ -1,0 +1,61 @@
+"""A Flower app in a folder: two modules of one line, and the configuration in pyproject.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+import spfl
+from spfl.config import assign
+from spfl.errors import ConfigError
+from spfl.flower.settings import Settings, to_run_config
+
+PACKAGE = "spfl_app"
+MODULES = {
+    "__init__.py": '"""SP-FL as a Flower app."""\n',
+    "client_app.py": '"""What runs at a node."""\n\nfrom spfl.flower.client_app import app\n\n__all__ = ["app"]\n',
+    "server_app.py": '"""What runs at the server."""\n\nfrom spfl.flower.server_app import app\n\n__all__ = ["app"]\n',
+}
+README = """# SP-FL as a Flower app
+
+    flwr run . local --stream --federation-config "num-supernodes=2" --run-config "flower.out='/abs/path/of/run'"
+
+`[tool.flwr.app.config]` in pyproject.toml has every key of `spfl config schema`, and `flower.*` for the engine; an
+empty text stands for a key that is left out. `--run-config "training.rounds=5"` overrides a key. The run folder lies on the
+server's host. spfl must be installed wherever the app runs: it is not listed under `dependencies`, so that
+nothing is downloaded at run time.
+"""
+
+
+def write_project(folder: Path, settings: Settings) -> None:
+    """Write the app. Raises ConfigError for a folder that is not empty, or whose name Flower refuses."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"output {folder} is not an empty folder")
+    (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(_pyproject(settings), encoding="utf-8")
+    (folder / "README.md").write_text(README, encoding="utf-8")
+    for name, text in MODULES.items():
+        (folder / PACKAGE / name).write_text(text, encoding="utf-8")
+
+
+def _pyproject(settings: Settings) -> str:
+    config: dict[str, Any] = {}
+    for key, value in to_run_config(settings).items():
+        assign(config, key, value)
+    components = {"serverapp": f"{PACKAGE}.server_app:app", "clientapp": f"{PACKAGE}.client_app:app"}
+    project = {
+        "name": PACKAGE.replace("_", "-"),
+        "version": spfl.__version__,
+        "description": "Sign-prioritized federated learning",
+        "license": "Apache-2.0",
+        "dependencies": list[str](),
+    }
+    app = {"publisher": "spfl", "components": components, "config": config}
+    tables = {
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+        "project": project,
+        "tool": {"hatch": {"build": {"targets": {"wheel": {"packages": [PACKAGE]}}}}, "flwr": {"app": app}},
+    }
+    return tomli_w.dumps(tables)
