@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +15,8 @@ import typer
 
 import spfl
 from spfl.cli_allocate import allocate_command
+from spfl.cli_flower import flower_app
+from spfl.cli_progress import progress_bars
 from spfl.cli_report import report_command
 from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, or the schema of all keys.")
 app.add_typer(config_app, name="config")
+app.add_typer(flower_app, name="flower")
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)
@@ -93,7 +94,7 @@ def run(
 
     check_free(folder, _existing(overwrite, resume))
     dataset = load_dataset(config.data.name, data_dir)
-    with resumable(folder), _progress() as bar:
+    with resumable(folder), progress_bars() as bar:
         summary = run_experiment(
             config,
             dataset,
@@ -139,7 +140,7 @@ def compare(
 
     names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
     dataset = load_dataset(config.data.name, data_dir)
-    with resumable(folder), _progress() as bar:
+    with resumable(folder), progress_bars() as bar:
         rows = comparison.compare(
             config,
             names,
@@ -229,28 +230,6 @@ def _existing(overwrite: bool, resume: bool) -> Existing:
 
 def _now() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, Any]], None]]]:
-    """Yields a function that adds a bar (title, rounds) on stderr and returns what to call after each round."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[note]}")
-    with Progress(*[TextColumn(c) if isinstance(c, str) else c for c in columns], console=Console(stderr=True)) as bars:
-
-        def add(title: str, rounds: int) -> Callable[[dict[str, Any]], None]:
-            task = bars.add_task(title, total=rounds, note="")
-
-            def advance(values: dict[str, Any]) -> None:
-                bars.update(task, completed=values["round"])
-                if values["test_accuracy"] is not None:
-                    bars.update(task, note=f"test accuracy {values['test_accuracy']:.1%}")
-
-            return advance
-
-        yield add
 
 
 def _print_json(value: Any) -> None:

@@ -209,10 +209,15 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
 
     Raises ConfigError for an unreadable file, bad TOML, an unknown key (with the nearest name) or a bad value.
     """
+    return build_config(read_values(path, overrides))
+
+
+def read_values(path: Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The tables of a TOML file (none when None) with overrides applied; ConfigError as in `load_config`."""
     values = read_toml(path) if path else {}
     for override in overrides:
         assign(values, *parse_override(override))
-    return build_config(values)
+    return values
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class RunFolderError(SpflError):
     """A run folder cannot be created, read, or continued."""
 
 
+class FlowerError(SpflError):
+    """Flower did not start, or a run of it failed."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the nearest known name, or the list of all when none is near."""
     known = sorted(known)

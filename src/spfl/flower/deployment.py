@@ -1,8 +1,8 @@
 """SuperLink and SuperNodes as processes of this machine, and runs on them.
 
 Two kinds: a simulation, whose nodes are Ray actors; and a deployment, whose nodes are processes that speak TLS to
-the SuperLink and prove who they are. All listen on 127.0.0.1 at ports that are free, and keep their files in one folder,
-FLWR_HOME. Every process that carries this FLWR_HOME is stopped at the end, whoever started it.
+the SuperLink and prove who they are. All listen on 127.0.0.1 at ports that are free, and keep their files in one
+folder, FLWR_HOME. Every process that carries this FLWR_HOME is stopped at the end, whoever started it.
 """
 
 from __future__ import annotations
@@ -10,33 +10,32 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import httpx
 import psutil
 import tomli_w
 
-from spfl.errors import SpflError
+from spfl.errors import FlowerError
 from spfl.flower.credentials import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY, make_credentials, node_key
 from spfl.flower.settings import Scalar
 
 HOST, CONNECTION = "127.0.0.1", "here"
 START_S, STOP_S, POLL_S = 60.0, 10.0, 0.5
+STATUS_S = 3.0  # between looks at a run: each is a process
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",
 }
-
-
-class FlowerError(SpflError):
-    """Flower did not start, or a run of it failed."""
 
 
 class Federation:
@@ -92,19 +91,13 @@ class Federation:
             if row["status"] == "finished:completed":
                 return
             if row["status"].startswith("finished"):
-                raise FlowerError(f"Flower run {row['status']}: {self._reason(row['status-details'])}")
+                raise FlowerError(f"Flower run {row['status']}: {row['status-details']}; logs in {self.home}")
             if time.monotonic() > end:
                 raise FlowerError(f"Flower run took longer than {seconds:g} s; logs in {self.home}")
             self._check_alive("superlink")
-            time.sleep(POLL_S)
+            time.sleep(STATUS_S)
 
-    def _reason(self, details: str) -> str:
-        """The line that tells why, from the log of the server app when Flower itself does not know."""
-        lines = self.log("superlink").splitlines()
-        told = [line for line in lines if "spfl.errors." in line or "Error: " in line]
-        return (told[-1] if told else details or "no reason given").strip() + f"; logs in {self.home}"
-
-    def _flwr(self, *arguments: str) -> dict[str, object]:
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
         done = self._run("flwr", *arguments)
         try:
             answer = json.loads(done.stdout[done.stdout.index("{") :])
@@ -174,12 +167,15 @@ class Federation:
         )
 
     def _await_health(self) -> None:
-        scheme, verify = ("http", False) if self.simulation else ("https", str(self._credentials / AUTHORITY))
+        url, trust = f"http://{self.address}/health", ssl.create_default_context()
+        if not self.simulation:
+            url = url.replace("http:", "https:")
+            trust = ssl.create_default_context(cafile=str(self._credentials / AUTHORITY))
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             self._check_alive("superlink")
             try:
-                if httpx.get(f"{scheme}://{self.address}/health", verify=verify, timeout=1.0).is_success:
+                if httpx.get(url, verify=trust, timeout=1.0).is_success:
                     return
             except httpx.HTTPError:
                 time.sleep(POLL_S)
@@ -195,14 +191,16 @@ class Federation:
 
     def kill_node(self, node: int) -> None:
         """SIGKILL to a SuperNode and to all it started."""
-        process = psutil.Process(self.processes.pop(f"node-{node}").pid)
-        _kill([process, *process.children(recursive=True)])
+        process = self.processes.pop(f"node-{node}")
+        _kill(psutil.Process(process.pid).children(recursive=True))
+        process.kill()
+        process.wait()
 
     def stop(self) -> None:
         """Ask all to end, nodes first; after ten seconds, end them."""
         for process in reversed(self.processes.values()):
             process.terminate()
-        psutil.wait_procs(_living(self.processes.values()), timeout=STOP_S)
+        psutil.wait_procs([psutil.Process(p.pid) for p in self.processes.values() if p.poll() is None], timeout=STOP_S)
         _kill(self.strays())
         for process in self.processes.values():
             process.wait()
@@ -218,10 +216,6 @@ def _home_of(process: psutil.Process) -> str:
         return str(process.environ().get("FLWR_HOME", "")) if process.pid != os.getpid() else ""
     except (psutil.Error, OSError):
         return ""  # another user's, or gone
-
-
-def _living(processes: Sequence[subprocess.Popen[bytes]] | object) -> list[psutil.Process]:
-    return [psutil.Process(p.pid) for p in processes if p.poll() is None]  # type: ignore[attr-defined]
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:

@@ -23,9 +23,9 @@ README = """# SP-FL as a Flower app
     flwr run . local --stream --federation-config "num-supernodes=2" --run-config "flower.out='/abs/path/of/run'"
 
 `[tool.flwr.app.config]` in pyproject.toml has every key of `spfl config schema`, and `flower.*` for the engine; an
-empty text stands for a key that is left out. `--run-config "training.rounds=5"` overrides a key. The run folder lies on the
-server's host. spfl must be installed wherever the app runs: it is not listed under `dependencies`, so that
-nothing is downloaded at run time.
+empty text stands for a key that is left out. `--run-config "training.rounds=5"` overrides a key. The run folder lies on
+the server's host. spfl must be installed wherever the app runs: it is not listed under `dependencies`, so that nothing
+is downloaded at run time.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flwr.app import Context
@@ -29,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
     run_on(grid, settings.experiment, settings.flower)
 
 
-def run_on(grid: Grid, config: Config, engine: FlowerConfig) -> Json:
+def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[[Json], None] = lambda _: None) -> Json:
     """Run the experiment on a grid of nodes, and return the summary of its run folder.
 
     A folder that is not empty is refused unless `engine.resume`; then the run goes on from its last checkpoint.
@@ -49,5 +49,6 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig) -> Json:
         Path(engine.out),
         existing="resume" if engine.resume else "refuse",
         checkpoint_every=engine.checkpoint_every,
+        progress=progress,
         rounds=rounds,
     )

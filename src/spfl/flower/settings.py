@@ -7,12 +7,13 @@ that `flwr run --run-config` can set it: Flower allows no key that the app does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from spfl.config import Config, Section, assign, parse_value, validated
+from spfl.config import Config, Section, assign, parse_value, read_values, validated
 
 Scalar = str | int | float | bool
 LISTS = ("channel.gains_db",)  # kept as text in a run config
@@ -40,6 +41,11 @@ class Settings(Config):
     def experiment(self) -> Config:
         """The experiment alone."""
         return Config.model_validate(self.model_dump(exclude={"flower"}))
+
+
+def load_settings(path: Path | None, overrides: Iterable[str] = ()) -> Settings:
+    """As `config.load_config`, with a table [flower] besides. Raises ConfigError."""
+    return validated(Settings, read_values(path, overrides))
 
 
 def read_run_config(run_config: Mapping[str, Any]) -> Settings:

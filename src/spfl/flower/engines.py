@@ -1,0 +1,69 @@
+"""One experiment on one of three engines, from nodes in this process to processes that speak TLS."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from spfl.errors import ConfigError, RunFolderError, did_you_mean
+from spfl.experiment import SUMMARY, check_free, read_json
+from spfl.flower.client_app import app
+from spfl.flower.deployment import Federation
+from spfl.flower.inprocess import InProcessGrid
+from spfl.flower.project import write_project
+from spfl.flower.server_app import run_on
+from spfl.flower.settings import Settings, to_run_config
+from spfl.runlog import Json, read_metrics
+
+Engine = Literal["inprocess", "ray", "deploy"]
+Progress = Callable[[Json], None]
+
+
+def run_flower(settings: Settings, engine: str, nodes: int, progress: Progress = lambda _: None) -> Json:
+    """Run on `nodes` nodes, and return the summary of the run folder `settings.flower.out`.
+
+    `inprocess`: one after the other, in this process. `ray`: Flower's simulation. `deploy`: a SuperLink and SuperNodes
+    on this machine, with fresh certificates and keys. Everything started is stopped at the end; the logs stay when a
+    run fails. Raises ConfigError, DataError, RunFolderError and FlowerError.
+    """
+    if engine not in get_args(Engine):
+        raise ConfigError(f"unknown engine '{engine}'" + did_you_mean(engine, get_args(Engine)))
+    if nodes < 1:
+        raise ConfigError(f"nodes must be >= 1, got {nodes}")
+    folder = Path(settings.flower.out)
+    check_free(folder, "resume" if settings.flower.resume else "refuse")
+    if engine == "inprocess":
+        grid = InProcessGrid(app, to_run_config(settings), nodes)
+        return run_on(grid, settings.experiment, settings.flower, progress)
+    _run_on_federation(settings, nodes, engine == "ray", progress)
+    return read_json(folder / SUMMARY)
+
+
+def _run_on_federation(settings: Settings, nodes: int, simulation: bool, progress: Progress) -> None:
+    base = Path(tempfile.mkdtemp(prefix="spfl-flower-"))
+    write_project(base / "app", settings)
+    with Federation(base / "home", nodes, simulation=simulation) as federation:
+        run = federation.submit(base / "app", {})
+        federation.wait(run, math.inf, _follower(Path(settings.flower.out), progress))
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def _follower(folder: Path, progress: Progress) -> Callable[[], None]:
+    """What tells `progress` of the rounds that a server in another process has written since the last call."""
+    told = 0
+
+    def follow() -> None:
+        nonlocal told
+        try:
+            rounds = list(read_metrics(folder))
+        except RunFolderError:
+            return  # not begun
+        for values in rounds[told:]:
+            progress(values)
+        told = len(rounds)
+
+    return follow
