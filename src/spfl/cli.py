@@ -17,7 +17,7 @@ import spfl
 from spfl.cli_allocate import allocate_command
 from spfl.cli_flower import flower_app
 from spfl.cli_progress import progress_bars
-from spfl.cli_report import report_command
+from spfl.cli_report import report_command, watch_command
 from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
 from spfl.config import Config, load_config, to_toml
@@ -40,6 +40,7 @@ app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)
 app.command("report")(report_command)
+app.command("watch")(watch_command)
 
 ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[
@@ -53,6 +54,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
 Workers = Annotated[int | None, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")]
 Every = Annotated[int, typer.Option("--checkpoint-every", metavar="ROUNDS", help="Rounds between checkpoints.")]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", metavar="NAME", help="Report to tensorboard, mlflow or wandb as well; may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -75,6 +80,7 @@ def run(
     workers: Workers = None,
     checkpoint_every: Every = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
+    trackers: Trackers = None,
     as_json: AsJson = False,
 ) -> None:
     """Train once and write a run folder.
@@ -91,17 +97,20 @@ def run(
     folder = out or Path("runs") / f"{config.scheme.name}-{config.seed}-{_now()}"
     from spfl.data import load_dataset
     from spfl.experiment import check_free, run_experiment
+    from spfl.trackers import check_trackers, tracking
 
+    check_trackers(trackers or [])
     check_free(folder, _existing(overwrite, resume))
     dataset = load_dataset(config.data.name, data_dir)
-    with resumable(folder), progress_bars() as bar:
+    with resumable(folder), progress_bars() as bar, tracking(trackers or [], config, folder) as track:
+        advance = bar(config.scheme.name, config.training.rounds)
         summary = run_experiment(
             config,
             dataset,
             folder,
             existing=_existing(overwrite, resume),
             checkpoint_every=checkpoint_every,
-            progress=bar(config.scheme.name, config.training.rounds),
+            progress=lambda values: (advance(values), track(values))[0],
         )
     if as_json:
         _print_json(summary | {"folder": str(folder)})

@@ -1,4 +1,4 @@
-"""`spfl report`: an HTML page of a run, a comparison or a sweep."""
+"""`spfl report` and `spfl watch`: a page of what a folder holds, and a live view of it."""
 
 from __future__ import annotations
 
@@ -23,3 +23,24 @@ def report_command(
     from spfl.report import write_report
 
     print(write_report(folder, out))
+
+
+def watch_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison, or a sweep that keeps its runs.")
+    ],
+    every_s: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """Watch runs in the terminal: accuracy, packets received, speed, time left. Ends when none is under way.
+
+    It reads the folders only, so it can be started and stopped (Ctrl-C) at any time, from anywhere.
+
+    Example: `spfl watch runs/first`
+    """
+    from spfl.watch import watch
+
+    try:
+        watch(folder, every_s=every_s, once=once)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

@@ -64,6 +64,24 @@ def _acquire(folder: Path) -> int:
         time.sleep(0.05)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the folder just now; where folders are not guarded, never."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go at once: who wants the folder tries for a while
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return False
+
+
 def _flock(file: int) -> bool:
     try:
         if fcntl is not None:

@@ -1,0 +1,5 @@
+"""`python -m spfl`: the command line."""
+
+from spfl.cli import main
+
+main()
