@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-slow bench venv clean help
+.PHONY: demo flower-demo test test-flower test-slow bench venv clean help
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -22,6 +22,15 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+#: make flower-demo    three rounds on a SuperLink and two SuperNodes with TLS on this machine; a line with the accuracy
+flower-demo: $(VENV)/.installed-flower
+	$(BIN)/spfl flower run configs/demo.toml --engine deploy --nodes 2 \
+	  --set training.rounds=3 --set training.eval_every=1 --set scheme.name=sp_fl_plus --out $(OUT)-flower
+
+#: make test-flower    runs on Ray and on SuperNodes that speak TLS; some minutes
+test-flower: $(VENV)/.installed-dev
+	timeout 900 $(BIN)/pytest -m slow tests/test_flower_processes.py
 
 #: make test-slow    the tests that take minutes
 test-slow: $(VENV)/.installed-dev
@@ -50,6 +59,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q -e .
 	touch $@
 
+$(VENV)/.installed-flower: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q -e '.[flower]'
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q -e '.[dev]'
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed $(VENV)/.installed-flower

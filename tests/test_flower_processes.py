@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
+import sys
+import sysconfig
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -14,6 +19,7 @@ from spfl.config import load_config
 from spfl.data import load_dataset
 from spfl.errors import ConfigError, FlowerError
 from spfl.experiment import run_experiment
+from spfl.flower import deployment
 from spfl.flower.client_app import app
 from spfl.flower.credentials import make_credentials
 from spfl.flower.deployment import Federation, free_port
@@ -199,3 +205,49 @@ def test_settings_come_from_a_file_with_a_table_of_their_own(tmp_path):
     settings = load_settings(tmp_path / "c.toml", ["flower.timeout_s=5"])
     assert (settings.seed, settings.flower.one_exchange, settings.flower.timeout_s) == (3, True, 5.0)
     assert len(list(InProcessGrid(app, to_run_config(settings), 2).get_node_ids())) == 2
+
+
+# --- what the documents say ------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def test_the_sizing_table_is_what_its_script_prints():
+    command = [sys.executable, str(ROOT / "benchmarks" / "flower_sizing.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split("\n\n")[0] in PAGE
+
+
+@pytest.mark.parametrize("command", ["flower-superlink", "flower-supernode", "flwr run", "flwr supernode register"])
+def test_the_page_uses_options_that_exist(command, tmp_path):
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ")
+    lines = [line for line in blocks.splitlines() if line.startswith(command + " ")]
+    assert lines
+    program = [str(Path(sysconfig.get_path("scripts")) / command.split()[0]), *command.split()[1:], "--help"]
+    environment = os.environ | deployment.QUIET | {"FLWR_HOME": str(tmp_path), "COLUMNS": "200"}
+    text = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=60).stdout
+    for option in {option for line in lines for option in re.findall(r" (--[a-z-]+)", line)}:
+        assert option in text, option
+
+
+def test_the_example_app_is_the_demo(tmp_path):
+    import tomllib
+
+    from flwr.common.config import flatten_dict
+
+    written = tomllib.loads((ROOT / "examples" / "flower-app" / "pyproject.toml").read_text(encoding="utf-8"))
+    demo = load_settings(ROOT / "configs" / "demo.toml", ["training.rounds=3", "training.eval_every=1"])
+    assert read_run_config(flatten_dict(written["tool"]["flwr"]["app"]["config"])) == demo
+    write_project(tmp_path / "app", demo)
+    for path in (tmp_path / "app").rglob("*.*"):
+        if path.name != "pyproject.toml":
+            assert (
+                path.read_bytes()
+                == (ROOT / "examples" / "flower-app" / path.relative_to(tmp_path / "app")).read_bytes()
+            )
+
+
+def test_the_page_lists_every_key():
+    for key in FlowerConfig.model_fields:
+        assert f"`{key}`" in PAGE, key

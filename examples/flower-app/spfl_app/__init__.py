@@ -1,0 +1,1 @@
+"""SP-FL as a Flower app."""

@@ -1,0 +1,5 @@
+"""What runs at a node."""
+
+from spfl.flower.client_app import app
+
+__all__ = ["app"]
