@@ -70,7 +70,10 @@ def test_values_of_overrides(text, value):
     [
         (["training.round=5"], "unknown config key 'training.round' (did you mean 'rounds'?)"),
         (["chanel.power_dbm=5"], "unknown config key 'chanel' (did you mean 'channel'?)"),
-        (["zzz=5"], "unknown config key 'zzz' (known: channel, codec, data, model, scheme, seed, training, workers)"),
+        (
+            ["zzz=5"],
+            "unknown config key 'zzz' (known: channel, codec, data, device, model, scheme, seed, training, workers)",
+        ),
         (["seed.x=5"], "seed"),
         (["data.name.x=5"], "data.name"),
         (["codec.bits=9"], "codec.bits: input should be less than or equal to 8, got 9"),
@@ -78,7 +81,10 @@ def test_values_of_overrides(text, value):
         (["codec.bits=many"], "codec.bits"),
         (["training.rate=nan"], "training.rate"),
         (["training.rate=-1"], "training.rate: input should be greater than 0, got -1"),
-        (["data.partition=random"], "data.partition: input should be 'iid', 'dirichlet' or 'shards', got 'random'"),
+        (
+            ["data.partition=random"],
+            "data.partition: input should be 'iid', 'dirichlet', 'shards' or 'sampled', got 'random'",
+        ),
         (["scheme.rho=1.0"], "scheme: rho must lie in (0, 1) or be 'proportional', got 1.0"),
         (["scheme.rho=half"], "scheme.rho"),
         (["channel.radius_m=10"], "channel: min_distance_m must be < radius_m, got 35.0 and 10.0"),
@@ -135,3 +141,29 @@ def test_toml_round_trip(config):
 def test_control_characters_survive_toml(name):
     config = build_config({"data": {"name": name}})
     assert build_config(tomllib.loads(to_toml(config))).data.name == name
+
+
+# --- what the keys say of themselves -------------------------------------------------------------------------
+
+UNITS = {"_hz": "Hz", "_db": "dB", "_dbm": "dBm", "_dbm_per_hz": "dBm/Hz", "_m": " m", "_s": " s", "_f": "farad"}
+
+
+def described_keys():
+    for name, section in Config.model_fields.items():
+        if section.description is not None:
+            yield name, section.description
+        else:
+            for key, field in section.annotation.model_fields.items():
+                yield f"{name}.{key}", field.description
+
+
+@pytest.mark.parametrize(("key", "text"), list(described_keys()))
+def test_every_key_says_what_it_is_in_a_sentence_with_its_unit(key, text):
+    assert text is not None
+    assert text[0].isupper() or text.startswith("L2"), text
+    assert text.endswith("."), text
+    assert len(text.split()) >= 5, text
+    assert "  " not in text
+    for suffix, unit in UNITS.items():
+        if key.endswith(suffix) and not key.endswith(f"_per{suffix}"):
+            assert unit in text or (suffix == "_s" and "econds" in text), f"{key} has no unit: {text}"

@@ -15,6 +15,7 @@ import typer
 
 import spfl
 from spfl.cli_allocate import allocate_command
+from spfl.cli_completion import complete_key, complete_schemes
 from spfl.cli_flower import flower_app
 from spfl.cli_progress import progress_bars
 from spfl.cli_report import report_command, watch_command
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Federated learning over unreliable wireless links, with sign-prioritized uplinks.",
@@ -44,7 +44,13 @@ app.command("watch")(watch_command)
 
 ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=50.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. training.rounds=50; `spfl config schema` has all keys.",
+        autocompletion=complete_key,
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
@@ -123,9 +129,12 @@ def run(
 @app.command()
 def compare(
     config_path: ConfigPath = None,
-    schemes: Annotated[str, typer.Option(metavar="A,B,C", help="Schemes to compare; `spfl info` lists them.")] = (
-        "error_free,single_packet,sp_fl"
-    ),
+    schemes: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,C", help="Schemes to compare; `spfl info` lists them.", autocompletion=complete_schemes
+        ),
+    ] = "error_free,single_packet,sp_fl",
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Seeds, such as 0-4 or 0,2,5-7.")] = "0",
     overrides: Overrides = None,
     data_dir: DataDir = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spfl.cli_completion import complete_key
 from spfl.cli_signals import resumable
 from spfl.errors import ConfigError
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 def sweep_command(
     sweep_path: Annotated[Path, typer.Argument(metavar="SWEEP.toml", help="Tables [base], [rates] and [[grid]].")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key at every point.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key at every point.", autocompletion=complete_key),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")

@@ -29,83 +29,161 @@ Kind = TypeVar("Kind", bound=Section)
 class DataConfig(Section):
     """What is learned, and how it is spread over the devices."""
 
-    name: str = Field("digits", description="digits, cifar10, mnist, fashion_mnist, a Hugging Face id or a folder")
-    devices: int = Field(20, ge=1, description="number of devices K in the cell")
-    cohort_size: int | None = Field(None, ge=1, description="devices sampled each round; all when absent")
+    name: str = Field(
+        "digits",
+        description="The dataset: digits, cifar10, mnist, fashion_mnist, a Hugging Face id (owner/name), or the path "
+        "of a folder.",
+    )
+    devices: int = Field(20, ge=1, description="Number of devices K in the cell.")
+    cohort_size: int | None = Field(
+        None, ge=1, description="Devices drawn at random to take part in a round; all of them when absent."
+    )
     partition: Literal["iid", "dirichlet", "shards", "sampled"] = Field(
         "dirichlet",
-        description="how labels are spread; sampled: each device draws images by a Dirichlet mixture of its own, when "
-        "it is needed, for populations larger than the data",
+        description="How samples are spread over devices: iid, dirichlet (by class), shards (sorted by label), or "
+        "sampled, where each device draws images by a Dirichlet mixture of its own when it is needed, for"
+        " populations larger than the data.",
     )
-    dirichlet_alpha: float = Field(0.3, gt=0, description="concentration: small means few classes a device")
-    shards_per_device: int = Field(2, ge=1, description="label-sorted shards a device gets (partition = shards)")
-    samples_per_device: int = Field(100, ge=1, description="images of a device (partition = sampled)")
-    min_samples: int = Field(8, ge=1, description="fewest samples a device may hold")
+    dirichlet_alpha: float = Field(
+        0.3,
+        gt=0,
+        description="Concentration of the Dirichlet draw, without unit: small values give each device few classes.",
+    )
+    shards_per_device: int = Field(2, ge=1, description="Label-sorted shards that a device gets (partition = shards).")
+    samples_per_device: int = Field(100, ge=1, description="Images that a device has (partition = sampled).")
+    min_samples: int = Field(
+        8,
+        ge=1,
+        description="Fewest samples a device may hold; the Dirichlet draw is repeated until all have that many.",
+    )
     validation_fraction: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="if > 0, evaluate on this held-out part of the training set, never on test",
+        description="Share of the training set, in [0, 1), that is held out and evaluated on in place of the test "
+        "set; tune on it.",
     )
-    pool: int = Field(1, ge=1, le=8, description="average-pool images by this factor, for quick studies")
+    pool: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Images are averaged over blocks of this many pixels squared, for quick studies; 1 leaves them as"
+        " they are.",
+    )
 
 
 class ModelConfig(Section):
     """The network."""
 
-    name: str = Field("mlp", description="softmax, mlp, small_cnn or resnet18")
-    width: int | None = Field(None, ge=1, description="hidden units (mlp) or first channels (small_cnn, resnet18)")
+    name: str = Field("mlp", description="The network: softmax, mlp, small_cnn or resnet18.")
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="Hidden units of mlp, or channels of the first layer of small_cnn and resnet18; the network's own"
+        " when absent.",
+    )
 
 
 class TrainingConfig(Section):
     """Local computation and the server's optimiser."""
 
-    rounds: int = Field(100, ge=1, description="communication rounds")
-    batch_size: int = Field(32, ge=1, description="samples of a local minibatch")
-    local_steps: int = Field(1, ge=1, description="local SGD steps E; 1 sends a minibatch gradient")
-    local_rate: float = Field(0.05, gt=0, description="learning rate of the local steps when E > 1")
-    rate: float = Field(0.1, gt=0, description="server learning rate eta")
-    momentum: float = Field(0.0, ge=0, lt=1, description="server heavy-ball momentum")
-    weight_decay: float = Field(0.0, ge=0, description="server L2 weight decay")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
-    warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the aggregate; unlimited when absent")
-    flip: bool = Field(False, description="random horizontal flips of training images")
-    eval_every: int = Field(10, ge=1, description="evaluate each n rounds, and after the last")
+    rounds: int = Field(100, ge=1, description="Communication rounds to train for.")
+    batch_size: int = Field(
+        32, ge=1, description="Samples of a device's minibatch; a device with fewer uses all it has."
+    )
+    local_steps: int = Field(
+        1, ge=1, description="Local SGD steps E of a device in a round; 1 sends the gradient of one minibatch."
+    )
+    local_rate: float = Field(
+        0.05, gt=0, description="Learning rate of the local steps; it is used when local_steps > 1."
+    )
+    rate: float = Field(0.1, gt=0, description="Learning rate eta of the server.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Heavy-ball momentum of the server, in [0, 1).")
+    weight_decay: float = Field(0.0, ge=0, description="L2 weight decay of the server, as in torch.optim.SGD.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="Learning-rate schedule of the server: constant, or cosine down to zero after the last round.",
+    )
+    warmup_rounds: int = Field(
+        0, ge=0, description="Rounds in which the server's learning rate rises linearly to its full value."
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="Largest Euclidean norm of the aggregate, which is scaled down to it; unlimited when absent.",
+    )
+    flip: bool = Field(False, description="Whether training images are mirrored left to right at random.")
+    eval_every: int = Field(10, ge=1, description="Rounds between evaluations; the last round is evaluated as well.")
 
 
 class ChannelConfig(Section):
     """The cell and the uplink (THEORY 3)."""
 
-    bandwidth_hz: float = Field(10e6, gt=0, description="uplink bandwidth B shared by the cohort, Hz")
-    noise_dbm_per_hz: float = Field(-174.0, description="noise density N_0, dBm/Hz")
-    power_dbm: float = Field(10.0, description="transmit power P of a device, dBm")
-    snr_gap_db: float = Field(0.0, ge=0, description="SNR gap Gamma to capacity, dB")
-    min_distance_m: float = Field(35.0, gt=0, description="smallest distance to the base station, m")
-    radius_m: float = Field(500.0, gt=0, description="cell radius, m")
-    shadowing_db: float = Field(8.0, ge=0, description="standard deviation of log-normal shadowing, dB")
-    drop: Literal["fixed", "per_round"] = Field("fixed", description="place devices once, or anew each round")
-    gains_db: tuple[float, ...] | None = Field(None, description="explicit mean gains in dB, one a device")
+    bandwidth_hz: float = Field(10e6, gt=0, description="Uplink bandwidth B in Hz, shared by the cohort.")
+    noise_dbm_per_hz: float = Field(
+        -174.0, description="Noise power density N_0 at the receiver in dBm/Hz, noise figure included."
+    )
+    power_dbm: float = Field(10.0, description="Transmit power P of a device in dBm.")
+    snr_gap_db: float = Field(
+        0.0,
+        ge=0,
+        description="Gap Gamma in dB between the SNR that the code needs and that of capacity; 0 is an ideal code.",
+    )
+    min_distance_m: float = Field(35.0, gt=0, description="Smallest distance of a device to the base station in m.")
+    radius_m: float = Field(500.0, gt=0, description="Radius of the cell in m.")
+    shadowing_db: float = Field(
+        8.0, ge=0, description="Standard deviation of the log-normal shadowing in dB; 0 for none."
+    )
+    drop: Literal["fixed", "per_round"] = Field(
+        "fixed", description="Whether devices are placed once for the run (fixed) or anew each round (per_round)."
+    )
+    gains_db: tuple[float, ...] | None = Field(
+        None, description="Mean power gains in dB, one for each device, in place of path loss and shadowing."
+    )
     median_snr_db: float | None = Field(
-        None, description="scale all gains so that the median device has this SNR on an equal share, dB"
+        None,
+        description="All gains are scaled so that the median device has this SNR in dB on an equal share of the band;"
+        " left as they are when absent.",
     )
     fading: Literal["block", "independent", "selective"] = Field(
-        "block", description="one fade for both packets, one each, or one each and subband"
+        "block",
+        description="Rayleigh fading of a device's two packets: block (one fade for both), independent (one each), or"
+        " selective (one for each packet and subband).",
     )
-    subbands: int = Field(4, ge=2, le=64, description="independent fades over a packet (fading = selective)")
+    subbands: int = Field(
+        4, ge=2, le=64, description="Independent fades over the band of a packet (fading = selective)."
+    )
     doppler_hz: float | None = Field(
-        None, ge=0, description="Doppler spread: fades correlate from round to round; independent when absent, Hz"
+        None,
+        ge=0,
+        description="Doppler spread in Hz, by which fades correlate from round to round; independent rounds when "
+        "absent.",
     )
-    round_s: float | None = Field(None, gt=0, description="seconds between rounds for doppler_hz; tau when absent")
-    csi_error_db: float = Field(0.0, ge=0, description="standard deviation of the gains the server knows, dB")
-    segment_bits: int | None = Field(None, ge=512, description="cut packets into segments of at most so many bits")
+    round_s: float | None = Field(
+        None, gt=0, description="Seconds between rounds for doppler_hz; the uplink time of a round when absent."
+    )
+    csi_error_db: float = Field(
+        0.0, ge=0, description="Standard deviation in dB of the error of the mean gains that the server knows."
+    )
+    segment_bits: int | None = Field(
+        None,
+        ge=512,
+        description="Packets are cut into segments of at most this many bits, each lost on its own; one segment when "
+        "absent.",
+    )
     recovery: Literal["all", "segment"] = Field(
-        "all", description="a lost segment loses its packet, or only its slice of the vector"
+        "all",
+        description="What a lost segment costs: all of its packet (all), or its slice of the vector only (segment).",
     )
     symbols_per_parameter: float = Field(
-        2.0, gt=0, description="resource ratio B tau / (K d): complex symbols per parameter and device"
+        2.0,
+        gt=0,
+        description="Resource ratio B tau / (K d): complex symbols per parameter and device; it sets the uplink time "
+        "of a round.",
     )
-    tau_s: float | None = Field(None, gt=0, description="uplink seconds a round; overrides symbols_per_parameter")
+    tau_s: float | None = Field(
+        None, gt=0, description="Uplink time tau of a round in s; it overrides symbols_per_parameter."
+    )
 
     @model_validator(mode="after")
     def _distances_ordered(self) -> ChannelConfig:
@@ -119,42 +197,88 @@ class ChannelConfig(Section):
 class DeviceConfig(Section):
     """What a device spends on computing and sending; counted, and without effect on what is learned."""
 
-    cycles_per_sample: float = Field(0.0, ge=0, description="processor cycles a sample of a local step; 0: free")
-    cpu_hz: float = Field(1e9, gt=0, description="processor clock of the fastest device, Hz")
-    cpu_spread: float = Field(1.0, ge=1, description="clock of the fastest over that of the slowest possible device")
-    switched_capacitance_f: float = Field(1e-28, ge=0, description="effective switched capacitance, farad")
-    amplifier_efficiency: float = Field(1.0, gt=0, le=1, description="radiated power over power drawn to send")
+    cycles_per_sample: float = Field(
+        0.0, ge=0, description="Processor cycles that a sample of a local step takes; 0 makes computing free."
+    )
+    cpu_hz: float = Field(1e9, gt=0, description="Processor clock of the fastest device in Hz.")
+    cpu_spread: float = Field(
+        1.0,
+        ge=1,
+        description="Clock of the fastest device over that of the slowest possible one, without unit; 1 makes all "
+        "equal.",
+    )
+    switched_capacitance_f: float = Field(
+        1e-28,
+        ge=0,
+        description="Effective switched capacitance of the processor in farad, which sets the energy of a cycle.",
+    )
+    amplifier_efficiency: float = Field(
+        1.0, gt=0, le=1, description="Radiated power over the power drawn to send, in (0, 1]."
+    )
 
 
 class CodecConfig(Section):
     """Packets (THEORY 2)."""
 
-    bits: int = Field(3, ge=1, le=8, description="bits b of a quantised modulus")
-    per_tensor: bool = Field(False, description="one quantiser range per parameter tensor instead of one in all")
+    bits: int = Field(3, ge=1, le=8, description="Bits b of a quantised modulus; its sign takes one more.")
+    per_tensor: bool = Field(
+        False, description="Whether each parameter tensor has a quantiser range of its own, or all share one."
+    )
 
 
 class SchemeConfig(Section):
     """The transmission scheme; a key left out takes the scheme's own default (`spfl info` lists the schemes)."""
 
-    name: str = Field("sp_fl", description="name of the scheme")
-    weights: WeightsName | None = Field(None, description="aggregation weight c (THEORY 4)")
-    compensation: CompensationName | None = Field(None, description="compensatory modulus (THEORY 5)")
-    shrink: float | None = Field(None, ge=0, le=1, description="factor on the compensatory modulus")
-    error_feedback: bool | None = Field(None, description="keep what the server did not use (THEORY 8)")
-    error_decay: float = Field(1.0, ge=0, le=1, description="decay gamma of the error-feedback memory")
+    name: str = Field(
+        "sp_fl",
+        description="The transmission scheme; spfl info lists them. Keys left out below take the scheme's own value.",
+    )
+    weights: WeightsName | None = Field(
+        None,
+        description="Aggregation weight c (THEORY 4): unbiased (1/q_s), normalized (over the heard), mmse, or plain "
+        "(1).",
+    )
+    compensation: CompensationName | None = Field(
+        None, description="What stands for a lost modulus (THEORY 5): global, last, layer, ema, scaled_ema or zero."
+    )
+    shrink: float | None = Field(None, ge=0, le=1, description="Factor in [0, 1] on the compensatory modulus.")
+    error_feedback: bool | None = Field(
+        None,
+        description="Whether a device keeps what the server did not use, and sends it with the next gradient (THEORY "
+        "8).",
+    )
+    error_decay: float = Field(
+        1.0, ge=0, le=1, description="Decay gamma in [0, 1] of the error-feedback memory from round to round."
+    )
     remembered_devices: int | None = Field(
-        None, ge=1, description="devices whose own memory (error feedback, last modulus) is kept; all when absent"
+        None,
+        ge=1,
+        description="Devices whose own memory (error feedback, last modulus) is kept, the latest ones; all when "
+        "absent.",
     )
-    solver: SolverName | None = Field(None, description="resource allocation (THEORY 7)")
+    solver: SolverName | None = Field(
+        None,
+        description="Resource allocation (THEORY 7): exact (with a certificate), alternating (the paper's) or uniform.",
+    )
     rho: float | Literal["proportional"] = Field(
-        "proportional", description="share of a device's band for its sign packet; a number in (0, 1)"
+        "proportional",
+        description="Share of a device's band for its sign packet: a number in (0, 1), or proportional to the "
+        "packets' bits.",
     )
-    theta: float = Field(1.0, ge=0, le=1, description="1: Jensen's bias weight; 0: uncorrelated biases")
-    kappa: float = Field(1.0, gt=0, le=1, description="L eta, weight of the variance in the bound")
+    theta: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Weight of the bias in the bound, in [0, 1]: 1 is Jensen's inequality, 0 takes biases as "
+        "uncorrelated.",
+    )
+    kappa: float = Field(1.0, gt=0, le=1, description="L eta in (0, 1], the weight of the variance in the bound.")
     scheduled: int | None = Field(
-        None, ge=1, description="devices a scheduling baseline admits each round; a quarter of the cohort when absent"
+        None,
+        ge=1,
+        description="Devices that a scheduling baseline admits to a round; a quarter of the cohort when absent.",
     )
-    density: float = Field(0.02, gt=0, le=1, description="share of the values that top_k sends")
+    density: float = Field(0.02, gt=0, le=1, description="Share in (0, 1] of the values that top_k sends.")
 
     @model_validator(mode="after")
     def _rho_in_range(self) -> SchemeConfig:
@@ -166,8 +290,12 @@ class SchemeConfig(Section):
 class Config(Section):
     """A whole experiment. Two runs with equal configs give equal bits."""
 
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random stream")
-    workers: int = Field(0, ge=0, description="threads that compute gradients; 0 = all cores; never changes results")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of every random stream; equal seeds and configurations give equal bits."
+    )
+    workers: int = Field(
+        0, ge=0, description="Threads that compute gradients; 0 is one for each core. It never changes results."
+    )
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
