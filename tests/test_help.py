@@ -51,10 +51,7 @@ def test_every_option_says_what_it_does(name):
 def test_keys_are_completed():
     found = dict(complete_key("channel.me"))
     assert found.keys() == {"channel.median_snr_db="}
-    assert (
-        found["channel.median_snr_db="]
-        == Config.model_fields["channel"].annotation.model_fields["median_snr_db"].description
-    )
+    assert found["channel.median_snr_db="] == ChannelConfig.model_fields["median_snr_db"].description
     assert dict(complete_key("see")).keys() == {"seed="}
     assert not list(complete_key("nothing"))
 
