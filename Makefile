@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo flower-demo test test-flower test-slow bench venv clean help
+.PHONY: demo docs flower-demo test test-flower test-slow bench venv clean help
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -39,6 +39,10 @@ test-slow: $(VENV)/.installed-dev
 #: make bench   every script of benchmarks/
 bench: $(VENV)/.installed-dev
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+#: make docs    the site, in site/; open site/index.html
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 #: make venv    the virtual environment with the dev extra, nothing run
 venv: $(VENV)/.installed-dev

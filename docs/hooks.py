@@ -1,0 +1,69 @@
+"""Hooks of the site: the page of all configuration keys is made from the configuration itself; links out of docs/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+
+from spfl.config import Config
+
+ROOT = Path(__file__).parents[1]
+REPOSITORY_FILES = re.compile(r"\]\((\.\./)+((?:examples|configs|src|benchmarks|tests)[^)]*|[A-Z]+\.md)\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    files.append(File.generated(config, "configuration.md", content=configuration_page()))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in the files that `# include: FILE` names; links to files that the site does not have become their names."""
+    markdown = re.sub(r"^# include: (.*)$", lambda found: (ROOT / found[1]).read_text(), markdown, flags=re.MULTILINE)
+    return REPOSITORY_FILES.sub(r"] (`\2`)", markdown)
+
+
+def configuration_page() -> str:
+    schema = Config.model_json_schema()
+    lines = ["# Configuration", "", INTRODUCTION, "", "## At the top", "", *_table(schema, schema["properties"])]
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = schema["$defs"][field.annotation.__name__]
+            lines += ["", f"## [{name}]", "", section["description"], "", *_table(schema, section["properties"])]
+    return "\n".join(lines) + "\n"
+
+
+INTRODUCTION = (
+    "A TOML file; a key left out takes its default. `--set section.key=value` overrides a key, `spfl config show` "
+    "prints the result, and `spfl config schema` this page as a JSON Schema, with which editors complete and check."
+)
+
+
+def _table(schema: dict[str, Any], properties: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| `{key}` | {_default(about)} | {_values(about)} | {about['description']} |"
+        for key, about in properties.items()
+        if "$ref" not in about
+    ]
+    return ["| key | default | values | meaning |", "|---|---|---|---|", *rows]
+
+
+def _default(about: dict[str, Any]) -> str:
+    value = about.get("default")
+    return "absent" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _values(about: dict[str, Any]) -> str:
+    kinds = [about, *about.get("anyOf", [])]
+    choices = [str(value) for kind in kinds for value in kind.get("enum", [kind["const"]] if "const" in kind else [])]
+    bounds = [
+        f"{sign} {kind[name]:g}"
+        for kind in kinds
+        for name, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        if name in kind and abs(kind[name]) < 1e18
+    ]
+    types = [kind["type"] for kind in kinds if kind.get("type") not in (None, "null", "string")]
+    return ", ".join([*choices, *dict.fromkeys(types), *bounds]).replace("|", "\\|")

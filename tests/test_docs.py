@@ -1,0 +1,111 @@
+"""The documents are true: every block of code in them is run, and the site builds without a warning."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spfl import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report"]
+ELSEWHERE = {"model", "allocation", "decisions", "radio", "deploy", "security", "results", "compare", "api"}
+
+
+def blocks(page):
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return [(kind, body) for kind, body in FENCE.findall(text)]
+
+
+def included(body):
+    """A block with the files put in that it includes."""
+    return re.sub(r"# include: (.*)", lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), body)
+
+
+def spfl(command, monkeypatch):
+    """Run a command line, with few rounds where it trains."""
+    short = " --set training.rounds=3" if re.match("spfl (run|compare|sweep)", command) else ""
+    monkeypatch.setattr(sys, "argv", shlex.split(command + short))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
+    """In the order of the page, in one folder: TOML blocks are the files that the text names before them."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    names = iter({"first-sweep": ["snr.toml", "tune.toml"]}.get(page, []))
+    scope = {"__name__": "__main__"}
+    ran = 0
+    for kind, body in blocks(page):
+        if kind == "toml":
+            Path(next(names)).write_text(body)
+        elif kind == "python":
+            exec(compile(included(body), f"{page}.md", "exec"), scope)
+            ran += 1
+        elif kind == "sh":
+            for line in body.splitlines():
+                assert line.startswith(("spfl ", "pip ")), line
+                if line.startswith("spfl "):
+                    spfl(line, monkeypatch)
+                    ran += 1
+    assert ran >= 1
+    assert next(names, None) is None
+
+
+def test_every_page_is_run_or_looked_after_elsewhere():
+    assert {path.stem for path in DOCS.glob("*.md")} <= {*PAGES, *ELSEWHERE}
+
+
+def test_pages_without_a_test_of_their_own_parse():
+    """Python compiles, and `spfl` commands name commands and options that there are."""
+    for page in ELSEWHERE:
+        if not (DOCS / f"{page}.md").exists():
+            continue
+        for kind, body in blocks(page):
+            if kind == "python":
+                compile(body, f"{page}.md", "exec")
+            for line in body.replace("\\\n", " ").splitlines() if kind == "sh" else []:
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["spfl"]:
+                    command = words[1]
+                    known = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
+                    known |= {group.name for group in cli.app.registered_groups}
+                    assert command in known, line
+
+
+def test_pictures_of_the_theory_are_those_of_the_script(tmp_path):
+    """The script still runs, and draws what the page shows."""
+    shutil.copy(DOCS / "theory" / "figures.py", tmp_path)
+    subprocess.run([sys.executable, tmp_path / "figures.py"], check=True, capture_output=True, timeout=120)
+    shown = set(re.findall(r"\]\(theory/(\w+\.png)\)", (DOCS / "theory.md").read_text(encoding="utf-8")))
+    assert shown == {path.name for path in tmp_path.glob("*.png")}
+    assert all((DOCS / "theory" / name).is_file() for name in shown)
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--strict", "-q", "-d", tmp_path / "site"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "configuration.html").read_text(encoding="utf-8")
+    assert "median_snr_db" in page
+    assert "Contract" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    fetched = re.findall(
+        r'(?:src|href)="(https?://[^"]+)"', (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    )
+    assert not [url for url in fetched if url.endswith((".js", ".css", ".woff2"))]
