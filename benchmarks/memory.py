@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--devices 10 100 1000] [--parameters 1e4 1e5 1e6] [--bits 3] [--out DIR]
 
 Each point is a process of its own: two rounds of `sp_fl` on digits, the resident set at its largest (ru_maxrss). Only
-packets, of 1 + b bits a parameter, and side information may stay until the allocation; the limit is 1.3 times those plus
-1 GiB, for Python, PyTorch, the compiled kernels and the data. "gradients" is what keeping float32 gradients would take.
+packets, of 1 + b bits a parameter, and side information may stay until the allocation; the limit is 1.3 times those
+plus 1 GiB, for Python, PyTorch, the compiled kernels and the data. "gradients": what float32 gradients would take.
 """
 
 from __future__ import annotations

@@ -247,3 +247,19 @@ def test_a_finished_run_frees_its_data_at_once(digits: Dataset, small_config: Ca
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("scheme", ["sp_fl", "error_free"])
+def test_packets_of_a_round_are_gone_when_the_next_are_made(small_config, digits, monkeypatch, scheme):
+    made: list[weakref.ref[Upload]] = []
+    original = Fleet.uploads
+
+    def spy(self, *arguments):
+        assert not any(alive() for alive in made)
+        uploads, share = original(self, *arguments)
+        made.extend(map(weakref.ref, uploads))
+        return uploads, share
+
+    monkeypatch.setattr(Fleet, "uploads", spy)
+    assert len(list(run(small_config(scheme={"name": scheme}, training={"rounds": 3}), digits))) == 3
+    assert len(made) == 18

@@ -69,6 +69,7 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
             clock.move("gradients", "encode", encode_share)
             plan = prepare(world, server, uploads, round_, clock)
             record = complete(world, server, uploads, plan, fleet.evaluate, clock)
+            del uploads  # or they stay until the next ones are complete, and memory holds the packets of two rounds
             server = record.server
             yield record
 
