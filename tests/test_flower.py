@@ -351,7 +351,7 @@ def test_a_node_that_leaves_costs_its_devices(small_config, digits, monkeypatch)
     config = small_config(training={"rounds": 3})
     strategy, grid = start(config, digits, 3, Late)
     strategy.engine = strategy.engine.model_copy(update={"wait_s": 30.0})
-    grid.leaves = 6  # four looks until all are there, one for the second round
+    grid.leaves = 6  # four looks until all are there, one for round 2
     assert [record.rejected for record in strategy.rounds(grid)] == [0, 0, 2]
 
 
@@ -364,23 +364,88 @@ def test_too_few_nodes_are_one_clear_error(small_config, digits):
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
-        (lambda p, n: (0, n, None), "partition-id 0 is held by node 1"),
-        (lambda p, n: (p, n + 1, None), "num-partitions must be 3 as at node 1, got 4"),
-        (lambda p, n: (n, n, None), "partition-id must be in 0..num-partitions - 1, got 3 of 3"),
-        (lambda p, n: (p, n, b"12345678"), "layouts differ"),
+        ({"partition": 0}, "partition-id 0 is held by node 1"),
+        ({"partitions": 4}, "num-partitions must be 3 as at node 1, got 4"),
+        ({"partition": 3}, "partition-id must be in 0..num-partitions - 1, got 3 of 3"),
+        ({"experiment": "layout 00, data digits of CRC 00"}, "another network or other data: layout 00"),
     ],
 )
 def test_a_node_out_of_place_is_refused(answer, what, small_config, digits):
     def spoil(reply):
-        partition, partitions, layout = protocol.read_hello(reply.content)
-        place = answer(partition, partitions)
-        reply.content = protocol.hello_content(place[0], place[1], place[2] or layout)
+        reply.content = protocol.hello_content(replace(protocol.read_hello(reply.content), **answer))
         return [reply]
 
     strategy, records = run(small_config(), digits, 3, hostile(QUERY, spoil))
     assert [fault.node for fault in strategy.faults] == [2]
     assert what in strategy.faults[0].what
     assert [record.rejected for record in records] == [2, 2]
+
+
+def test_a_node_with_other_versions_takes_part_with_a_warning(small_config, digits, caplog):
+    def spoil(reply):
+        reply.content = protocol.hello_content(replace(protocol.read_hello(reply.content), versions="{'spfl': '9'}"))
+        return [reply]
+
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    strategy, records = run(small_config(), digits, 3, hostile(QUERY, spoil))
+    assert strategy.faults == []
+    assert [record.rejected for record in records] == [0, 0]
+    assert "bits may differ" in caplog.text
+
+
+def test_a_node_whose_hello_failed_is_asked_again(small_config, digits):
+    failures = [1, 1]
+
+    def spoil(reply):
+        return failing(reply) if failures and failures.pop() else [reply]
+
+    strategy, records = run(small_config(training={"rounds": 4}), digits, 3, hostile(QUERY, spoil))
+    assert [record.rejected for record in records] == [2, 2, 0, 0]
+    assert strategy.faults == []
+
+
+def test_a_node_that_comes_back_under_another_id_takes_its_place_again(small_config, digits):
+    class Moves(InProcessGrid):
+        """Node 2 is node 9 from the second look on."""
+
+        looks = 0
+
+        def get_node_ids(self):
+            self.looks += 1
+            if self.looks == 2:
+                self._contexts[9] = self._contexts.pop(2)
+                self._contexts[9].node_id = 9
+            return super().get_node_ids()
+
+    config = small_config(training={"rounds": 3})
+    strategy, records = run(config, digits, 3, Moves)
+    assert strategy.faults == []
+    assert_same(records, list(training.run(config, digits)))
+
+
+def test_a_node_that_hangs_is_left_out_until_it_answers_who_it_is(small_config, digits):
+    """It costs one time-out, not one a round."""
+    asked = []
+
+    class Hangs(InProcessGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            asked.append([message.metadata.dst_node_id for message in messages])
+            replies = super().send_and_receive(messages, timeout=timeout)
+            return [reply for reply in replies if reply.metadata.src_node_id != 2 or len(asked) != 3]
+
+        def pull_messages(self, message_ids):
+            ready = [
+                n for n in message_ids if self._replies[n].metadata.message_type != QUERY or len(asked) not in (3, 4)
+            ]
+            return super().pull_messages(ready)  # its hello, between rounds 2 and 3, is answered a round later
+
+    config = small_config(training={"rounds": 4})
+    strategy, records = run(config, digits, 3, Hangs)
+    assert [record.rejected for record in records] == [0, 2, 2, 0]
+    assert asked[2] == [1, 2, 3]  # round 2: the side information
+    assert asked[4] == [1, 3]  # round 3
+    assert len(strategy.faults) == 1
 
 
 def test_devices_are_spread_over_nodes():

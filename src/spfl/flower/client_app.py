@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from spfl.config import Config
 from spfl.data import load_dataset
+from spfl.environment import describe_environment
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet import Fleet
 from spfl.flower import protocol
@@ -60,7 +61,9 @@ def place_of(node_config: Mapping[str, Any]) -> Place:
 def hello(message: Message, context: Context) -> Message:
     """Who is there: the node's partition, and what it takes the network to be."""
     place, world = place_of(context.node_config), site_of(context).world
-    return Message(protocol.hello_content(place.partition, place.partitions, world.layout.digest), reply_to=message)
+    versions = str(describe_environment()["versions"])
+    answer = protocol.Hello(place.partition, place.partitions, protocol.experiment_of(world), versions)
+    return Message(protocol.hello_content(answer), reply_to=message)
 
 
 @app.train()

@@ -29,7 +29,7 @@ from spfl.flower.settings import Scalar
 
 HOST, CONNECTION = "127.0.0.1", "here"
 START_S, STOP_S, POLL_S = 60.0, 10.0, 0.5
-STATUS_S = 3.0  # between looks at a run: each is a process
+STATUS_S = 10.0  # between looks at a run's status: each is a process that takes a second
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -79,23 +79,28 @@ class Federation:
             ]
         return str(self._flwr("run", str(app), CONNECTION, *options)["run-id"])
 
-    def wait(self, run: str, seconds: float, each: Callable[[], None] = lambda: None) -> None:
-        """Wait for the end of a run, calling `each` now and then.
+    def wait(self, run: str, seconds: float, each: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the end of a run, calling `each` now and then; it tells when the run seems to be at its end.
 
-        Raises FlowerError when it fails, stops or takes longer: `flwr run` itself always ends with 0.
+        Raises FlowerError when the run fails, is stopped or takes longer: `flwr run` itself always ends with 0.
         """
-        end = time.monotonic() + seconds
+        began = looked = time.monotonic()
         while True:
-            (row,) = self._flwr("ls", CONNECTION, "--run-id", run, "--format", "json")["runs"]
-            each()
-            if row["status"] == "finished:completed":
-                return
-            if row["status"].startswith("finished"):
-                raise FlowerError(f"Flower run {row['status']}: {row['status-details']}; logs in {self.home}")
-            if time.monotonic() > end:
+            at_end, now = each(), time.monotonic()
+            if at_end or now - looked > STATUS_S:
+                looked = now
+                if self._is_complete(run):
+                    return
+            if now - began > seconds:
                 raise FlowerError(f"Flower run took longer than {seconds:g} s; logs in {self.home}")
             self._check_alive("superlink")
-            time.sleep(STATUS_S)
+            time.sleep(POLL_S)
+
+    def _is_complete(self, run: str) -> bool:
+        (row,) = self._flwr("ls", CONNECTION, "--run-id", run, "--format", "json")["runs"]
+        if row["status"] != "finished:completed" and row["status"].startswith("finished"):
+            raise FlowerError(f"Flower run {row['status']}: {row['status-details']}; logs in {self.home}")
+        return bool(row["status"] == "finished:completed")
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         done = self._run("flwr", *arguments)

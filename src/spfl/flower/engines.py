@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from spfl.errors import ConfigError, RunFolderError, did_you_mean
+from spfl.data import load_dataset
+from spfl.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
 from spfl.experiment import SUMMARY, check_free, read_json
 from spfl.flower.client_app import app
 from spfl.flower.deployment import Federation
@@ -18,6 +19,7 @@ from spfl.flower.project import write_project
 from spfl.flower.server_app import run_on
 from spfl.flower.settings import Settings, to_run_config
 from spfl.runlog import Json, read_metrics
+from spfl.world import World
 
 Engine = Literal["inprocess", "ray", "deploy"]
 Progress = Callable[[Json], None]
@@ -39,31 +41,43 @@ def run_flower(settings: Settings, engine: str, nodes: int, progress: Progress =
     if engine == "inprocess":
         grid = InProcessGrid(app, to_run_config(settings), nodes)
         return run_on(grid, settings.experiment, settings.flower, progress)
+    data_dir = Path(settings.flower.data_dir) if settings.flower.data_dir else None
+    World.build(settings.experiment, load_dataset(settings.data.name, data_dir))  # a mistake is cheaper to find here
     _run_on_federation(settings, nodes, engine == "ray", progress)
     return read_json(folder / SUMMARY)
 
 
 def _run_on_federation(settings: Settings, nodes: int, simulation: bool, progress: Progress) -> None:
     base = Path(tempfile.mkdtemp(prefix="spfl-flower-"))
-    write_project(base / "app", settings)
-    with Federation(base / "home", nodes, simulation=simulation) as federation:
-        run = federation.submit(base / "app", {})
-        federation.wait(run, math.inf, _follower(Path(settings.flower.out), progress))
+    try:
+        write_project(base / "app", settings)
+        with Federation(base / "home", nodes, simulation=simulation) as federation:
+            run = federation.submit(base / "app", {})
+            federation.wait(run, math.inf, _follower(Path(settings.flower.out), progress))
+    except FlowerError:
+        raise  # its message names the logs
+    except BaseException:
+        shutil.rmtree(base, ignore_errors=True)
+        raise
     shutil.rmtree(base, ignore_errors=True)
 
 
-def _follower(folder: Path, progress: Progress) -> Callable[[], None]:
-    """What tells `progress` of the rounds that a server in another process has written since the last call."""
+def _follower(folder: Path, progress: Progress) -> Callable[[], bool]:
+    """What tells `progress` of the rounds that a server in another process has written since the last call.
+
+    It returns whether the summary is there, which is written last.
+    """
     told = 0
 
-    def follow() -> None:
+    def follow() -> bool:
         nonlocal told
         try:
             rounds = list(read_metrics(folder))
         except RunFolderError:
-            return  # not begun
+            return False  # not begun
         for values in rounds[told:]:
             progress(values)
         told = len(rounds)
+        return (folder / SUMMARY).exists()
 
     return follow

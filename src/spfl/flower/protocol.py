@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from spfl.aggregation import VECTOR, State, Vector, last_key, residual_key
 from spfl.allocation import AllocationResult
 from spfl.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.environment import fingerprint
 from spfl.errors import PacketError
 from spfl.uplink import Upload, kept_values, packing_of
 from spfl.world import World
@@ -96,16 +97,35 @@ def read_grant(content: RecordDict) -> tuple[int, tuple[int, ...]]:
     return _value(note, "round", int), tuple(_integers(note, "devices"))
 
 
-def hello_content(partition: int, partitions: int, layout: bytes) -> RecordDict:
+@dataclass(frozen=True)
+class Hello:
+    """What a node says of itself: its partition, and the experiment that it takes part in.
+
+    `experiment` tells layouts and data apart, `versions` the software: other versions may round otherwise.
+    """
+
+    partition: int
+    partitions: int
+    experiment: str
+    versions: str
+
+
+def experiment_of(world: World) -> str:
+    """The network's layout, and a checksum of the data: what all nodes must agree upon."""
+    data = fingerprint(world.dataset)
+    return f"layout {world.layout.digest.hex()}, data {data['name']} of CRC {data['crc32']}"
+
+
+def hello_content(hello: Hello) -> RecordDict:
     """A node's answer to `query`."""
-    note: dict[str, Any] = {"partition": partition, "partitions": partitions, "layout": layout}
-    return RecordDict({"hello": ConfigRecord(note)})
+    return RecordDict({"hello": ConfigRecord(asdict(hello))})
 
 
-def read_hello(content: RecordDict) -> tuple[int, int, bytes]:
-    """Partition, number of partitions and layout digest. Raises PacketError."""
+def read_hello(content: RecordDict) -> Hello:
+    """Raises PacketError."""
     note = _record(content, "hello", ConfigRecord)
-    return _value(note, "partition", int), _value(note, "partitions", int), _value(note, "layout", bytes)
+    partition, partitions = _value(note, "partition", int), _value(note, "partitions", int)
+    return Hello(partition, partitions, _value(note, "experiment", str), _value(note, "versions", str))
 
 
 # --- the node answers ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which node holds which devices.
 
 Node p of P (`partition-id`, `num-partitions` in its node config) holds the devices k with k mod P = p. Flower's node
-ids are random numbers, and the list of nodes is empty at first and changes; so the server asks each new node.
+ids are random numbers, and the list of nodes is empty at first and changes; so the server asks each new node who it is.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from spfl.errors import ConfigError, PacketError
-from spfl.flower.protocol import read_hello
+from spfl.flower.protocol import Hello, read_hello
 
 POLL_S = 1.0
+HELLO_S = 600.0  # then the question expires, and is asked again
 
 
 @dataclass(frozen=True)
@@ -40,53 +41,67 @@ class Place:
 
 
 class Roster:
-    """The nodes that answered, by node id; `layout` (bytes) tells those that run another experiment."""
+    """The nodes that take part, by node id. `experiment` is what they must agree upon, `versions` what they should.
 
-    def __init__(self, grid: Grid, layout: bytes, timeout_s: float) -> None:
-        self._grid, self._layout, self._timeout_s = grid, layout, timeout_s
+    A new node is asked who it is, and takes part once it has answered: nobody waits for it. Raises nothing later on.
+    """
+
+    def __init__(self, grid: Grid, experiment: str, versions: str) -> None:
+        self._grid, self._experiment, self._versions = grid, experiment, versions
         self._places: dict[int, Place] = {}
+        self._asked: dict[str, int] = {}  # message id -> node, of questions without an answer
         self._refused: set[int] = set()
         self._online: set[int] = set()
 
     def refresh(self) -> list[tuple[int, str]]:
-        """Ask the nodes that are new; forget none, since a node may come back. Returns refused nodes and why."""
+        """Look who is there, ask the new ones, read what was answered. Returns the nodes refused, and why."""
         self._online = set(self._grid.get_node_ids())
-        new = sorted(self._online - self._places.keys() - self._refused)
-        if not new:
-            return []
-        messages = [Message(RecordDict({"hello": ConfigRecord({})}), node, MessageType.QUERY) for node in new]
+        new = self._online - self._places.keys() - self._refused - set(self._asked.values())
+        messages = [_question(node) for node in sorted(new)]
+        if messages:
+            self._asked |= dict(zip(self._grid.push_messages(messages), sorted(new), strict=True))
+        return self._listen()
+
+    def _listen(self) -> list[tuple[int, str]]:
         refused = []
-        for reply in sorted(self._grid.send_and_receive(messages, timeout=self._timeout_s), key=_source):
+        replies = self._grid.pull_messages(list(self._asked)) if self._asked else ()
+        for reply in sorted(replies, key=lambda reply: self._asked.get(reply.metadata.reply_to_message_id, 0)):
+            node = self._asked.pop(reply.metadata.reply_to_message_id, None)
+            if node is None or reply.has_error():
+                continue  # failed: asked again at the next look, as long as it is there
             try:
-                self._admit(reply)
+                self._admit(node, read_hello(reply.content))
             except (PacketError, ConfigError) as error:
-                self._refused.add(_source(reply))
-                refused.append((_source(reply), str(error)))
+                self._refused.add(node)
+                refused.append((node, str(error)))
         return refused
 
-    def _admit(self, reply: Message) -> None:
-        node = _source(reply)
-        if reply.has_error():
-            raise PacketError(f"hello failed: {reply.error.reason}")
-        partition, partitions, layout = read_hello(reply.content)
-        if layout != self._layout:
-            raise PacketError("node has another model or other data: layouts differ")
-        place = Place(partition, partitions)
+    def _admit(self, node: int, hello: Hello) -> None:
+        if hello.experiment != self._experiment:
+            raise PacketError(f"node has another network or other data: {hello.experiment}, not {self._experiment}")
+        place = Place(hello.partition, hello.partitions)
         for other, known in self._places.items():
-            if known.partitions != partitions:
-                raise PacketError(f"num-partitions must be {known.partitions} as at node {other}, got {partitions}")
+            if known.partitions != place.partitions:
+                raise PacketError(
+                    f"num-partitions must be {known.partitions} as at node {other}, got {place.partitions}"
+                )
             if known == place and other in self._online:
-                raise PacketError(f"partition-id {partition} is held by node {other}")
-        for other in [n for n, known in self._places.items() if known == place]:
-            del self._places[other]  # restarted under a new id
+                raise PacketError(f"partition-id {place.partition} is held by node {other}")
+        if hello.versions != self._versions:
+            log(WARNING, "node %s has %s, the server %s: bits may differ", node, hello.versions, self._versions)
+        self._places = {other: known for other, known in self._places.items() if known != place}  # it was restarted
         self._places[node] = place
-        log(INFO, "node %s holds partition %s of %s", node, partition, partitions)
+        log(INFO, "node %s holds partition %s of %s", node, place.partition, place.partitions)
+
+    def forget(self, node: int) -> None:
+        """A node did not answer in time: it is out until it answers who it is, which nobody waits for."""
+        self._places.pop(node, None)
 
     def wait(self, seconds: float, least: int) -> list[tuple[int, str]]:
         """Refresh until the nodes hold all partitions, or time is up. Raises ConfigError for fewer than `least`."""
         end, refused = time.monotonic() + seconds, self.refresh()
         while not self.complete and time.monotonic() < end:
-            time.sleep(min(POLL_S, seconds))
+            time.sleep(POLL_S)
             refused += self.refresh()
         here = len(self.online())
         if here < least:
@@ -112,5 +127,5 @@ class Roster:
         return {node: devices for node, devices in parts.items() if devices}
 
 
-def _source(message: Message) -> int:
-    return int(message.metadata.src_node_id)
+def _question(node: int) -> Message:
+    return Message(RecordDict({"hello": ConfigRecord({})}), node, MessageType.QUERY, ttl=HELLO_S)

@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from spfl.aggregation import Vector
+from spfl.environment import describe_environment
 from spfl.errors import PacketError
 from spfl.flower import protocol
 from spfl.flower.roster import Roster
@@ -133,7 +134,8 @@ class SpFl(Strategy):
     def _nodes(self, grid: Grid, round_: int) -> Roster:
         """The nodes as they are now; before the first round, wait for them."""
         if self._roster is None or self._grid is not grid:
-            self._grid, self._roster = grid, Roster(grid, self.world.layout.digest, self.engine.timeout_s)
+            experiment, versions = protocol.experiment_of(self.world), str(describe_environment()["versions"])
+            self._grid, self._roster = grid, Roster(grid, experiment, versions)
             refused = self._roster.wait(self.engine.wait_s, self.engine.min_nodes)
         else:
             refused = self._roster.refresh()
@@ -144,7 +146,11 @@ class SpFl(Strategy):
     def _task(self, node: int, devices: tuple[int, ...], round_: int, arrays: ArrayRecord) -> Message:
         memory = protocol.memory_for(self.server.memory, devices)
         content = protocol.task_content(round_, devices, arrays, memory, self.engine.one_exchange)
-        return _message(content, node, MessageType.TRAIN, round_)
+        return self._message(content, node, MessageType.TRAIN, round_)
+
+    def _message(self, content: RecordDict, node: int, kind: str, round_: int) -> Message:
+        """It expires with the time-out, so that no node works for a round that is over."""
+        return Message(content, node, kind, group_id=str(round_), ttl=self.engine.timeout_s)
 
     def _fetch(self, plan: Plan, heard: Mapping[int, Upload]) -> dict[int, Upload]:
         """The second exchange: each node learns its share of band and power, and hands over its packets."""
@@ -156,7 +162,7 @@ class SpFl(Strategy):
         messages = []
         for node, devices in asked.items():
             content = protocol.grant_content(plan.round_, devices, plan.allocation, [rows[k] for k in devices])
-            messages.append(_message(content, node, UPLOAD, plan.round_))
+            messages.append(self._message(content, node, UPLOAD, plan.round_))
         replies = self._grid.send_and_receive(messages, timeout=self.engine.timeout_s)
 
         def read(content: RecordDict, devices: tuple[int, ...]) -> list[Upload]:
@@ -187,6 +193,8 @@ class SpFl(Strategy):
                 lost = () if node is None else asked[node]
                 self._blame(round_, node or reply.metadata.src_node_id, lost, str(error))
         for node in waiting.values():
+            if self._roster is not None:
+                self._roster.forget(node)
             self._blame(round_, node, asked[node], f"no answer within {self.engine.timeout_s:g} s")
         return heard
 
@@ -207,10 +215,6 @@ class SpFl(Strategy):
     def _has_packets(self, upload: Upload) -> bool:
         parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]
         return all(part is not None and len(part) for part in parts)
-
-
-def _message(content: RecordDict, node: int, kind: str, round_: int) -> Message:
-    return Message(content, node, kind, group_id=str(round_))
 
 
 def _metrics(record: RoundRecord) -> MetricRecord:
