@@ -1,0 +1,109 @@
+"""What is shipped: the wheel and the sdist hold everything, and work where nothing of the checkout is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import spfl
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["version"] == spfl.__version__ == citation["version"]
+
+
+def test_citation_is_of_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}
+    paper = citation["preferred-citation"]
+    readme = (ROOT / "README.md").read_text()
+    assert paper["title"] in readme
+    assert [author["family-names"] for author in paper["authors"]] == re.search(r"author  = {(.*)}", readme)[1].split(
+        " and "
+    )
+
+
+def test_extras():
+    extras = PROJECT["optional-dependencies"]
+    assert extras.keys() >= {"flower", "tensorboard", "mlflow", "wandb", "trackers", "docs", "dev"}
+    for name, needs in extras.items():
+        for inner in (word for need in needs if need.startswith("spfl[") for word in need[5:-1].split(",")):
+            assert inner in extras, name
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    pytest.importorskip("build")
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--outdir", out, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+@pytest.mark.slow
+def test_what_is_in_them(built):
+    wheel, sdist = built
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    sources = {f"spfl/{path.relative_to(ROOT / 'src' / 'spfl')}" for path in (ROOT / "src" / "spfl").rglob("*.py")}
+    assert sources <= inside
+    assert {"spfl/py.typed", "spfl/report.html"} <= inside
+    assert not [name for name in inside if name.startswith(("tests", "docs"))]
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "Makefile",
+        "mkdocs.yml",
+        "tests/oracles.py",
+        "docs/index.md",
+    } <= names
+    assert {"examples/own_scheme.py", "configs/demo.toml"} <= names
+    assert not [name for name in names if name.endswith((".parquet", ".pyc"))]
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_a_clean_environment(built, tmp_path):
+    """Its dependencies are lent by a .pth file; spfl itself can only come from the wheel."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--no-deps", built[0]], check=True, env=environment, timeout=120
+    )
+    (Path(site.stdout.strip()) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def call(*arguments):
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    call(python, "-m", "pip", "install", "-q", "--no-deps", built[0])
+    site = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    (Path(site) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert str(tmp_path / "venv") in call(python, "-c", "import spfl; print(spfl.__file__)")
+    command = tmp_path / "venv" / "bin" / "spfl"
+    assert spfl.__version__ in call(command, "--version")
+    call(command, "run", "--set", "training.rounds=3", "--out", "r")
+    assert call(command, "report", "r").strip() == "r/report.html"
+    assert "Run(sp_fl" in call(python, "-c", "import spfl; print(spfl.Run.load('r'))")
