@@ -87,6 +87,21 @@ def test_what_both_ends_remember_reaches_the_nodes(compensation, small_config, d
     assert_same(records, list(training.run(config, digits)))
 
 
+@pytest.mark.parametrize(
+    "channel",
+    [
+        {"fading": "selective", "subbands": 4},
+        {"csi_error_db": 3.0},
+        {"segment_bits": 512},
+        {"drop": "per_round", "doppler_hz": 5.0, "round_s": 0.1},
+    ],
+)
+def test_the_radio_is_the_same_on_flower(channel, small_config, digits):
+    config = small_config(channel=channel, training={"rounds": 3}, data={"cohort_size": 5})
+    _, records = run(config, digits)
+    assert_same(records, list(training.run(config, digits)))
+
+
 class LastComesFirst(InProcessGrid):
     """Replies in the reverse order."""
 
