@@ -109,3 +109,23 @@ def test_the_site_builds_without_a_warning(tmp_path):
         r'(?:src|href)="(https?://[^"]+)"', (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     )
     assert not [url for url in fetched if url.endswith((".js", ".css", ".woff2"))]
+
+
+def test_every_cell_of_the_comparison_can_be_checked():
+    """Of another tool, a cell is a link or a question mark; of spfl, a link, or a plain no, name or number of its own."""
+    text = (DOCS / "compare.md").read_text(encoding="utf-8")
+    defined = set(re.findall(r"^\[([\w-]+)\]:", text, re.MULTILINE))
+    used = set(re.findall(r"\]\[([\w-]+)\]", text))
+    assert used == defined
+    frameworks = text.partition("## Frameworks")[2].partition("## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in frameworks.splitlines() if row.startswith("| ")]
+    assert {len(row) for row in rows[1:]} == {8}
+    for row in rows[1:]:
+        for cell in row[2:]:
+            assert cell == "?" or re.search(r"\]\[[\w-]+\]$", cell), (row[0], cell)
+
+
+def test_the_number_of_schemes_is_that_of_the_code():
+    from spfl.schemes import SCHEMES
+
+    assert f"{len(SCHEMES)} schemes" in (DOCS / "compare.md").read_text(encoding="utf-8")
