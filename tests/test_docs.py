@@ -112,7 +112,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 
 def test_every_cell_of_the_comparison_can_be_checked():
-    """Of another tool, a cell is a link or a question mark; of spfl, a link, or a plain no, name or number of its own."""
+    """A cell about another tool is a link or a question mark, and every link is defined."""
     text = (DOCS / "compare.md").read_text(encoding="utf-8")
     defined = set(re.findall(r"^\[([\w-]+)\]:", text, re.MULTILINE))
     used = set(re.findall(r"\]\[([\w-]+)\]", text))
