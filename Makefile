@@ -36,13 +36,15 @@ test-flower: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
 
-#: make bench   every script of benchmarks/
+#: make bench   every benchmark, in under 20 minutes on two cores; figures into docs/results/performance
+BENCH_OUT ?= docs/results/performance
 bench: $(VENV)/.installed-dev
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
-
-#: make docs    the site, in site/; open site/index.html
-docs: $(VENV)/.installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python benchmarks/codec.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/allocation.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/population.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/memory.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/limit.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/peers.py --out $(BENCH_OUT)
 
 #: make venv    the virtual environment with the dev extra, nothing run
 venv: $(VENV)/.installed-dev

@@ -1,6 +1,6 @@
 """Time, gap and memory of the allocator, against SciPy and CVXPY where they finish.
 
-    python benchmarks/allocation.py [--sizes 20 200 1000 2000 20000 100000] [--repeats 5] [--json FILE]
+    python benchmarks/allocation.py [--sizes 20 200 1000 2000 20000 100000] [--repeats 5] [--out DIR]
 
 Times are minima over the repeats, after one call that loads the compiled kernels. The general solvers minimise the
 same objective over (beta, alpha) in logarithmic variables, from the conventional point; CVXPY solves the convex
@@ -10,7 +10,7 @@ special case (signs only), for which it has a cone. `--quality` reports how far 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from results import write
 from scipy.optimize import NonlinearConstraint, minimize
 
 from spfl.allocation import allocate
@@ -143,7 +144,8 @@ def quality(size: int = 10, instances: int = 200) -> dict[str, object]:
 
 def show(row: dict[str, object]) -> dict[str, object]:
     """Print a row as it comes, and pass it on."""
-    print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+    text = "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+    print(text, file=sys.stderr, flush=True)
     return row
 
 
@@ -152,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 200, 1000, 2000, 20000, 100000])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--quality", action="store_true", help="only the distance of alternating from exact")
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
@@ -168,8 +170,7 @@ def main() -> None:
             if size <= GENERAL_SOLVERS_UP_TO["cvxpy"]:
                 rows += [show(row) for row in cvxpy_special(size, repeats)]
     rows += [show(quality(size)) for size in (5, 10, 50)]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(arguments.out, "allocation", rows)
 
 
 if __name__ == "__main__":

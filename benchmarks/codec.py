@@ -1,6 +1,8 @@
 """Codec speed: signs and moduli to two sealed packets and back, on one core, against plain NumPy in the same run.
 
-Run `python benchmarks/codec.py`. MB/s counts float32 gradient (4 bytes an element); encoding is both packets with
+    python benchmarks/codec.py [--out DIR]
+
+MB/s counts float32 gradient (4 bytes an element); encoding is both packets with
 header, delta^2 and CRC, decoding both packets into preallocated arrays. Each figure is the median of the runs, the
 spread their interquartile range over the median. The NumPy side does the same quantiser and bits, without header
 and CRC.
@@ -8,13 +10,17 @@ and CRC.
 
 from __future__ import annotations
 
-import platform
+import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from results import write
 
 from spfl.codec import Layout, decode_modulus, decode_signs, encode_modulus, encode_signs
 
@@ -73,28 +79,30 @@ def numpy_calls(gradient: Vector, bits: int, rng: np.random.Generator) -> tuple[
     return encode, decode
 
 
+def measure(size: int, bits: int, runs: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
+    """MB/s, microseconds and times NumPy's, both ways."""
+    row: dict[str, Any] = {"parameters": size, "bits": bits}
+    gradient = rng.standard_normal(size, np.float32)
+    pairs = zip(codec_calls(gradient, bits, rng), numpy_calls(gradient, bits, rng), strict=True)
+    for name, (ours, plain) in zip(("encode", "decode"), pairs, strict=True):
+        (fast, spread), (slow, _) = seconds(ours, runs[0]), seconds(plain, runs[1])
+        row |= {
+            f"{name}_mb_s": 4e-6 * size / fast,
+            f"{name}_us": 1e6 * fast,
+            f"{name}_spread": spread,
+            f"{name}_times_numpy": slow / fast,
+        }
+    print("  ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), file=sys.stderr)
+    return row
+
+
 def main() -> None:
-    """Print the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
     rng = np.random.default_rng(0)
-    print(f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}, one core")
-    print(f"\nd = {LARGE:.0e}: MB/s of float32 gradient (spread), and times NumPy's")
-    print("bits          encode      x          decode      x")
-    gradient = rng.standard_normal(LARGE, np.float32)
-    for bits in range(1, 9):
-        line = f"{bits:4}"
-        for ours, plain in zip(codec_calls(gradient, bits, rng), numpy_calls(gradient, bits, rng), strict=True):
-            (fast, spread), (slow, _) = seconds(ours, 9), seconds(plain, 2)
-            line += f"{4e-6 * LARGE / fast:10.0f} ({spread:3.0%}) {slow / fast:6.1f}"
-        print(line)
-    print("\nSmall vectors, b = 3: us a call for both packets (spread), and times NumPy's")
-    print("   d          encode      x          decode      x")
-    for size in SMALL:
-        line = f"{size:6}"
-        gradient = rng.standard_normal(size, np.float32)
-        for ours, plain in zip(codec_calls(gradient, 3, rng), numpy_calls(gradient, 3, rng), strict=True):
-            (fast, spread), (slow, _) = seconds(ours, 200), seconds(plain, 20)
-            line += f"{1e6 * fast:10.1f} ({spread:3.0%}) {slow / fast:6.1f}"
-        print(line)
+    rows = [measure(LARGE, bits, (9, 2), rng) for bits in range(1, 9)]
+    write(given.out, "codec", rows + [measure(size, 3, (200, 20), rng) for size in SMALL])
 
 
 if __name__ == "__main__":
