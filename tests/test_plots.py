@@ -6,11 +6,22 @@ import json
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spfl.config import build_config, to_toml
 from spfl.errors import RunFolderError
-from spfl.plots import COLOURS, Curve, accuracy_figure, read_curves, save_figure
+from spfl.experiment import run_experiment
+from spfl.plots import (
+    COLOURS,
+    Curve,
+    accuracy_figure,
+    importance_figure,
+    read_curves,
+    read_importance,
+    save_figure,
+)
 
 
 def write_run(folder, accuracies, tail="", **sections):
@@ -104,3 +115,50 @@ def test_unknown_format(tmp_path):
     with pytest.raises(RunFolderError, match=r"f\.xyz cannot be written"):
         save_figure(accuracy_figure(curves()), tmp_path / "f.xyz")
     assert not list(tmp_path.iterdir())
+
+
+# --- by importance ------------------------------------------------------------------------------------------
+
+
+def write_allocation(folder, **columns):
+    pq.write_table(pa.table(columns), folder / "allocation.parquet")
+    return folder
+
+
+def test_devices_are_grouped_by_importance_within_their_round(tmp_path):
+    """Two rounds of four devices, whose ranks change from round to round; values by hand."""
+    run = write_allocation(
+        write_run(tmp_path / "a", [0.5]),
+        round=[1] * 4 + [2] * 4,
+        weight=[0.25] * 4 + [0.1, 0.2, 0.3, 0.4],
+        gradient_norm=[4.0, 3.0, 2.0, 1.0] + [1.0] * 4,
+        beta=[0.4, 0.3, 0.2, 0.1] * 2,
+        sign=[True, True, False, False, False, True, True, True],
+        modulus=[True, False, True, False, False, False, False, True],
+    )
+    (found,) = read_importance([run], groups=2)
+    np.testing.assert_allclose(found.share, [4 * (0.1 + 0.2 + 0.4 + 0.3) / 4, 4 * (0.4 + 0.3 + 0.2 + 0.1) / 4])
+    np.testing.assert_allclose(found.signs, [1 / 4, 4 / 4])
+    np.testing.assert_allclose(found.moduli, [0, 2 / 4])  # a modulus without its sign is not used
+    low, middle, high = importance_figure([found]).axes
+    np.testing.assert_allclose(middle.lines[0].get_ydata(), 100 * found.signs)
+    np.testing.assert_allclose(low.lines[0].get_xdata(), [25, 75])
+    assert "Moduli" in high.get_ylabel()
+
+
+def test_a_run_without_importance_is_refused(tmp_path):
+    run = write_run(tmp_path / "a", [0.5])
+    with pytest.raises(RunFolderError, match="has no allocations by importance"):
+        read_importance([run])
+    write_allocation(run, round=[1], beta=[1.0])
+    with pytest.raises(RunFolderError, match="has no allocations by importance"):
+        read_importance([run])
+
+
+def test_importance_of_a_real_run(small_config, digits, tmp_path):
+    run_experiment(small_config(scheme={"name": "sp_fl_plus"}), digits, tmp_path / "run")
+    (found,) = read_importance([tmp_path / "run"])
+    assert found.share.size == 5
+    assert (found.moduli <= found.signs).all()
+    table = pq.read_table(tmp_path / "run" / "allocation.parquet")
+    assert sum(table["weight"].to_pylist()[:6]) == pytest.approx(1.0)

@@ -182,14 +182,20 @@ def plot(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders, finished or not.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: png, pdf or svg.")] = Path("accuracy.png"),
     title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
+    importance: Annotated[
+        bool, typer.Option("--importance", help="Draw who got the band and who was heard, by importance of the device.")
+    ] = False,
 ) -> None:
     """Draw test accuracy against rounds: one curve a configuration, mean and band over its seeds.
 
     Example: `spfl plot runs/sp_fl-0 runs/sp_fl-1 runs/single_packet-0 --out accuracy.pdf`
     """
-    from spfl.plots import accuracy_figure, read_curves, save_figure
+    from spfl import plots
 
-    save_figure(accuracy_figure(read_curves(folders), title), out)
+    if importance:
+        plots.save_figure(plots.importance_figure(plots.read_importance(folders), title), out)
+    else:
+        plots.save_figure(plots.accuracy_figure(plots.read_curves(folders), title), out)
     print(out)
 
 

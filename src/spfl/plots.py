@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spfl.config import load_config
 from spfl.errors import RunFolderError
 from spfl.experiment import flatten
-from spfl.runlog import read_metrics
+from spfl.runlog import ALLOCATION, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,6 +107,66 @@ def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
         title_fontsize="small",
         fontsize="small",
     )
+    return figure
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Devices and rounds of some runs, sorted by importance w_k ||v_k|| within their round, in equal groups.
+
+    All arrays are (group,): means over the devices of a group. `share` is in parts of an equal share of the band.
+    """
+
+    label: str
+    share: NDArray[np.float64]
+    signs: NDArray[np.float64]
+    moduli: NDArray[np.float64]
+
+
+def read_importance(folders: Iterable[Path], groups: int = 5) -> list[Importance]:
+    """What devices got and how often they were heard, by importance, of finished runs; seeds together.
+
+    Raises RunFolderError for a folder that is no run, or that has no finished allocation.parquet with weights.
+    """
+    return [_importance(label, members, groups) for label, members in group_runs(folders).items()]
+
+
+def _importance(label: str, folders: Sequence[Path], groups: int) -> Importance:
+    columns = ["round", "weight", "gradient_norm", "beta", "sign", "modulus"]
+    means = []
+    for folder in folders:
+        try:
+            table = pq.read_table(folder / ALLOCATION, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunFolderError(f"{folder / ALLOCATION} has no allocations by importance: {error}") from None
+        rows = {name: table[name].to_numpy() for name in columns}
+        rounds, size = np.unique(rows["round"]).size, table.num_rows // np.unique(rows["round"]).size
+        order = np.argsort((rows["weight"] * rows["gradient_norm"]).reshape(rounds, size), axis=1, kind="stable")
+        sorted_ = {name: np.take_along_axis(v.reshape(rounds, size), order, axis=1) for name, v in rows.items()}
+        parts = np.array_split(np.arange(size), min(groups, size))
+        share, signs, moduli = sorted_["beta"] * size, sorted_["sign"], sorted_["modulus"] & sorted_["sign"]
+        means.append([[float(values[:, part].mean()) for part in parts] for values in (share, signs, moduli)])
+    return Importance(label, *np.mean(means, axis=0))
+
+
+def importance_figure(found: Sequence[Importance], title: str = "") -> Figure:
+    """Share of the band, and how often signs and moduli are heard, from the least to the most important devices."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.4), dpi=200, layout="constrained")
+    panels = figure.subplots(1, 3)
+    for i, one in enumerate(found):
+        x = (np.arange(one.share.size) + 0.5) * 100 / one.share.size
+        for axes, values in zip(panels, (one.share, 100 * one.signs, 100 * one.moduli), strict=True):
+            draw_line(axes, i, x, values, None, one.label)
+    names = ("Band (1: an equal share)", "Signs heard (%)", "Moduli heard (%)")
+    for axes, name in zip(panels, names, strict=True):
+        axes.set(xlabel="Importance w‖v‖, percentile", ylabel=name, xlim=(0, 100))
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    figure.suptitle(title)
+    panels[0].legend(frameon=False, fontsize="small", handlelength=3.2)
     return figure
 
 

@@ -73,6 +73,7 @@ def _rows(record: RoundRecord) -> pa.RecordBatch:
         "round": pa.array(np.full(size, record.round_, np.int32)),
         "device": pa.array(np.array(record.cohort, np.int32)),
     }
+    columns |= {"weight": record.devices.weight, "gradient_norm": np.sqrt(record.devices.v2)}
     for name in ("beta", "alpha", "rho", "q_s", "r_m", "cost"):
         columns[name] = pa.array(np.asarray(getattr(allocation, name), np.float64))
     columns |= {"joules": pa.array(record.spent.joules), "latency_s": pa.array(record.spent.latency_s)}

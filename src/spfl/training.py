@@ -12,6 +12,7 @@ import numpy as np
 
 from spfl.aggregation import Vector
 from spfl.allocation import AllocationResult
+from spfl.bound import Devices
 from spfl.channel import Bools, Link, Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
@@ -38,6 +39,7 @@ class RoundRecord:
     loss: float
     test_loss: float | None
     test_accuracy: float | None
+    devices: Devices
     allocation: AllocationResult
     outcome: Outcome
     payload_bits: int
@@ -79,6 +81,7 @@ class Plan:
     """What the server decides from the side information of a cohort, before any packet is sent."""
 
     round_: int
+    devices: Devices
     link: Link
     fades: Fades
     allocation: AllocationResult
@@ -92,7 +95,7 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
         devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
         known = world.estimate(link, cohort, round_)
         allocation = share_resources(scheme, devices, known, config, fades, server.allocation)
-    return Plan(round_, link, fades, allocation)
+    return Plan(round_, devices, link, fades, allocation)
 
 
 def complete(
@@ -137,6 +140,7 @@ def complete(
         mean_loss(uploads),
         test_loss,
         test_accuracy,
+        plan.devices,
         allocation,
         outcome,
         payload_bits(scheme, world.layout, config.codec, allocation, world.packet_bits),
