@@ -18,6 +18,7 @@ from spfl.cli_allocate import allocate_command
 from spfl.cli_completion import complete_key, complete_schemes
 from spfl.cli_flower import flower_app
 from spfl.cli_progress import progress_bars
+from spfl.cli_radio import radio_app
 from spfl.cli_report import report_command, watch_command
 from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
@@ -36,6 +37,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, or the schema of all keys.")
 app.add_typer(config_app, name="config")
 app.add_typer(flower_app, name="flower")
+app.add_typer(radio_app, name="radio")
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)

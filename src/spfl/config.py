@@ -175,6 +175,32 @@ class ChannelConfig(Section):
         "all",
         description="What a lost segment costs: all of its packet (all), or its slice of the vector only (segment).",
     )
+    link: Literal["outage", "gap", "bler"] = Field(
+        "outage",
+        description="What a packet needs to arrive: capacity at snr_gap_db (outage), at the measured gap of LDPC codes "
+        "as well (gap), or the luck of their measured block error rates (bler).",
+    )
+    model: Literal["macro", "umi", "uma", "rma"] = Field(
+        "macro",
+        description="Mean gains: 128.1 + 37.6 log10(km) and shadowing (macro), or TR 38.901 by Sionna (umi, uma, rma).",
+    )
+    carrier_hz: float = Field(3.5e9, ge=0.5e9, le=100e9, description="Carrier frequency in Hz (model = umi, uma, rma).")
+    bs_height_m: float | None = Field(
+        None, gt=1.5, description="Height of the base station in m; that of TR 38.901 for the model when absent."
+    )
+    device_height_m: float = Field(1.5, ge=1.5, le=22.5, description="Height of the devices in m (umi, uma, rma).")
+    indoor_share: float = Field(0.0, ge=0, le=1, description="Share of the devices that are indoors (umi, uma, rma).")
+    downlink: Literal["perfect", "stale", "sit_out"] = Field(
+        "perfect",
+        description="The broadcast of the model: always heard (perfect), or missed in a deep fade, when a device "
+        "trains on the last model it heard (stale) or sits out.",
+    )
+    downlink_power_dbm: float = Field(43.0, description="Transmit power of the base station in dBm.")
+    downlink_bits_per_parameter: float = Field(
+        32.0,
+        gt=0,
+        description="Bits of the broadcast a parameter; it takes as long as the uplink, over the whole band.",
+    )
     symbols_per_parameter: float = Field(
         2.0,
         gt=0,
@@ -189,6 +215,8 @@ class ChannelConfig(Section):
     def _distances_ordered(self) -> ChannelConfig:
         if self.min_distance_m >= self.radius_m:
             raise ValueError(f"min_distance_m must be < radius_m, got {self.min_distance_m} and {self.radius_m}")
+        if self.link == "bler" and self.fading == "selective" and self.snr_gap_db > 0:
+            raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
         if self.recovery == "segment" and self.segment_bits is None:
             raise ValueError("recovery = segment needs segment_bits")
         return self

@@ -73,15 +73,20 @@ class Fleet:
 
     def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
         """Every device's upload in cohort order, and the share of the time that went into making packets."""
-        weights = torch.from_numpy(server.weights)
-        work = self._map(lambda model, device: self._work(model, server, weights, device, round_), cohort)
+        cohort = list(cohort)
+        pairs = zip(cohort, self._world.models(server, cohort, round_), strict=True)
+        work = self._map(lambda model, pair: self._work(model, server, pair[1], pair[0], round_), pairs)
         gradient_s, encode_s = sum(w.gradient_s for w in work), sum(w.encode_s for w in work)
         return [w.upload for w in work], encode_s / max(gradient_s + encode_s, 1e-9)
 
-    def _work(self, model: FlatModel, server: ServerState, weights: torch.Tensor, device: int, round_: int) -> Work:
+    def _work(self, model: FlatModel, server: ServerState, weights: Vector | None, device: int, round_: int) -> Work:
         world = self._world
+        packing = packing_of(world.scheme, world.layout)
+        silent = Upload.silent(device, len(packing.packets.names), packing.aside)
+        if weights is None:
+            return Work(silent, 0.0, 0.0)
         started = time.perf_counter()
-        gradient, loss = local_gradient(world, model, weights, device, round_)
+        gradient, loss = local_gradient(world, model, torch.from_numpy(weights), device, round_)
         middle = time.perf_counter()
         try:
             upload = encode(
@@ -97,8 +102,7 @@ class Fleet:
                 loss=loss,
             )
         except PacketError:  # a gradient that is not finite: the device is out of this round
-            packing = packing_of(world.scheme, world.layout)
-            upload = Upload.silent(device, len(packing.packets.names), packing.aside)
+            upload = silent
         return Work(upload, middle - started, time.perf_counter() - middle)
 
     def evaluate(self, weights: Vector) -> tuple[float, float]:

@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     CLOCK = 12
     CSI = 13
     DOWNLINK = 14
+    DROP = 15
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

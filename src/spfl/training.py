@@ -129,7 +129,8 @@ def complete(
             seed=config.seed,
         )
     with clock("step"):
-        server = replace(step(config.training, server, update), allocation=allocation)
+        after = step(config.training, server, update)
+        server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
     test_loss, test_accuracy = None, None
     if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
         with clock("evaluate"):

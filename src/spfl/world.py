@@ -10,13 +10,16 @@ import numpy as np
 
 from spfl.aggregation import State, Vector
 from spfl.allocation import AllocationResult
-from spfl.channel import Cell, Floats, Link, Outcome, draw_fades, drop_cell, level, scale_to_median_snr
+from spfl.channel import Bools, Cell, Floats, Link, Outcome, draw_fades, drop_cell, level, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_gains, checked_parts, copy_module
 from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
 from spfl.partition import Indices, SampledParts, partition
+from spfl.radio.calibrate import block_error_rate, gap_table
+from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
+from spfl.radio.drops import drop_gains
 from spfl.radio.energy import Spent, clocks_hz, spend
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
 from spfl.radio.law import RadioLaw, allocators_gap
@@ -138,7 +141,8 @@ class World:
             radius_m=channel.radius_m,
             shadowing_db=channel.shadowing_db,
         )
-        gain = cell.gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
+        gain = cell.gain if channel.model == "macro" else self._standard_gains(cell.distance_m, round_)
+        gain = gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
         if self.custom.gains is not None:
             rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
             gain = checked_gains(self.custom.gains(round_, rng), self.config.data.devices, "gains")
@@ -147,6 +151,20 @@ class World:
             power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
             gain = scale_to_median_snr(gain, db_to_linear(channel.median_snr_db), power_w, noise_w)
         return Cell(cell.distance_m, gain)
+
+    def _standard_gains(self, distance_m: Floats, round_: int) -> Floats:
+        channel = self.config.channel
+        assert channel.model != "macro"
+        return drop_gains(
+            channel.model,
+            distance_m,
+            seed=self.config.seed,
+            round_=round_,
+            carrier_hz=channel.carrier_hz,
+            bs_height_m=channel.bs_height_m,
+            device_height_m=channel.device_height_m,
+            indoor_share=channel.indoor_share,
+        )
 
     @property
     def tau_s(self) -> float:
@@ -181,19 +199,26 @@ class World:
     def law(self) -> RadioLaw | None:
         """What the link does beyond the closed form; None where that tells all."""
         channel, count = self.config.channel, self.segments
-        if self.scheme.uplink in ("ideal", "analog") or channel.fading == "block":
-            return None
-        if channel.fading == "independent" and max(count) == 1:
+        plain = channel.fading == "block" or (channel.fading == "independent" and max(count) == 1)
+        if self.scheme.uplink in ("ideal", "analog") or (plain and channel.link != "bler"):
             return None
         subbands = channel.subbands if channel.fading == "selective" else 1
         recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
-        return RadioLaw(subbands, *count, recovery, db_to_linear(channel.snr_gap_db))
+        curves = block_error_rate if channel.link == "bler" else None
+        return RadioLaw(subbands, *count, recovery, *self._coding_gap, curves)
+
+    @cached_property
+    def _coding_gap(self) -> tuple[float, float]:
+        margin = db_to_linear(self.config.channel.snr_gap_db)
+        if self.config.channel.link != "gap":
+            return margin, 0.0
+        return margin * gap_table()["snr_gap"], gap_table()["gap_slope"]
 
     @cached_property
     def gap(self) -> tuple[float, float]:
         """SNR gap and its slope by which the allocator reckons."""
         if self.law is None:
-            return db_to_linear(self.config.channel.snr_gap_db), 0.0
+            return self._coding_gap
         return allocators_gap(self.law, self.config.channel.fading == "block", self.segments[0])
 
     def link(self, cohort: Sequence[int], round_: int) -> Link:
@@ -228,12 +253,12 @@ class World:
             members = list(self.cohort(round_))
             sign, modulus = (fades.power(round_)[members] for fades in self._correlated)
             return sign, modulus
-        if self.law is None:
+        if self.law is None or self.config.channel.fading == "block":
             return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
         return draw_many(self.config.seed, round_, *self._fade_shapes(self.config.cohort))
 
     def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if self.law is None:
+        if self.law is None or self.config.channel.fading == "block":
             return (devices,), (devices,)
         first, second = self.segments
         return (devices, first, self.law.subbands), (devices, second, self.law.subbands)
@@ -251,6 +276,40 @@ class World:
             for shape, purpose in zip(self._fade_shapes(self.config.data.devices), purposes, strict=True)
         )
         return (sign, sign) if channel.fading == "block" else (sign, modulus)
+
+    @cached_property
+    def _last_heard(self) -> LastHeard:
+        channel = self.config.channel
+
+        def missed(round_: int) -> Bools:
+            return misses(
+                self.config.seed,
+                round_,
+                bits=channel.downlink_bits_per_parameter * self.layout.size,
+                bandwidth_hz=channel.bandwidth_hz,
+                tau_s=self.tau_s,
+                power_w=dbm_to_watt(channel.downlink_power_dbm),
+                noise_w_per_hz=dbm_to_watt(channel.noise_dbm_per_hz),
+                gain=self.cell(round_).gain,
+            )
+
+        return LastHeard(self.config.data.devices, missed)
+
+    def models(self, server: ServerState, cohort: Sequence[int], round_: int) -> list[Vector | None]:
+        """The model that each device of a cohort trains on; None for one that missed it and sits out."""
+        if self.config.channel.downlink == "perfect":
+            return [server.weights] * len(cohort)
+        last = self._last_heard.at(round_)
+        if self.config.channel.downlink == "sit_out":
+            return [server.weights if last[k] == round_ else None for k in cohort]
+        return [model_heard(server.memory, int(last[k]), round_, server.weights) for k in cohort]
+
+    def keep_models(self, before: ServerState, memory: State) -> State:
+        """The memory with the models that devices may still train on; `before` is the server before the round."""
+        if self.config.channel.downlink != "stale":
+            return memory
+        round_ = before.round_ + 1
+        return keep_models(memory, self._last_heard.at(round_), round_, before.weights)
 
     def estimate(self, link: Link, cohort: Sequence[int], round_: int) -> Link:
         """The link as the server believes it to be: gains with a log-normal error."""

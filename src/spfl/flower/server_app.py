@@ -38,6 +38,11 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
     if not engine.out:
         raise ConfigError("flower.out must name the run folder on the server's host, got ''")
 
+    if config.channel.downlink == "stale":
+        raise ConfigError(
+            "channel.downlink must be perfect or sit_out on Flower, whose nodes keep no old model, got stale"
+        )
+
     def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
         world = World.build(config, dataset)
         with Fleet(world) as fleet:
