@@ -13,7 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from spfl.bound import MMSE, UNBIASED, Floats, cost_scalar, mean_square_scalar, mmse_weight_scalar
+from spfl.bound import (
+    MMSE,
+    UNBIASED,
+    Floats,
+    cost_scalar,
+    mean_square_scalar,
+    mmse_weight_scalar,
+    product_scalar,
+    second_moment_scalar,
+)
 from spfl.channel import LN2, outage_exponent_scalar
 
 
@@ -121,7 +130,7 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
     """(dJ/dq_s, dJ/dr_m). Under `mmse` c is at its own minimum, so it may be held fixed (envelope theorem)."""
     v2, vbar2, v_vbar, big_w, noise = device.v2, device.vbar2, device.v_vbar, device.bias_weight, device.noise_weight
     lost = 1.0 - r_m
-    e = r_m * (v2 + device.delta2) + lost * vbar2
+    e = second_moment_scalar(r_m, v2, vbar2, device.delta2)
     e_slope = v2 + device.delta2 - vbar2
     m2_slope = 2.0 * (r_m * v2 + (lost - r_m) * v_vbar - lost * vbar2)
     if rules.weights == UNBIASED:
@@ -130,7 +139,7 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
     c = rules.c
     if rules.weights == MMSE:
         c = mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, device.delta2, big_w, noise)
-    m2, m_v = mean_square_scalar(r_m, v2, vbar2, v_vbar), r_m * v2 + lost * v_vbar
+    m2, m_v = mean_square_scalar(r_m, v2, vbar2, v_vbar), product_scalar(r_m, v2, v_vbar)
     slope_q = big_w * 2.0 * c * (c * q_s * m2 - m_v) + noise * c * c * (e - 2.0 * q_s * m2)
     slope_r = big_w * c * q_s * (c * q_s * m2_slope - 2.0 * (v2 - v_vbar))
     return slope_q, slope_r + noise * c * c * q_s * (e_slope - q_s * m2_slope)

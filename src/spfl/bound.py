@@ -63,6 +63,18 @@ def mean_square_scalar(r_m: float, v2: float, vbar2: float, v_vbar: float) -> fl
 
 
 @njit(cache=True, nogil=True)
+def product_scalar(r_m, v2, v_vbar):  # type: ignore[no-untyped-def]
+    """<m, v> for the mean modulus m; numbers, or arrays (device,)."""
+    return r_m * v2 + (1.0 - r_m) * v_vbar
+
+
+@njit(cache=True, nogil=True)
+def second_moment_scalar(r_m, v2, vbar2, delta2):  # type: ignore[no-untyped-def]
+    """e: the mean square of the modulus that the server uses of a heard device; numbers, or arrays (device,)."""
+    return r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
+
+
+@njit(cache=True, nogil=True)
 def mmse_weight_scalar(
     q_s: float,
     r_m: float,
@@ -80,8 +92,8 @@ def mmse_weight_scalar(
     if q_s <= NEVER:
         return 0.0
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
-    m_v = r_m * v2 + (1.0 - r_m) * v_vbar
-    e = r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
+    m_v: float = product_scalar(r_m, v2, v_vbar)
+    e: float = second_moment_scalar(r_m, v2, vbar2, delta2)
     denominator = bias_weight * q_s * m2 + noise_weight * (e - q_s * m2)
     return bias_weight * m_v / denominator if denominator > 0.0 else 0.0
 
@@ -107,14 +119,14 @@ def cost_scalar(
     if q_s <= NEVER:
         return bias_weight * v2
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
-    e = r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
+    e: float = second_moment_scalar(r_m, v2, vbar2, delta2)
     if weights == UNBIASED:
         lost = (1.0 - r_m) * (1.0 - r_m)
         gap = max(v2 - 2.0 * v_vbar + vbar2, 0.0)
         return bias_weight * lost * gap + noise_weight * max(e / q_s - m2, 0.0)
     if weights == MMSE:
         c = mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight)
-    m_v = r_m * v2 + (1.0 - r_m) * v_vbar
+    m_v: float = product_scalar(r_m, v2, v_vbar)
     bias = max(c * c * q_s * q_s * m2 - 2.0 * c * q_s * m_v + v2, 0.0)
     return bias_weight * bias + noise_weight * c * c * max(q_s * e - q_s * q_s * m2, 0.0)
 
@@ -188,9 +200,8 @@ def common_weight(devices: Devices, q_s: Floats, r_m: Floats) -> float:
     One when nobody is heard.
     """
     heard = devices.weight**2 * q_s
-    products = r_m * devices.v2 + (1 - r_m) * devices.v_vbar
-    squares = r_m * (devices.v2 + devices.delta2) + (1 - r_m) * devices.vbar2
-    denominator = float(heard @ squares)
+    denominator = float(heard @ second_moment_scalar(r_m, devices.v2, devices.vbar2, devices.delta2))
+    products = product_scalar(r_m, devices.v2, devices.v_vbar)
     return float(heard @ products) / denominator if denominator > 0 else 1.0
 
 
