@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spfl.config import load_config
+
 if TYPE_CHECKING:
     from spfl.radio.calibrate import Curve
 
@@ -41,3 +43,28 @@ def calibrate_command(
     table = calibrate(info_bits, blocks, iterations, seed, tell)
     write_atomically(out, dump_json(table, indent=1).encode() + b"\n")
     print(out)
+
+
+@radio_app.command("udp")
+def udp_command(
+    config_path: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+    mtu: Annotated[int, typer.Option(min=128, max=65000, help="Largest payload of a datagram in bytes.")] = 1400,
+    parity: Annotated[int, typer.Option(min=0, help="Parity datagrams a sign packet (extra `udp`).")] = 0,
+    rate_mbit: Annotated[float | None, typer.Option(min=0.01, help="Rate limit of the shim in Mbit/s.")] = None,
+) -> None:
+    """Train with every packet sent as UDP datagrams on loopback, between processes, through an erasing shim.
+
+    The fades are independent and each datagram is lost on its own. Example:
+    `spfl radio udp configs/demo.toml --set training.rounds=5 --mtu 256`
+    """
+    from spfl.data import load_dataset
+    from spfl.radio.udp import run_over_udp
+
+    forced = ["channel.fading=independent", "channel.recovery=segment", f"channel.segment_bits={8 * mtu}"]
+    config = load_config(config_path, [*(overrides or []), *forced])
+    rate = None if rate_mbit is None else 1e6 * rate_mbit
+    rounds = list(run_over_udp(config, load_dataset(config.data.name), parity=parity, rate_bit_per_s=rate))
+    sent, received = (sum(counts[name] for _, counts in rounds) for name in ("sent", "received"))
+    accuracy = rounds[-1][0].test_accuracy
+    print(f"{config.scheme.name}: test accuracy {accuracy:.2%}, {received} of {sent} datagrams received")

@@ -106,14 +106,16 @@ def complete(
     evaluate: Callable[[Vector], tuple[float, float]],
     clock: Stopwatch,
     present: Bools | None = None,
+    outcome: Outcome | None = None,
 ) -> RoundRecord:
     """The second half: what arrives, the aggregate, the step.
 
     `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not heard.
+    `outcome` is what arrived, where packets were really sent.
     """
     config, scheme, round_, allocation = world.config, world.scheme, plan.round_, plan.allocation
     with clock("transmit"):
-        outcome = deliver(scheme, uploads, plan.link, allocation, plan.fades, world.noise(round_))
+        outcome = outcome or deliver(scheme, uploads, plan.link, allocation, plan.fades, world.noise(round_))
         if present is not None:
             outcome = replace(outcome, sign=outcome.sign & present, modulus=outcome.modulus & present)
     with clock("aggregate"):
