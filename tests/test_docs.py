@@ -18,7 +18,18 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report"]
-ELSEWHERE = {"model", "allocation", "decisions", "radio", "deploy", "security", "results", "compare", "api"}
+ELSEWHERE = {
+    "model",
+    "allocation",
+    "decisions",
+    "radio",
+    "deploy",
+    "security",
+    "results",
+    "compare",
+    "api",
+    "performance",
+}
 
 
 def blocks(page):

@@ -102,8 +102,8 @@ def _facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
     channel, data = config.channel, config.data
     spread = f" {data.dirichlet_alpha:g}" if data.partition == "dirichlet" else ""
     snr = "from the cell" if channel.median_snr_db is None else f"{channel.median_snr_db:g} dB"
-    per_parameter = f"{channel.symbols_per_parameter:g} sym/param"
-    air = per_parameter if channel.tau_s is None else f"{channel.tau_s:g} s/round"
+    per_parameter = ("Symbols/param", f"{channel.symbols_per_parameter:g}")
+    air = per_parameter if channel.tau_s is None else ("Uplink/round", f"{channel.tau_s:g} s")
     facts = [
         ("Data", str(run.environment.get("dataset", {}).get("name", data.name))),
         ("Devices", str(data.devices)),
@@ -111,7 +111,7 @@ def _facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
         ("Model", config.model.name),
         ("Rounds", str(config.training.rounds)),
         ("Median SNR", snr),
-        ("Uplink", air),
+        air,
         ("Fading", str(channel.fading)),
         ("Modulus bits", str(config.codec.bits)),
     ]

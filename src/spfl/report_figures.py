@@ -146,7 +146,7 @@ def smooth(values: Floats, width: int) -> Floats:
 
 def gap_figure(groups: Sequence[Group]) -> go.Figure | None:
     """Certified gap by round, of the first seed; None when no solver proves anything."""
-    figure = new_figure(xaxis_title="Round", yaxis_title="Certified relative gap")
+    figure = new_figure(xaxis_title="Round", yaxis_title="Gap")
     figure.update_yaxes(type="log", tickformat=".0e", nticks=6)
     for i, group in enumerate(groups):
         gaps = [(r["round"], r["solver"]["gap"]) for r in group.runs[0].rounds if r.get("solver", {}).get("gap")]
