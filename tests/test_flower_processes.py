@@ -87,6 +87,16 @@ def test_plain_http_is_refused_and_so_is_an_unknown_authority(federation):
 
 
 @pytest.mark.slow
+def test_a_node_with_an_unknown_key_is_turned_away(federation, tmp_path):
+    """It has the authority's certificate and a key pair of the right kind, but nobody registered it."""
+    make_credentials(tmp_path / "keys", ["localhost"], 1)
+    federation.spawn_node("intruder", tmp_path / "keys" / "node-0", "partition-id=0 num-partitions=2")
+    assert federation.processes.pop("intruder").wait(timeout=60) != 0
+    assert "Failed to activate SuperNode" in federation.log("intruder")
+    assert "No SuperNode found with the given public key" in federation.log("superlink")
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_says_why(federation, tmp_path):
     """`flwr run` ends with 0 all the same: the status tells."""
     (tmp_path / "run").mkdir()
@@ -117,6 +127,31 @@ def test_a_node_killed_in_a_round_is_lost_and_the_run_goes_on(federation, tmp_pa
     assert killed
     assert rejected[0] == 0
     assert rejected[-1] == 3  # devices 1, 3 and 5
+
+
+class StoppedError(Exception):
+    """Of the test below."""
+
+
+@pytest.mark.slow
+def test_a_run_stopped_on_ray_ends_in_process_with_the_same_bytes(tmp_path):
+    config = ["training.rounds=30", "training.momentum=0.5", "scheme.error_feedback=true"]
+    settings = settings_for(tmp_path / "run", *config, checkpoint_every=1)
+    run_experiment(settings.experiment, load_dataset("digits"), tmp_path / "reference")
+    write_project(tmp_path / "app", settings)
+
+    def stop_after_some_rounds():
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 2:
+            raise StoppedError
+        return False
+
+    with pytest.raises(StoppedError), Federation(tmp_path / "home", 2, simulation=True) as federation:
+        federation.wait(federation.submit(tmp_path / "app", {}), LIMIT_S, stop_after_some_rounds)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    again = settings.model_copy(update={"flower": settings.flower.model_copy(update={"resume": True})})
+    run_flower(again, "inprocess", 3)
+    assert_same_run(tmp_path / "run", tmp_path / "reference")
 
 
 # --- without processes -----------------------------------------------------------------------------------------

@@ -137,16 +137,20 @@ class Federation:
         files = {"certfile": certificate, "keyfile": key, "ca-certfile": AUTHORITY}
         return [part for name, file in files.items() for part in (f"--ssl-{name}", str(self._credentials / file))]
 
-    def start_node(self, node: int, key: int | None = None) -> None:
-        """Register node `node` and start its SuperNode, with the key pair of node `key` (its own when None)."""
-        secret = self._credentials / node_key(node if key is None else key)
+    def start_node(self, node: int) -> None:
+        """Register the key of node `node`, and start its SuperNode."""
+        secret = self._credentials / node_key(node)
         self._flwr("supernode", "register", f"{secret}.pub", CONNECTION, "--format", "json")
+        self.spawn_node(f"node-{node}", secret, f"partition-id={node} num-partitions={self.nodes}")
+
+    def spawn_node(self, name: str, secret: Path, node_config: str) -> None:
+        """Start a SuperNode with a private key, whether the SuperLink knows it or not."""
         self._spawn(
-            f"node-{node}",
+            name,
             "flower-supernode",
             *("--superlink", self.address, "--root-certificates", str(self._credentials / AUTHORITY)),
             *("--auth-supernode-private-key", str(secret), "--host", HOST, "--port", str(free_port())),
-            *("--node-config", f"partition-id={node} num-partitions={self.nodes}"),
+            *("--node-config", node_config),
         )
 
     def _environment(self) -> dict[str, str]:
