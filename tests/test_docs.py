@@ -17,7 +17,7 @@ from spfl import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report"]
+PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio"]
 ELSEWHERE = {
     "model",
     "allocation",
@@ -55,6 +55,7 @@ def spfl(command, monkeypatch):
 def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
     """In the order of the page, in one folder: TOML blocks are the files that the text names before them."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     names = iter({"first-sweep": ["snr.toml", "tune.toml"]}.get(page, []))
     scope = {"__name__": "__main__"}
@@ -73,6 +74,15 @@ def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
                     ran += 1
     assert ran >= 1
     assert next(names, None) is None
+
+
+def test_the_python_of_the_readme_runs(monkeypatch):
+    """Its shell commands are run by test_readme."""
+    monkeypatch.chdir(ROOT)
+    found = [body for kind, body in blocks("../README") if kind == "python"]
+    assert found
+    for body in found:
+        exec(compile(body, "README.md", "exec"), {})
 
 
 def test_every_page_is_run_or_looked_after_elsewhere():
