@@ -46,6 +46,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/limit.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/peers.py --out $(BENCH_OUT)
 
+#: make docs    the site, in site/; open site/index.html
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 #: make venv    the virtual environment with the dev extra, nothing run
 venv: $(VENV)/.installed-dev
 
