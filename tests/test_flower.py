@@ -93,6 +93,7 @@ def test_what_both_ends_remember_reaches_the_nodes(compensation, small_config, d
         {"fading": "selective", "subbands": 4},
         {"csi_error_db": 3.0},
         {"segment_bits": 512},
+        {"downlink": "sit_out"},
         {"drop": "per_round", "doppler_hz": 5.0, "round_s": 0.1},
     ],
 )
