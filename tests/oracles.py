@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import zlib
 from collections.abc import Sequence
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
@@ -325,4 +326,23 @@ def update_of_segments(world: Any, outcome: Any) -> NDArray[np.float64]:
             out[i] += u.samples / total * sign * modulus
             heard += u.samples / total
         out[i] /= heard or 1.0
+    return out
+
+
+# --- robust aggregation, one coordinate at a time -------------------------------------------------------------
+
+
+def combine(rule, vectors, trim):
+    """`robust.combine` by sorted lists of Python floats."""
+    out = []
+    for values in zip(*[[float(x) for x in vector] for vector in vectors], strict=True):
+        if rule == "trimmed_mean":
+            cut = min(int(trim * len(values)), (len(values) - 1) // 2)
+            kept = sorted(values)[cut : len(values) - cut]
+            out.append(math.fsum(kept) / len(kept))
+        elif rule == "median":
+            out.append(statistics.median(values))
+        else:
+            votes = sum((x > 0) - (x < 0) for x in values)
+            out.append(((votes > 0) - (votes < 0)) * statistics.median([abs(x) for x in values]))
     return out

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -281,40 +277,6 @@ def test_resume_of_nothing_is_a_beginning(whole, digits, tmp_path):
 
 
 # --- stopped and resumed ------------------------------------------------------------------------------------
-
-SCRIPT = """
-import sys, tomllib
-from pathlib import Path
-from spfl.config import load_config
-from spfl.data import load_dataset
-from spfl.experiment import run_experiment
-run_experiment(load_config(Path(sys.argv[1])), load_dataset("digits"), Path(sys.argv[2]), existing="resume",
-               checkpoint_every=3, progress=lambda m: print(m["round"], flush=True))
-"""
-
-
-def test_killed_at_random_moments_and_resumed(digits, tmp_path):
-    """kill -9 a subprocess a few times, at moments drawn at random; the end must not show it."""
-    config = make_config(training__rounds=40, scheme__compensation="last", scheme__error_feedback=True)
-    run_experiment(config, digits, tmp_path / "whole")
-    (tmp_path / "c.toml").write_text((tmp_path / "whole" / "config.toml").read_text())
-    rng = np.random.default_rng(7)
-    seen: list[list[int]] = []
-    for target in (5, 19, 32):
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "c.toml"), str(tmp_path / "cut")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            seen.append([])
-            for line in process.stdout:
-                seen[-1].append(int(line))
-                if seen[-1][-1] >= target:
-                    break
-            time.sleep(rng.uniform(0, 0.02))
-            process.send_signal(signal.SIGKILL)
-    run_experiment(config, digits, tmp_path / "cut", existing="resume", checkpoint_every=3)
-    assert seen[0][0] == 1
-    assert seen[1][0] > 3  # went on from a checkpoint
-    assert seen[2][0] > seen[1][0]
-    assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7])

@@ -14,6 +14,7 @@ from spfl.errors import ConfigError, did_you_mean
 
 WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 CompensationName = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"]
+AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
 SolverName = Literal["uniform", "alternating", "exact"]
 
 
@@ -308,11 +309,50 @@ class SchemeConfig(Section):
     )
     density: float = Field(0.02, gt=0, le=1, description="Share in (0, 1] of the values that top_k sends.")
 
+    aggregation: AggregationName = Field(
+        "mean",
+        description="How vectors of devices become one: mean (weighted), or by coordinate and with equal weights "
+        "trimmed_mean, median or sign_majority, which a minority of hostile devices cannot steer.",
+    )
+    trim: float = Field(
+        0.2, ge=0, lt=0.5, description="Share in [0, 0.5) that trimmed_mean leaves out at either end of a coordinate."
+    )
+    device_clip: float | None = Field(
+        None,
+        ge=1,
+        description="Largest norm of one device's vector, as a multiple of the cohort's median; unlimited when absent.",
+    )
+    max_samples: float | None = Field(
+        None,
+        ge=1,
+        description="Most samples a device may claim, as a multiple of the cohort's median; unlimited when absent.",
+    )
+    max_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Largest share in (0, 1] of the band that one device may be given; unlimited when absent.",
+    )
+
     @model_validator(mode="after")
     def _rho_in_range(self) -> SchemeConfig:
         if isinstance(self.rho, float) and not 0 < self.rho < 1:
             raise ValueError(f"rho must lie in (0, 1) or be 'proportional', got {self.rho}")
         return self
+
+
+class AttackConfig(Section):
+    """Hostile devices, for experiments on the defences of [scheme]."""
+
+    kind: Literal["none", "sign_flip", "scale", "noise", "nan", "inflate", "samples", "replay", "stale"] = Field(
+        "none",
+        description="What hostile devices do: sign_flip, scale or noise the gradient, nan in all they claim, inflate "
+        "their norm or samples, replay old packets, or send a stale gradient; none of it with none.",
+    )
+    devices: int = Field(0, ge=0, description="Number of hostile devices, drawn at random from all.")
+    factor: float = Field(
+        10.0, gt=0, le=1e15, description="Strength, without unit: factor on the gradient or on the claim."
+    )
 
 
 class Config(Section):
@@ -331,6 +371,7 @@ class Config(Section):
     device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     scheme: SchemeConfig = Field(default_factory=lambda: SchemeConfig())
+    attack: AttackConfig = Field(default_factory=lambda: AttackConfig())
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Config:
@@ -339,6 +380,16 @@ class Config(Section):
             raise ValueError(f"channel.gains_db needs one value a device ({self.data.devices}), got {len(gains)}")
         if cohort is not None and cohort > self.data.devices:
             raise ValueError(f"data.cohort_size must be <= data.devices ({self.data.devices}), got {cohort}")
+        if self.attack.devices > self.data.devices:
+            raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
+        if self.scheme.max_share is not None and self.scheme.max_share * self.cohort < 1.0:
+            raise ValueError(
+                f"scheme.max_share must be >= 1 / {self.cohort}, an equal share, got {self.scheme.max_share}"
+            )
+        if self.scheme.aggregation != "mean" and self.channel.recovery == "segment":
+            raise ValueError(
+                f"scheme.aggregation must be mean with channel.recovery = segment, got {self.scheme.aggregation}"
+            )
         return self
 
     @property

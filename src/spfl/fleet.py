@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch
 
 from spfl.aggregation import Vector
+from spfl.attack import FIRST_ROUND, disguise, tamper
 from spfl.data import flip_half, to_inputs
 from spfl.errors import PacketError
 from spfl.models import FlatModel
@@ -86,7 +87,12 @@ class Fleet:
         if weights is None:
             return Work(silent, 0.0, 0.0)
         started = time.perf_counter()
-        gradient, loss = local_gradient(world, model, torch.from_numpy(weights), device, round_)
+        attack, moment = world.config.attack if device in world.hostile else None, round_
+        if attack is not None and attack.kind in ("replay", "stale"):
+            weights, moment = world.start().weights, FIRST_ROUND
+        gradient, loss = local_gradient(world, model, torch.from_numpy(weights), device, moment)
+        if attack is not None:
+            gradient = disguise(attack, gradient, seed=world.config.seed, round_=round_, device=device)
         middle = time.perf_counter()
         try:
             upload = encode(
@@ -96,13 +102,14 @@ class Fleet:
                 layout=world.layout,
                 codec=world.config.codec,
                 seed=world.config.seed,
-                round_=round_,
+                round_=moment if attack is not None and attack.kind == "replay" else round_,
                 device=device,
                 samples=len(world.parts[device]),
                 loss=loss,
             )
         except PacketError:  # a gradient that is not finite: the device is out of this round
             upload = silent
+        upload = upload if attack is None else tamper(attack, upload)
         return Work(upload, middle - started, time.perf_counter() - middle)
 
     def evaluate(self, weights: Vector) -> tuple[float, float]:

@@ -5,11 +5,13 @@ Pure functions, with the `State` passed in and out. Axis vocabulary: `dim`, `ten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spfl.admission import norm_limit
 from spfl.aggregation import Contribution, Received, State, Vector, aggregate, forget, remember, residual_key
 from spfl.allocation import AllocationResult
 from spfl.bound import Floats, Weights, aggregation_weight
@@ -20,6 +22,7 @@ from spfl.config import SchemeConfig
 from spfl.errors import PacketError
 from spfl.radio.segments import element_mask
 from spfl.rng import Purpose, stream
+from spfl.robust import clipped, combine
 from spfl.schemes import Scheme
 from spfl.uplink import Upload, describe, packing_of, signs_of, stand_in
 
@@ -56,6 +59,7 @@ def receive(
     """
     packing = packing_of(scheme, layout)
     scale = _scales(scheme, config, uploads, outcome, allocation)
+    limit = norm_limit(config, uploads)
     received = Received(scheme.compensation)
     residuals: State = {}
     rejected = [upload.device for upload in uploads if not upload.samples]
@@ -79,7 +83,9 @@ def receive(
                 residuals[residual_key(upload.device)] = np.float32(config.error_decay) * (upload.gradient - delivered)
             if used:
                 if used.exact:
-                    received.add(upload.device, used.modulus)
+                    received.add(upload.device, clipped(used.modulus, limit))
+                if scheme.rule != "vote" and limit < math.inf:
+                    used = replace(used, signs=clipped(used.signs * used.modulus, limit), modulus=ONE)
                 heard = heard + scale[k] * used.share
                 yield Contribution(scale[k], used.signs, ONE if scheme.rule == "vote" else used.modulus, used.share)
         if scheme.rule == "reuse" and LAST_UPDATE in state:
@@ -87,9 +93,13 @@ def receive(
 
     rules: dict[str, Weights] = {"mean": scheme.weights, "calibrated": "normalized"}
     weights = rules.get(scheme.rule, "plain")
-    update = aggregate(contributions(), layout.size, weights)
+    if config.aggregation == "mean":
+        update = aggregate(contributions(), layout.size, weights)
+    else:
+        vectors = [part.signs * part.modulus for part in contributions()]
+        update = combine(config.aggregation, vectors, layout.size, config.trim)
     if packing.aside and scale.any():  # when nobody was heard, nothing moves
-        update[-packing.aside :] = _mean_aside(uploads)
+        update[-packing.aside :] = _mean_aside(config, uploads)
     if scheme.rule == "vote":
         votes = update if outcome.votes is None else outcome.votes
         update = np.sign(votes) * layout.expand(_common_means(uploads, len(layout.names)))
@@ -98,8 +108,11 @@ def receive(
     return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), len(rejected))
 
 
-def _mean_aside(uploads: Sequence[Upload]) -> Vector:
-    """The exact mean of what every device sent aside, (aside,)."""
+def _mean_aside(config: SchemeConfig, uploads: Sequence[Upload]) -> Vector:
+    """The exact mean of what every device sent aside, (aside,); or the robust one."""
+    if config.aggregation != "mean":
+        vectors = [upload.aside for upload in uploads if upload.samples]
+        return combine(config.aggregation, vectors, uploads[0].aside.size, config.trim)
     weight = describe(uploads).weight.astype(np.float32)
     return np.asarray(weight @ np.stack([upload.aside for upload in uploads]))
 

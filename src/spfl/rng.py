@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     CSI = 13
     DOWNLINK = 14
     DROP = 15
+    ATTACK = 16
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

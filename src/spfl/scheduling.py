@@ -34,7 +34,7 @@ def share_resources(
     `fades` are looked at by the schedules that rank instantaneous channels, and by nothing else; their success
     probabilities are still those of the mean gains, so the scheduled are heard more often than q_s says.
     """
-    own = scheme.share is not None
+    own, most = scheme.share is not None, config.max_share or 1.0
     fixed = own or scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
     result = allocate(
         devices,
@@ -44,15 +44,17 @@ def share_resources(
         optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not fixed,
         fixed_alpha=not (scheme.allocate_power and scheme.uplink == "split"),
         fixed_beta=not scheme.allocate_band,
+        max_share=most,
         start=previous,
         tolerance=ALLOCATION_GAP,
     )
     q_s, r_m = result.q_s, result.r_m
     if scheme.share is not None:
         result = _own_shares(scheme, scheme.share, devices, link, result)
+        result = replace(result, beta=np.minimum(result.beta, most))
     if scheme.schedule != "all":
         chosen = schedule(scheme, config, devices, link.gain * level(fades[0]), result.beta > 0)
-        result = replace(result, beta=np.where(chosen, 1.0 / max(int(chosen.sum()), 1), 0.0))
+        result = replace(result, beta=np.where(chosen, min(1.0 / max(int(chosen.sum()), 1), most), 0.0))
     if own or scheme.schedule != "all" or link.law is not None:
         odds, heard = probabilities(link, result), result.beta > 0
         q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)

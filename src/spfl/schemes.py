@@ -263,6 +263,10 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
     if own is None or "density" in config.model_fields_set:
         given["density"] = config.density
     scheme = replace(own or SCHEMES[config.name], **given)
+    if config.aggregation != "mean" and (scheme.rule not in ("mean", "calibrated") or scheme.uplink == "analog"):
+        raise ConfigError(
+            f"scheme.aggregation must be mean with {scheme.name}, which has a rule of its own, got {config.aggregation}"
+        )
     if scheme.rotated and scheme.compensation not in ("layer", "zero"):
         raise ConfigError(
             f"scheme.compensation must be layer or zero with the rotated packets of {scheme.name}, "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spfl.admission import admit
 from spfl.aggregation import Vector
 from spfl.allocation import AllocationResult
 from spfl.bound import Devices
@@ -91,6 +92,7 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
     """The first half of the server's round: who sends with how much of the band and power."""
     scheme, config = world.scheme, world.config.scheme
     with clock("allocate"):
+        uploads = admit(scheme, config, world.layout, uploads)
         cohort = [upload.device for upload in uploads]
         devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
         known = world.estimate(link, cohort, round_)
@@ -114,6 +116,7 @@ def complete(
     `outcome` is what arrived, where packets were really sent.
     """
     config, scheme, round_, allocation = world.config, world.scheme, plan.round_, plan.allocation
+    uploads = admit(scheme, config.scheme, world.layout, uploads)
     with clock("transmit"):
         outcome = outcome or deliver(scheme, uploads, plan.link, allocation, plan.fades, world.noise(round_))
         if present is not None:

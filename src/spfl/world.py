@@ -10,6 +10,7 @@ import numpy as np
 
 from spfl.aggregation import State, Vector
 from spfl.allocation import AllocationResult
+from spfl.attack import hostile_devices
 from spfl.channel import Bools, Cell, Floats, Link, Outcome, draw_fades, drop_cell, level, scale_to_median_snr
 from spfl.codec import Layout
 from spfl.config import Config
@@ -114,6 +115,11 @@ class World:
     def layout(self) -> Layout:
         """Names and shapes of the parameter tensors."""
         return self.model().layout
+
+    @cached_property
+    def hostile(self) -> frozenset[int]:
+        """The devices that attack; none, as a rule."""
+        return hostile_devices(self.config.attack, self.config.data.devices, self.config.seed)
 
     def cohort(self, round_: int) -> tuple[int, ...]:
         """The devices of a round, ascending: all, or a uniform sample without replacement."""
