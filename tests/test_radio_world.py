@@ -18,7 +18,6 @@ from spfl.radio.downlink import PREFIX, LastHeard, keep_models, misses
 from spfl.radio.drops import drop_gains
 from spfl.radio.law import Packet, RadioLaw
 from spfl.training import run
-from spfl.units import dbm_to_watt
 from spfl.world import World
 from stats import assert_mean, assert_proportion
 
@@ -40,7 +39,7 @@ def umi_loss_db(distance_2d, sight, carrier_ghz=3.5, bs=10.0, ut=1.5):
 def test_umi_gains_have_the_mean_of_the_standard():
     """8 drops of 60 devices at 100 m: path loss by the table, sight by its probability, shadowing of mean 0.
 
-    Shadowing is correlated over some 10 m, a ring has 628 m: a standard error of about 0.4 dB.
+    Shadowing is correlated over some 10 m, a ring has 628 m: hence the tolerance.
     """
     distance = np.full(60, 100.0)
     loss_db = np.concatenate([-10 * np.log10(drop_gains("umi", distance, **DROP | {"seed": s})) for s in range(8)])
@@ -155,10 +154,9 @@ def test_a_device_that_sits_out_is_not_heard(small_config, digits):
     world, seen = World.build(config, digits), 0
     for record in run(config, digits):
         last = world._last_heard.at(record.round_)
-        assert not record.outcome.sign[last < record.round_].any() or (record.allocation.cost >= 0).all()
+        assert ((record.allocation.cost > 0) == (last == record.round_)).all()  # no weight, so no cost
         seen += int((last < record.round_).sum())
     assert seen > 0
-    assert dbm_to_watt(-45.0) > 0
 
 
 # --- measured links --------------------------------------------------------------------------------------------------
