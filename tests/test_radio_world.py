@@ -12,6 +12,7 @@ import pytest
 from spfl import cli
 from spfl.channel import outage_exponent
 from spfl.errors import ConfigError
+from spfl.radio import drops
 from spfl.radio import sionna as door
 from spfl.radio.calibrate import block_error_rate, calibrate, fit, gap_table, measured_curves, simulate
 from spfl.radio.downlink import PREFIX, LastHeard, keep_models, misses
@@ -47,6 +48,33 @@ def test_umi_gains_have_the_mean_of_the_standard():
     expected = sight * umi_loss_db(100, True) + (1 - sight) * umi_loss_db(100, False)
     assert loss_db.mean() == pytest.approx(expected, abs=2.0)
     assert 4.0 < loss_db.std() < 16.0
+
+
+def test_umi_path_loss_is_that_of_the_table(monkeypatch):
+    """With the shadowing taken out, every device has the loss of one of the two states, to 0.01 dB."""
+    real = drops._channel
+
+    def without_shadowing(model, carrier_hz):
+        channel = real(model, carrier_hz)
+        sample = channel.sample_lsp
+
+        def lsp():
+            drawn = sample()
+            drawn.sf = drawn.sf * 0 + 1
+            return drawn
+
+        channel.sample_lsp = lsp
+        return channel
+
+    monkeypatch.setattr(drops, "_channel", without_shadowing)
+    distance = np.linspace(30.5, 480.5, 120)
+    loss_db = -10 * np.log10(drop_gains("umi", distance, **DROP | {"seed": 77}))
+    table = np.array([[umi_loss_db(d, sight) for sight in (True, False)] for d in distance])
+    off = np.abs(loss_db[:, None] - table)
+    assert off.min(1).max() < 0.01
+    in_sight = off.argmin(1) == 0
+    chance = np.where(distance <= 18, 1.0, 18 / distance + np.exp(-distance / 36) * (1 - 18 / distance))
+    assert abs(in_sight.sum() - chance.sum()) < 5 * math.sqrt((chance * (1 - chance)).sum())
 
 
 @pytest.mark.parametrize("model", ["umi", "uma", "rma"])
