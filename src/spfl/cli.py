@@ -22,6 +22,7 @@ from spfl.cli_radio import radio_app
 from spfl.cli_report import report_command, watch_command
 from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
+from spfl.cli_verify import verify_command
 from spfl.config import Config, load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
 
@@ -43,6 +44,7 @@ app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)
 app.command("report")(report_command)
 app.command("watch")(watch_command)
+app.command("verify")(verify_command)
 
 ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[

@@ -36,6 +36,11 @@ def dump_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), allow_nan=False, indent=indent)
 
 
+def as_written(value: Json) -> Json:
+    """What `dump_json` writes, read back."""
+    return dict(json.loads(dump_json(value)))
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -67,7 +72,8 @@ def metrics(record: RoundRecord) -> Json:
     }
 
 
-def _rows(record: RoundRecord) -> pa.RecordBatch:
+def allocation_rows(record: RoundRecord) -> pa.RecordBatch:
+    """One round in allocation.parquet: a row a device of the cohort."""
     allocation, outcome, size = record.allocation, record.outcome, len(record.cohort)
     columns: dict[str, Any] = {
         "round": pa.array(np.full(size, record.round_, np.int32)),
@@ -109,7 +115,7 @@ class RoundLog:
         values = metrics(record)
         self._metrics.write(dump_json(values).encode() + b"\n")
         self._metrics.flush()
-        self._pending.append((record.round_, _rows(record)))
+        self._pending.append((record.round_, allocation_rows(record)))
         if sum(len(rows) for _, rows in self._pending) >= GROUP_ROWS:
             self.flush(record.round_)
         return values
