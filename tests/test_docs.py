@@ -17,7 +17,7 @@ from spfl import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio"]
+PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility"]
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {
     "model",
