@@ -30,7 +30,8 @@ from results import write
 from torch.utils.flop_counter import FlopCounterMode
 
 from spfl import training
-from spfl.config import Config, load_config
+from spfl.config import Config
+from spfl.config_files import load_config
 from spfl.data import Dataset, load_dataset, to_inputs
 from spfl.errors import DataError
 from spfl.fleet import keep_freed_memory

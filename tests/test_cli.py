@@ -16,7 +16,8 @@ import pytest
 
 import spfl
 from spfl import cli, experiment
-from spfl.config import Config, load_config
+from spfl.config import Config
+from spfl.config_files import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA_DIR = os.environ.get("SPFL_DATA_DIR")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from spfl.config import Config, build_config, load_config, parse_value, to_toml
+from spfl.config import Config, build_config
+from spfl.config_files import load_config, parse_value, to_toml
 from spfl.errors import ConfigError
 from spfl.schemes import resolve
 

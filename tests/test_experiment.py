@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from spfl import checkpoint, training
 from spfl.checkpoint import checkpoint_files, load_checkpoint, save_checkpoint
 from spfl.comparison import compare, parse_seeds
-from spfl.config import build_config, load_config
+from spfl.config import build_config
+from spfl.config_files import load_config
 from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.experiment import read_json, run_experiment
 from spfl.folders import write_atomically

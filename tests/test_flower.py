@@ -514,7 +514,7 @@ def test_a_node_has_no_packets_of_a_round_it_was_not_asked_for(small_grid, small
 
 @pytest.fixture(scope="module")
 def reported(digits):
-    from spfl.config import load_config
+    from spfl.config_files import load_config
 
     config = load_config(None, ["data.devices=4", "model.name=softmax", "workers=1", "scheme.name=sp_fl_plus"])
     world = World.build(config, digits)

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from spfl.config import load_config
+from spfl.config_files import load_config
 from spfl.data import load_dataset
 from spfl.errors import ConfigError, FlowerError
 from spfl.experiment import run_experiment

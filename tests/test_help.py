@@ -13,7 +13,7 @@ import typer
 
 from spfl import cli
 from spfl.cli_completion import complete_key, complete_schemes
-from spfl.config import ChannelConfig
+from spfl.config_radio import ChannelConfig
 from spfl.schemes import SCHEMES
 
 

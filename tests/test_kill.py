@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from spfl.config import to_toml
+from spfl.config_files import to_toml
 from spfl.experiment import run_experiment
 from spfl.sweep import load_points, read_results, sweep
 from test_experiment import assert_same_run, make_config
@@ -22,7 +22,7 @@ ZYGOTE = """
 import os, random, signal, sys, time
 from pathlib import Path
 from spfl import folders
-from spfl.config import load_config
+from spfl.config_files import load_config
 from spfl.data import load_dataset
 from spfl.experiment import run_experiment
 from spfl.sweep import load_points, sweep

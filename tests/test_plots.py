@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spfl.config import build_config, to_toml
+from spfl.config import build_config
+from spfl.config_files import to_toml
 from spfl.errors import RunFolderError
 from spfl.experiment import run_experiment
 from spfl.plots import (

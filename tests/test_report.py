@@ -13,7 +13,7 @@ import pytest
 
 from spfl import report_figures
 from spfl.comparison import compare
-from spfl.config import load_config, to_toml
+from spfl.config_files import load_config, to_toml
 from spfl.errors import RunFolderError
 from spfl.report import write_report
 from spfl.results import flatten_json, read_groups

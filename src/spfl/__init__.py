@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from spfl.aggregation import CompensationRule
     from spfl.allocation import allocate
     from spfl.api import Comparison, compare, run
-    from spfl.config import Config, load_config
+    from spfl.config import Config
+    from spfl.config_files import load_config
     from spfl.custom import make_dataset
     from spfl.data import Dataset, load_dataset
     from spfl.errors import SpflError
@@ -43,7 +44,8 @@ _HOMES = {
     "aggregation": ("CompensationRule",),
     "allocation": ("allocate",),
     "api": ("Comparison", "compare", "run"),
-    "config": ("Config", "load_config"),
+    "config": ("Config",),
+    "config_files": ("load_config",),
     "custom": ("make_dataset",),
     "data": ("Dataset", "load_dataset"),
     "errors": ("SpflError",),

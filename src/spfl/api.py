@@ -14,7 +14,8 @@ from torch import nn
 
 from spfl.aggregation import Compensation
 from spfl.comparison import cells, tabulate
-from spfl.config import Config, assign, build_config, load_config
+from spfl.config import Config, build_config
+from spfl.config_files import assign, load_config
 from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
 from spfl.data import Dataset, load_dataset
 from spfl.experiment import Existing, run_experiment

@@ -23,7 +23,8 @@ from spfl.cli_report import report_command, watch_command
 from spfl.cli_signals import resumable, sigterm_as_interrupt
 from spfl.cli_sweep import figures_command, sweep_command
 from spfl.cli_verify import verify_command
-from spfl.config import Config, load_config, to_toml
+from spfl.config import Config
+from spfl.config_files import load_config, to_toml
 from spfl.errors import ConfigError, RunFolderError, SpflError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spfl.config import load_config
+from spfl.config_files import load_config
 
 if TYPE_CHECKING:
     from spfl.radio.calibrate import Curve

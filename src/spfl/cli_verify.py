@@ -29,7 +29,7 @@ def verify_command(
     Example: `spfl verify runs/first/sp_fl-0`
     """
     from spfl.cli_progress import progress_bars
-    from spfl.config import load_config
+    from spfl.config_files import load_config
     from spfl.data import load_dataset
     from spfl.experiment import CONFIG
     from spfl.runlog import dump_json

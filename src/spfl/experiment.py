@@ -26,7 +26,8 @@ from safetensors.numpy import save
 
 from spfl import training
 from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint
-from spfl.config import Config, load_config, to_toml
+from spfl.config import Config
+from spfl.config_files import load_config, to_toml
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data import Dataset
 from spfl.environment import describe_environment, fingerprint

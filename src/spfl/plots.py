@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spfl.config import load_config
+from spfl.config_files import load_config
 from spfl.errors import RunFolderError
 from spfl.experiment import flatten
 from spfl.runlog import ALLOCATION, read_metrics

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import spfl
-from spfl.config import to_toml
+from spfl.config_files import to_toml
 from spfl.experiment import CONFIG, ENVIRONMENT, read_json
 from spfl.folders import write_atomically
 from spfl.results import Group, Value, check_report, differing, flatten_json, read_groups

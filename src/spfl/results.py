@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from spfl.config import Config, load_config
+from spfl.config import Config
+from spfl.config_files import load_config
 from spfl.errors import RunFolderError
 from spfl.experiment import CONFIG, ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_json
 from spfl.plots import group_runs

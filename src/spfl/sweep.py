@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from spfl import training
-from spfl.config import Config, assign, build_config, load_config, parse_override, read_toml
+from spfl.config import Config, build_config
+from spfl.config_files import assign, load_config, parse_override, read_toml
 from spfl.data import Dataset, load_dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import ConfigError, RunFolderError, did_you_mean

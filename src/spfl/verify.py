@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from spfl.config import Config, load_config
+from spfl.config import Config
+from spfl.config_files import load_config
 from spfl.data import Dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import RunFolderError

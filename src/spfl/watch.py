@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spfl.config import load_config
+from spfl.config_files import load_config
 from spfl.errors import RunFolderError
 from spfl.experiment import CONFIG, SUMMARY
 from spfl.folders import in_use

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 import spfl
-from spfl.config import assign
+from spfl.config_files import assign
 from spfl.errors import ConfigError
 from spfl.flower.settings import Settings, to_run_config
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from pydantic import Field
 
-from spfl.config import Config, Section, assign, parse_value, read_values, validated
+from spfl.config import Config
+from spfl.config_files import assign, parse_value, read_values
+from spfl.validation import Section, validated
 
 Scalar = str | int | float | bool
 LISTS = ("channel.gains_db",)  # kept as text in a run config

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from spfl import over_the_air
 from spfl.allocation import AllocationResult
 from spfl.channel import Bools, Floats, Link
-from spfl.config import DeviceConfig
+from spfl.config_radio import DeviceConfig
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 
