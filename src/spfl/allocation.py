@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from spfl.allocation_alternating import alternate
+from spfl.allocation_alternating import RELATIVE_CHANGE, alternate
 from spfl.allocation_exact import solve, solve_splits
 from spfl.allocation_kernels import COLUMN, least_shares
 from spfl.allocation_problem import SUCCESS_FLOOR, Problem, pose
@@ -34,6 +34,7 @@ from spfl.errors import AllocationError
 
 Solver = Literal["exact", "alternating", "uniform"]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
+CHANGE_OF_GAP = 1e-3  # alternating stops at this part of the tolerance: it knows no gap, only how slowly it still falls
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -43,7 +44,7 @@ class AllocationStatus(StrEnum):
 
     OPTIMAL = "optimal"  # gap <= 1e-3, proven
     FEASIBLE = "feasible"  # exact solver; the duality gap of few devices leaves more than 1e-3 unproven
-    CONVERGED = "converged"  # alternating: a further round changes the objective by less than 1e-8
+    CONVERGED = "converged"  # alternating: a further round changes the objective by next to nothing
     ITERATION_LIMIT = "iteration_limit"
     FIXED = "fixed"  # uniform: nothing was optimised
     OVERLOADED = "overloaded"  # not everybody could be scheduled; the solver was allowed to drop devices
@@ -109,7 +110,8 @@ def allocate(
     max_power: largest share of the power in one packet, in [0.5, 1]. max_scheduled: at most so many devices.
     allow_drop: whether a device may be left out; None follows the rule in the header. fixed_alpha: alpha = rho.
     fixed_beta: beta = 1/K. start: an earlier result for the same number of devices, to start from.
-    tolerance: a gap at which `exact` stops looking for something better.
+    tolerance: a gap at which `exact` stops looking for something better; `alternating` stops when a round changes the
+    objective by less than a thousandth of it.
     Raises AllocationError when the problem is malformed or has no feasible point.
     """
     began = time.perf_counter()
@@ -228,7 +230,8 @@ def _fewest(beta: Floats, most: int | None) -> Floats:
 
 def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     rows, best = problem.rows, None
-    splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in START_ALPHA)]
+    others = START_ALPHA if start is None else ()  # an earlier result is as good a start as all of these
+    splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in others)]
     points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
     if start is not None and _fits(problem, start):
         points.append((start.beta[problem.active], start.alpha[problem.active]))
@@ -237,6 +240,7 @@ def _alternating(problem: Problem, start: AllocationResult | None = None) -> All
             end = alternate(
                 rows, beta, alpha, problem.droppable, problem.max_scheduled, problem.rules,
                 fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta, band_first=i > 0,
+                change=max(RELATIVE_CHANGE, CHANGE_OF_GAP * problem.tolerance),
             )  # fmt: skip
             best = end if best is None or end[2][-1] < best[2][-1] else best
     assert best is not None  # with all power on the signs, the least shares fit

@@ -14,6 +14,7 @@ from spfl.channel import outage_exponent_scalar
 from spfl.solvers import newton, price
 
 RELATIVE_CHANGE = 1e-8
+SLACK = 1e-10  # of the band that the multiplier leaves over, at that change
 MAX_ROUNDS = 200
 STEEPEST_POINTS = 24
 
@@ -38,9 +39,12 @@ def _log_worth(device: Device, beta: float, alpha: float, rules: Rules) -> float
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _demand(
-    price_: float, rows: Floats, alpha: Floats, low: Floats, start: Floats, droppable: bool, rules: Rules
+    price_: float, rows: Floats, alpha: Floats, low: Floats, near: Floats, droppable: bool, rules: Rules
 ) -> Floats:
-    """Every device's share at which dJ/dbeta = -lambda, from its bracket [low, BETA_MAX]; (device,)."""
+    """Every device's share at which dJ/dbeta = -lambda, from its bracket [low, BETA_MAX]; (device,).
+
+    The search starts at `near` (device,), where the shares found are left, dropped devices' as well.
+    """
     out = np.empty(rows.shape[0])
     for k in range(rows.shape[0]):
         device = device_at(rows, k)
@@ -48,10 +52,9 @@ def _demand(
             out[k] = 0.0
             continue
         args = (device, alpha[k], math.log(price_) if price_ > 0.0 else -1000.0, rules)
-        found = newton(
-            _stationarity, args, math.log(low[k]), math.log(device.beta_max), math.log(max(start[k], low[k]))
-        )
+        found = newton(_stationarity, args, math.log(low[k]), math.log(device.beta_max), math.log(max(near[k], low[k])))
         share = min(max(math.exp(found.value), low[k]), device.beta_max)
+        near[k] = share
         a, b = exponents(device, share, device.rho)
         dropped = device.bias_weight * device.v2
         keep = not droppable or cost(device, a, b, alpha[k], rules) + price_ * share < dropped
@@ -164,7 +167,14 @@ def _spread_spare(beta: Floats, rows: Floats, cost_of: Callable[[Floats], Floats
 
 
 def _bandwidth_step(
-    rows: Floats, beta: Floats, alpha: Floats, droppable: bool, most: int | None, rules: Rules, multiplier: float
+    rows: Floats,
+    beta: Floats,
+    alpha: Floats,
+    droppable: bool,
+    most: int | None,
+    rules: Rules,
+    multiplier: float,
+    slack: float,
 ) -> tuple[Floats, float]:
     """New shares (device,) and multiplier: KKT point of the bandwidth problem, drawn back until the cost falls."""
     rho = np.ascontiguousarray(rows[:, COLUMN["rho"]])
@@ -172,8 +182,10 @@ def _bandwidth_step(
     if droppable:
         low = _steepest(rows, alpha, low, rules)
 
+    near = beta.copy()  # the last answers: the price moves little from one trial to the next
+
     def demand(price_: float) -> Floats:
-        shares = np.asarray(_demand(price_, rows, alpha, low, beta, droppable, rules))
+        shares = np.asarray(_demand(price_, rows, alpha, low, near, droppable, rules))
         if most is None or np.count_nonzero(shares) <= most:
             return shares
         saving = dropped - cost_of(shares) - price_ * shares
@@ -184,7 +196,7 @@ def _bandwidth_step(
         return np.asarray(costs(rows, shares, alpha, rho, rules))
 
     dropped = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
-    found = price(lambda p: float(demand(p).sum()) - 1.0, multiplier, tolerance=1e-10, slack=1e-10)
+    found = price(lambda p: float(demand(p).sum()) - 1.0, multiplier, tolerance=slack, slack=slack)
     target = demand(found.value)
     if 0.0 < target.sum() < 1.0:  # a jump of the demand at the multiplier leaves band over
         target = min(_spread_spare(target, rows, cost_of), key=lambda shares: float(cost_of(shares).sum()))
@@ -209,10 +221,12 @@ def alternate(
     fixed_alpha: bool,
     fixed_beta: bool,
     band_first: bool = False,
+    change: float = RELATIVE_CHANGE,
 ) -> tuple[Floats, Floats, list[float]]:
     """Alternate from a feasible point; returns beta, alpha (device,) and the objective after every half step.
 
-    Every point is feasible and the history never increases. Ends at a relative change of 1e-8 or after 200 rounds.
+    Every point is feasible and the history never increases. Ends when a round changes the objective by less than
+    `change`, relative, or after 200 rounds.
     """
     if not fixed_alpha:
         alpha = _admissible_alpha(rows, beta, alpha)
@@ -224,8 +238,10 @@ def alternate(
             alpha = _split(rows, beta, alpha, rules)
             history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
         if not fixed_beta:
-            beta, multiplier = _bandwidth_step(rows, beta, alpha, droppable, max_scheduled, rules, multiplier)
+            beta, multiplier = _bandwidth_step(
+                rows, beta, alpha, droppable, max_scheduled, rules, multiplier, SLACK * change / RELATIVE_CHANGE
+            )
             history.append(float(costs(rows, beta, alpha, rows[:, COLUMN["rho"]], rules).sum()))
-        if before - history[-1] <= RELATIVE_CHANGE * abs(before):
+        if before - history[-1] <= change * abs(before):
             break
     return beta, alpha, history

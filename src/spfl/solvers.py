@@ -37,15 +37,14 @@ class Solution(NamedTuple):
 def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignore[no-untyped-def]
     """Root of f on [low, high] where f(low) < 0 < f(high): Newton, with bisection whenever it leaves the bracket.
 
-    `f(x, args)` returns (value, slope). The step also falls back to bisection when Newton halves too slowly, so
-    the bracket shrinks at least as fast as by bisection every second step.
+    `f(x, args)` returns (value, slope). It also falls back to bisection when a step is more than half as long as the
+    one before it.
     """
     if f(low, args)[0] >= 0.0:
         return Solution(low, Status.NO_SIGN_CHANGE, 1)
     if f(high, args)[0] <= 0.0:
         return Solution(high, Status.NO_SIGN_CHANGE, 2)
-    x = min(max(start, low), high)
-    last_width = high - low
+    x, last = min(max(start, low), high), math.inf
     for iteration in range(3, limit):
         value, slope = f(x, args)
         if value < 0.0:
@@ -53,12 +52,10 @@ def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignor
         else:
             high = x
         step = x - value / slope if slope > 0.0 else low
-        slow = iteration % 2 == 0 and high - low > 0.5 * last_width
-        if not low < step < high or slow:
+        if not low < step < high or abs(step - x) > 0.5 * last:
             step = 0.5 * (low + high)
-        if iteration % 2 == 0:
-            last_width = high - low
-        if abs(step - x) <= tolerance * (abs(x) + ROUNDING):
+        last = abs(step - x)
+        if last <= tolerance * (abs(x) + ROUNDING):
             return Solution(step, Status.CONVERGED, iteration)
         x = step
     return Solution(x, Status.ITERATION_LIMIT, limit)
