@@ -263,3 +263,10 @@ def test_packets_of_a_round_are_gone_when_the_next_are_made(small_config, digits
     monkeypatch.setattr(Fleet, "uploads", spy)
     assert len(list(run(small_config(scheme={"name": scheme}, training={"rounds": 3}), digits))) == 3
     assert len(made) == 18
+
+
+def test_an_earlier_allocation_that_no_longer_fits_is_no_start(small_config, digits):
+    """A new drop each round: what was feasible for the gains of the last one need not be so for these."""
+    channel = {"drop": "per_round", "doppler_hz": 5.0, "round_s": 0.1}
+    config = small_config(scheme={"name": "sp_fl"}, channel=channel, data={"cohort_size": 5}, training={"rounds": 3})
+    assert [record.round_ for record in run(config, digits)] == [1, 2, 3]

@@ -230,10 +230,11 @@ def _fewest(beta: Floats, most: int | None) -> Floats:
 
 def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     rows, best = problem.rows, None
-    others = START_ALPHA if start is None else ()  # an earlier result is as good a start as all of these
+    start = start if start is not None and _fits(problem, start) else None
+    others = START_ALPHA if start is None else ()  # an earlier result that fits is as good a start as all of these
     splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in others)]
     points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
-    if start is not None and _fits(problem, start):
+    if start is not None:
         points.append((start.beta[problem.active], start.alpha[problem.active]))
     for i, (beta, alpha) in enumerate([*points[:1], *points]):
         if beta is not None:

@@ -24,6 +24,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from spfl.admission import admit
 from spfl.aggregation import Vector
 from spfl.environment import describe_environment
 from spfl.errors import PacketError
@@ -108,6 +109,7 @@ class SpFl(Strategy):
             with clock("upload"):
                 heard |= self._fetch(plan, heard)
         uploads = self._cohort(round_, heard)
+        self._blame_impossible(round_, uploads)
         present = np.array([not u.samples or self._has_packets(u) for u in uploads])
         record = complete(world, self.server, uploads, plan, self._evaluate, clock, present)
         self.record = replace(record, rejected=record.rejected + int((~present).sum()))
@@ -201,6 +203,14 @@ class SpFl(Strategy):
     def _read_report(self, content: RecordDict, devices: tuple[int, ...]) -> list[Upload]:
         uploads = protocol.read_report(content, self.server.round_ + 1, devices, self.world)
         return protocol.read_packets(content, uploads, self.world) if self.engine.one_exchange else uploads
+
+    def _blame_impossible(self, round_: int, uploads: Sequence[Upload]) -> None:
+        """`prepare` and `complete` leave such devices out by themselves; here their nodes are named."""
+        believed = admit(self.world.scheme, self.world.config.scheme, self.world.layout, uploads)
+        nodes = {device: node for node, devices in self._asked.items() for device in devices}
+        for upload, other in zip(uploads, believed, strict=True):
+            if upload.samples and not other.samples:
+                self._blame(round_, nodes[upload.device], (upload.device,), "claims what no gradient has")
 
     def _blame(self, round_: int, node: int, devices: tuple[int, ...], what: str) -> None:
         self.faults.append(Fault(round_, node, devices, what))
