@@ -350,7 +350,7 @@ def test_validation_split_holds_out_train_images_and_never_shows_the_test_set():
     again = data.split_validation(0.25, np.random.default_rng(3))
     assert torch.equal(split.test_images, again.test_images)
     for fraction in (0.0, 1.0):
-        with pytest.raises(ConfigError, match="validation fraction"):
+        with pytest.raises(ConfigError, match=r"data\.validation_fraction"):
             data.split_validation(fraction, np.random.default_rng(3))
 
 

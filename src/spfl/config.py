@@ -36,7 +36,8 @@ class DataConfig(Section):
     )
     dirichlet_alpha: float = Field(
         0.3,
-        gt=0,
+        ge=1e-6,
+        le=1e6,
         description="Concentration of the Dirichlet draw, without unit: small values give each device few classes.",
     )
     shards_per_device: int = Field(2, ge=1, description="Label-sorted shards that a device gets (partition = shards).")
@@ -85,11 +86,11 @@ class TrainingConfig(Section):
         1, ge=1, description="Local SGD steps E of a device in a round; 1 sends the gradient of one minibatch."
     )
     local_rate: float = Field(
-        0.05, gt=0, description="Learning rate of the local steps; it is used when local_steps > 1."
+        0.05, gt=0, le=1e6, description="Learning rate of the local steps; it is used when local_steps > 1."
     )
-    rate: float = Field(0.1, gt=0, description="Learning rate eta of the server.")
+    rate: float = Field(0.1, gt=0, le=1e6, description="Learning rate eta of the server.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Heavy-ball momentum of the server, in [0, 1).")
-    weight_decay: float = Field(0.0, ge=0, description="L2 weight decay of the server, as in torch.optim.SGD.")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="L2 weight decay of the server, as in torch.optim.SGD.")
     schedule: Literal["constant", "cosine"] = Field(
         "constant",
         description="Learning-rate schedule of the server: constant, or cosine down to zero after the last round.",
@@ -180,11 +181,13 @@ class SchemeConfig(Section):
     device_clip: float | None = Field(
         None,
         ge=1,
+        le=1e6,
         description="Largest norm of one device's vector, as a multiple of the cohort's median; unlimited when absent.",
     )
     max_samples: float | None = Field(
         None,
         ge=1,
+        le=1e6,
         description="Most samples a device may claim, as a multiple of the cohort's median; unlimited when absent.",
     )
     max_share: float | None = Field(
@@ -238,6 +241,8 @@ class Config(Section):
         gains, cohort = self.channel.gains_db, self.data.cohort_size
         if gains is not None and len(gains) != self.data.devices:
             raise ValueError(f"channel.gains_db needs one value a device ({self.data.devices}), got {len(gains)}")
+        if gains is not None and not all(-400 <= gain <= 400 for gain in gains):
+            raise ValueError(f"channel.gains_db must lie in [-400, 400] dB, got {min(gains)} to {max(gains)}")
         if cohort is not None and cohort > self.data.devices:
             raise ValueError(f"data.cohort_size must be <= data.devices ({self.data.devices}), got {cohort}")
         if self.attack.devices > self.data.devices:

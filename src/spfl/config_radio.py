@@ -12,20 +12,23 @@ from spfl.validation import Section
 class ChannelConfig(Section):
     """The cell and the uplink (THEORY 3)."""
 
-    bandwidth_hz: float = Field(10e6, gt=0, description="Uplink bandwidth B in Hz, shared by the cohort.")
+    bandwidth_hz: float = Field(10e6, ge=1e-3, le=1e15, description="Uplink bandwidth B in Hz, shared by the cohort.")
     noise_dbm_per_hz: float = Field(
-        -174.0, description="Noise power density N_0 at the receiver in dBm/Hz, noise figure included."
+        -174.0, ge=-400, le=200, description="Noise power density N_0 at the receiver in dBm/Hz, noise figure included."
     )
-    power_dbm: float = Field(10.0, description="Transmit power P of a device in dBm.")
+    power_dbm: float = Field(10.0, ge=-300, le=300, description="Transmit power P of a device in dBm.")
     snr_gap_db: float = Field(
         0.0,
         ge=0,
+        le=300,
         description="Gap Gamma in dB between the SNR that the code needs and that of capacity; 0 is an ideal code.",
     )
-    min_distance_m: float = Field(35.0, gt=0, description="Smallest distance of a device to the base station in m.")
-    radius_m: float = Field(500.0, gt=0, description="Radius of the cell in m.")
+    min_distance_m: float = Field(
+        35.0, ge=1e-3, le=1e9, description="Smallest distance of a device to the base station in m."
+    )
+    radius_m: float = Field(500.0, ge=1e-3, le=1e9, description="Radius of the cell in m.")
     shadowing_db: float = Field(
-        8.0, ge=0, description="Standard deviation of the log-normal shadowing in dB; 0 for none."
+        8.0, ge=0, le=100, description="Standard deviation of the log-normal shadowing in dB; 0 for none."
     )
     drop: Literal["fixed", "per_round"] = Field(
         "fixed", description="Whether devices are placed once for the run (fixed) or anew each round (per_round)."
@@ -35,6 +38,8 @@ class ChannelConfig(Section):
     )
     median_snr_db: float | None = Field(
         None,
+        ge=-400,
+        le=400,
         description="All gains are scaled so that the median device has this SNR in dB on an equal share of the band;"
         " left as they are when absent.",
     )
@@ -49,14 +54,18 @@ class ChannelConfig(Section):
     doppler_hz: float | None = Field(
         None,
         ge=0,
+        le=1e9,
         description="Doppler spread in Hz, by which fades correlate from round to round; independent rounds when "
         "absent.",
     )
     round_s: float | None = Field(
-        None, gt=0, description="Seconds between rounds for doppler_hz; the uplink time of a round when absent."
+        None,
+        ge=1e-9,
+        le=1e9,
+        description="Seconds between rounds for doppler_hz; the uplink time of a round when absent.",
     )
     csi_error_db: float = Field(
-        0.0, ge=0, description="Standard deviation in dB of the error of the mean gains that the server knows."
+        0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
     )
     segment_bits: int | None = Field(
         None,
@@ -96,12 +105,13 @@ class ChannelConfig(Section):
     )
     symbols_per_parameter: float = Field(
         2.0,
-        gt=0,
+        ge=1e-6,
+        le=1e9,
         description="Resource ratio B tau / (K d): complex symbols per parameter and device; it sets the uplink time "
         "of a round.",
     )
     tau_s: float | None = Field(
-        None, gt=0, description="Uplink time tau of a round in s; it overrides symbols_per_parameter."
+        None, ge=1e-9, le=1e9, description="Uplink time tau of a round in s; it overrides symbols_per_parameter."
     )
 
     @model_validator(mode="after")
@@ -119,20 +129,22 @@ class DeviceConfig(Section):
     """What a device spends on computing and sending; counted, and without effect on what is learned."""
 
     cycles_per_sample: float = Field(
-        0.0, ge=0, description="Processor cycles that a sample of a local step takes; 0 makes computing free."
+        0.0, ge=0, le=1e18, description="Processor cycles that a sample of a local step takes; 0 makes computing free."
     )
-    cpu_hz: float = Field(1e9, gt=0, description="Processor clock of the fastest device in Hz.")
+    cpu_hz: float = Field(1e9, ge=1e-3, le=1e18, description="Processor clock of the fastest device in Hz.")
     cpu_spread: float = Field(
         1.0,
         ge=1,
+        le=1e9,
         description="Clock of the fastest device over that of the slowest possible one, without unit; 1 makes all "
         "equal.",
     )
     switched_capacitance_f: float = Field(
         1e-28,
         ge=0,
+        le=1,
         description="Effective switched capacitance of the processor in farad, which sets the energy of a cycle.",
     )
     amplifier_efficiency: float = Field(
-        1.0, gt=0, le=1, description="Radiated power over the power drawn to send, in (0, 1]."
+        1.0, ge=1e-6, le=1, description="Radiated power over the power drawn to send, in (0, 1]."
     )

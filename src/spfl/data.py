@@ -96,7 +96,7 @@ class Dataset:
         size = len(self.train_labels)
         held_out = round(fraction * size)
         if not 0 < held_out < size:
-            raise ConfigError(f"validation fraction must leave images on both sides, got {fraction} of {size}")
+            raise ConfigError(f"data.validation_fraction must leave images on both sides, got {fraction} of {size}")
         order = torch.from_numpy(rng.permutation(size))
         test, train = order[:held_out].sort().values, order[held_out:].sort().values
         images, labels = self.train_images, self.train_labels

@@ -78,6 +78,9 @@ def receive(
                 rng = stream(seed, round_, upload.device, Purpose.ROTATION)
                 whole = packing.unpack(used.signs * used.modulus, upload.aside, rng)
                 used = replace(used, signs=whole, modulus=ONE, share=float(np.mean(used.share)))
+                if not np.isfinite(whole).all():  # moduli near the largest float32, which add up when rotated back
+                    rejected.append(upload.device)
+                    used = None
             if scheme.error_feedback and upload.gradient is not None:
                 delivered = used.signs * used.modulus if used else np.float32(0.0)
                 residuals[residual_key(upload.device)] = np.float32(config.error_decay) * (upload.gradient - delivered)
