@@ -143,6 +143,8 @@ def main() -> None:
         {
             "peer": name,
             "round_s_over_spfl": statistics.median(t[name]["round_s"] / t["spfl"]["round_s"] for t in turns),
+            "fastest_round_s_over_spfl": min(t[name]["round_s"] for t in turns)
+            / min(t["spfl"]["round_s"] for t in turns),
             "start_s_over_spfl": statistics.median(t[name]["start_s"] / t["spfl"]["start_s"] for t in turns),
             "peak_mib": statistics.median(t[name]["peak_mib"] for t in turns),
             "rounds_a_second": statistics.median(1 / t[name]["round_s"] for t in turns),
