@@ -24,9 +24,9 @@ class DataConfig(Section):
         description="The dataset: digits, cifar10, mnist, fashion_mnist, a Hugging Face id (owner/name), or the path "
         "of a folder.",
     )
-    devices: int = Field(20, ge=1, description="Number of devices K in the cell.")
+    devices: int = Field(20, ge=1, le=10**9, description="Number of devices K in the cell.")
     cohort_size: int | None = Field(
-        None, ge=1, description="Devices drawn at random to take part in a round; all of them when absent."
+        None, ge=1, le=10**6, description="Devices drawn at random to take part in a round; all of them when absent."
     )
     partition: Literal["iid", "dirichlet", "shards", "sampled"] = Field(
         "dirichlet",
@@ -40,11 +40,14 @@ class DataConfig(Section):
         le=1e6,
         description="Concentration of the Dirichlet draw, without unit: small values give each device few classes.",
     )
-    shards_per_device: int = Field(2, ge=1, description="Label-sorted shards that a device gets (partition = shards).")
-    samples_per_device: int = Field(100, ge=1, description="Images that a device has (partition = sampled).")
+    shards_per_device: int = Field(
+        2, ge=1, le=10**6, description="Label-sorted shards that a device gets (partition = shards)."
+    )
+    samples_per_device: int = Field(100, ge=1, le=10**6, description="Images that a device has (partition = sampled).")
     min_samples: int = Field(
         8,
         ge=1,
+        le=10**6,
         description="Fewest samples a device may hold; the Dirichlet draw is repeated until all have that many.",
     )
     validation_fraction: float = Field(
@@ -70,6 +73,7 @@ class ModelConfig(Section):
     width: int | None = Field(
         None,
         ge=1,
+        le=10**6,
         description="Hidden units of mlp, or channels of the first layer of small_cnn and resnet18; the network's own"
         " when absent.",
     )
@@ -78,12 +82,15 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """Local computation and the server's optimiser."""
 
-    rounds: int = Field(100, ge=1, description="Communication rounds to train for.")
+    rounds: int = Field(100, ge=1, le=10**9, description="Communication rounds to train for.")
     batch_size: int = Field(
-        32, ge=1, description="Samples of a device's minibatch; a device with fewer uses all it has."
+        32, ge=1, le=10**6, description="Samples of a device's minibatch; a device with fewer uses all it has."
     )
     local_steps: int = Field(
-        1, ge=1, description="Local SGD steps E of a device in a round; 1 sends the gradient of one minibatch."
+        1,
+        ge=1,
+        le=10**6,
+        description="Local SGD steps E of a device in a round; 1 sends the gradient of one minibatch.",
     )
     local_rate: float = Field(
         0.05, gt=0, le=1e6, description="Learning rate of the local steps; it is used when local_steps > 1."
@@ -96,7 +103,7 @@ class TrainingConfig(Section):
         description="Learning-rate schedule of the server: constant, or cosine down to zero after the last round.",
     )
     warmup_rounds: int = Field(
-        0, ge=0, description="Rounds in which the server's learning rate rises linearly to its full value."
+        0, ge=0, le=10**9, description="Rounds in which the server's learning rate rises linearly to its full value."
     )
     clip_norm: float | None = Field(
         None,
@@ -104,7 +111,9 @@ class TrainingConfig(Section):
         description="Largest Euclidean norm of the aggregate, which is scaled down to it; unlimited when absent.",
     )
     flip: bool = Field(False, description="Whether training images are mirrored left to right at random.")
-    eval_every: int = Field(10, ge=1, description="Rounds between evaluations; the last round is evaluated as well.")
+    eval_every: int = Field(
+        10, ge=1, le=10**9, description="Rounds between evaluations; the last round is evaluated as well."
+    )
 
 
 class CodecConfig(Section):
@@ -143,6 +152,7 @@ class SchemeConfig(Section):
     remembered_devices: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="Devices whose own memory (error feedback, last modulus) is kept, the latest ones; all when "
         "absent.",
     )
@@ -166,6 +176,7 @@ class SchemeConfig(Section):
     scheduled: int | None = Field(
         None,
         ge=1,
+        le=10**6,
         description="Devices that a scheduling baseline admits to a round; a quarter of the cohort when absent.",
     )
     density: float = Field(0.02, gt=0, le=1, description="Share in (0, 1] of the values that top_k sends.")
@@ -212,7 +223,7 @@ class AttackConfig(Section):
         description="What hostile devices do: sign_flip, scale or noise the gradient, nan in all they claim, inflate "
         "their norm or samples, replay old packets, or send a stale gradient; none of it with none.",
     )
-    devices: int = Field(0, ge=0, description="Number of hostile devices, drawn at random from all.")
+    devices: int = Field(0, ge=0, le=10**9, description="Number of hostile devices, drawn at random from all.")
     factor: float = Field(
         10.0, gt=0, le=1e15, description="Strength, without unit: factor on the gradient or on the claim."
     )
@@ -225,7 +236,10 @@ class Config(Section):
         0, ge=0, lt=2**63, description="Seed of every random stream; equal seeds and configurations give equal bits."
     )
     workers: int = Field(
-        0, ge=0, description="Threads that compute gradients; 0 is one for each core. It never changes results."
+        0,
+        ge=0,
+        le=4096,
+        description="Threads that compute gradients; 0 is one for each core. It never changes results.",
     )
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())

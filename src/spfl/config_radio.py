@@ -70,6 +70,7 @@ class ChannelConfig(Section):
     segment_bits: int | None = Field(
         None,
         ge=512,
+        le=10**12,
         description="Packets are cut into segments of at most this many bits, each lost on its own; one segment when "
         "absent.",
     )
@@ -88,7 +89,10 @@ class ChannelConfig(Section):
     )
     carrier_hz: float = Field(3.5e9, ge=0.5e9, le=100e9, description="Carrier frequency in Hz (model = umi, uma, rma).")
     bs_height_m: float | None = Field(
-        None, gt=1.5, description="Height of the base station in m; that of TR 38.901 for the model when absent."
+        None,
+        gt=1.5,
+        le=1e6,
+        description="Height of the base station in m; that of TR 38.901 for the model when absent.",
     )
     device_height_m: float = Field(1.5, ge=1.5, le=22.5, description="Height of the devices in m (umi, uma, rma).")
     indoor_share: float = Field(0.0, ge=0, le=1, description="Share of the devices that are indoors (umi, uma, rma).")
@@ -97,10 +101,11 @@ class ChannelConfig(Section):
         description="The broadcast of the model: always heard (perfect), or missed in a deep fade, when a device "
         "trains on the last model it heard (stale) or sits out.",
     )
-    downlink_power_dbm: float = Field(43.0, description="Transmit power of the base station in dBm.")
+    downlink_power_dbm: float = Field(43.0, ge=-300, le=300, description="Transmit power of the base station in dBm.")
     downlink_bits_per_parameter: float = Field(
         32.0,
         gt=0,
+        le=1e6,
         description="Bits of the broadcast a parameter; it takes as long as the uplink, over the whole band.",
     )
     symbols_per_parameter: float = Field(
