@@ -15,16 +15,6 @@ ROOT = Path(__file__).parents[1]
 REPOSITORY_FILES = re.compile(r"\]\((\.\./)+((?:examples|configs|src|benchmarks|tests)[^)]*|[A-Z]+\.md)\)")
 
 
-LATER = {"Security": "security.md", "Performance": "performance.md"}
-
-
-def on_config(config: Any) -> Any:
-    """Pages that have come since the navigation was written."""
-    (using,) = [section["Using it"] for section in config.nav if "Using it" in section]
-    using += [{title: page} for title, page in LATER.items() if (ROOT / "docs" / page).is_file()]
-    return config
-
-
 def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "configuration.md", content=configuration_page()))
     return files

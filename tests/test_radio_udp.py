@@ -80,8 +80,8 @@ def test_segments_over_sockets_have_the_emulated_probabilities(wire, small_confi
 
         received, counts = exchange(wire, world, uploads, replace(plan, round_=repeat + 1), 0)
         assert counts["damaged"] == 0
-        signs.append(received.sign)
-        moduli.append(received.modulus)
+        signs.append(received.sign_segments)
+        moduli.append(received.modulus_segments)
     for found, chance in ((signs, plan.allocation.q_s), (moduli, plan.allocation.r_m)):
         flat = np.array(found).transpose(0, 2, 1).reshape(-1, len(uploads))
         assert_proportion(flat, chance)
@@ -94,7 +94,8 @@ def test_parity_recovers_sign_packets(wire, small_config, digits):
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     plan = prepare(world, world.start(), uploads, 1, Stopwatch())
     whole = [
-        sum(exchange(wire, world, uploads, plan, parity)[0].sign.all(1).sum() for _ in range(3)) for parity in (0, 3)
+        sum(exchange(wire, world, uploads, plan, parity)[0].sign_segments.all(1).sum() for _ in range(3))
+        for parity in (0, 3)
     ]
     assert whole[1] > whole[0]
 

@@ -13,10 +13,10 @@ import pytest
 
 from spfl import report_figures
 from spfl.comparison import compare
-from spfl.config_files import load_config, to_toml
+from spfl.config_files import dotted, load_config, to_toml
 from spfl.errors import RunFolderError
 from spfl.report import write_report
-from spfl.results import flatten_json, read_groups
+from spfl.results import read_groups
 from spfl.runlog import ALLOCATION, DEVICES
 from spfl.sweep import load_points, sweep
 
@@ -175,8 +175,8 @@ def test_nothing_to_report(kind, tmp_path):
         write_report(path)
 
 
-def test_flatten_json():
-    assert flatten_json({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
+def test_dotted():
+    assert dotted({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")

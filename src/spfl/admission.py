@@ -18,7 +18,7 @@ from spfl.codec import Layout
 from spfl.config import SchemeConfig
 from spfl.robust import clipped
 from spfl.schemes import Scheme
-from spfl.uplink import Upload, packing_of
+from spfl.uplink import Upload, packing_of, silent
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 SLACK = 1e-3  # relative, on Cauchy-Schwarz: sums of a million float32 products
@@ -29,7 +29,7 @@ def admit(scheme: Scheme, config: SchemeConfig, layout: Layout, uploads: Sequenc
     packing = packing_of(scheme, layout)
     tensors, aside = len(packing.packets.names), packing.aside
     believed = [
-        upload if _possible(scheme, layout, upload, tensors, aside) else Upload.silent(upload.device, tensors, aside)
+        upload if _possible(scheme, layout, upload, tensors, aside) else silent(scheme, layout, upload.device)
         for upload in uploads
     ]
     if config.max_samples is not None:

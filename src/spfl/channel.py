@@ -196,6 +196,12 @@ class Outcome:
     modulus_segments: Bools | None = None
 
 
+def by_segment(sign: Bools, modulus: Bools) -> Outcome:
+    """What arrives where segments are recovered one by one: (device, segment) of both packets."""
+    heard = np.asarray(sign.any(1))
+    return Outcome(heard, heard & np.asarray(modulus.any(1)), sign_segments=sign, modulus_segments=modulus)
+
+
 class Law(Protocol):
     """What a link does where the closed form of THEORY 3 does not tell: probabilities, and draws that have them."""
 

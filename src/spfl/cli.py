@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ import spfl
 from spfl.cli_allocate import allocate_command
 from spfl.cli_completion import complete_key, complete_schemes
 from spfl.cli_flower import flower_app
+from spfl.cli_options import ConfigPath, DataDir, Out, Resume, check_resume, new_folder
 from spfl.cli_progress import progress_bars
 from spfl.cli_radio import radio_app
 from spfl.cli_report import report_command, watch_command
@@ -47,7 +47,6 @@ app.command("report")(report_command)
 app.command("watch")(watch_command)
 app.command("verify")(verify_command)
 
-ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -57,12 +56,7 @@ Overrides = Annotated[
         autocompletion=complete_key,
     ),
 ]
-DataDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
-]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
 Workers = Annotated[int | None, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")]
 Every = Annotated[int, typer.Option("--checkpoint-every", metavar="ROUNDS", help="Rounds between checkpoints.")]
 Trackers = Annotated[
@@ -98,14 +92,13 @@ def run(
 
     Example: `spfl run configs/demo.toml --set scheme.name=single_packet --seed 1`
     """
-    if resume and out is None:
-        raise ConfigError("--resume needs --out DIR, the folder to go on with")
+    check_resume(resume, out)
     if resume and out and config_path is None:
         config_path = out / "config.toml"
         if not config_path.is_file():
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
     config = _resolve(config_path, overrides, seed, workers)
-    folder = out or Path("runs") / f"{config.scheme.name}-{config.seed}-{_now()}"
+    folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data import load_dataset
     from spfl.experiment import check_free, run_experiment
     from spfl.trackers import check_trackers, tracking
@@ -154,10 +147,9 @@ def compare(
 
     Example: `spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-4`
     """
-    if resume and out is None:
-        raise ConfigError("--resume needs --out DIR, the folder to go on with")
+    check_resume(resume, out)
     config, existing = _resolve(config_path, overrides, None, workers), _existing(overwrite, resume)
-    folder = out or Path("runs") / f"compare-{_now()}"
+    folder = out or new_folder("compare")
     from spfl import comparison
     from spfl.data import load_dataset
 
@@ -255,10 +247,6 @@ def _existing(overwrite: bool, resume: bool) -> Existing:
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other")
     return "overwrite" if overwrite else "resume" if resume else "refuse"
-
-
-def _now() -> str:
-    return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def _print_json(value: Any) -> None:

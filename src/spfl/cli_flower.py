@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from spfl.cli_options import ConfigPath, DataDir, Out, Resume, check_resume, new_folder
 from spfl.cli_progress import progress_bars
 from spfl.cli_signals import resumable
-from spfl.errors import ConfigError
 
 flower_app = typer.Typer(
     no_args_is_help=True,
     help="Run on Flower: in one process, on Ray, or on hosts that speak TLS. Needs `pip install 'spfl[flower]'`.",
 )
-ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=50, flower.timeout_s=60."),
@@ -52,28 +50,23 @@ def run_command(
         ),
     ] = "inprocess",
     nodes: Annotated[int, typer.Option(help="Nodes; node p of P holds the devices k with k mod P = p.")] = 2,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    data_dir: DataDir = None,
+    out: Out = None,
+    resume: Resume = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a line.")] = False,
 ) -> None:
     """Train once, as `spfl run` does and with the same numbers, on the nodes of a Flower federation.
 
     Example: `spfl flower run configs/demo.toml --engine deploy --nodes 2 --set training.rounds=3`
     """
-    if resume and out is None:
-        raise ConfigError("--resume needs --out DIR, the folder to go on with")
+    check_resume(resume, out)
     from spfl.flower.engines import run_flower
     from spfl.flower.settings import load_settings
     from spfl.runlog import dump_json
 
     settings = load_settings(config_path, overrides or [])
     scheme, seed = settings.scheme.name, settings.seed
-    folder = (out or Path("runs") / f"flower-{scheme}-{seed}-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    folder = (out or new_folder(f"flower-{scheme}-{seed}")).resolve()
     data = str(data_dir.resolve()) if data_dir else settings.flower.data_dir
     changes = {"out": str(folder), "resume": resume, "data_dir": data}
     settings = settings.model_copy(update={"flower": settings.flower.model_copy(update=changes)})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spfl.cli_options import ConfigPath
 from spfl.config_files import load_config
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def calibrate_command(
 
 @radio_app.command("udp")
 def udp_command(
-    config_path: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")] = None,
+    config_path: ConfigPath = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     mtu: Annotated[int, typer.Option(min=128, max=65000, help="Largest payload of a datagram in bytes.")] = 1400,
     parity: Annotated[int, typer.Option(min=0, help="Parity datagrams a sign packet (extra `udp`).")] = 0,

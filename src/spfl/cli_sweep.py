@@ -6,15 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spfl.cli_completion import complete_key
+from spfl.cli_options import DataDir, Out, check_resume, new_folder
 from spfl.cli_signals import resumable
-from spfl.errors import ConfigError
 
 if TYPE_CHECKING:
     from spfl.sweep import Point
@@ -26,12 +26,8 @@ def sweep_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key at every point.", autocompletion=complete_key),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.")
-    ] = None,
+    data_dir: DataDir = None,
+    out: Out = None,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each; 0 = one a core.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Run only what results.jsonl does not hold yet.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Find the best training.rate of each scheme.")] = False,
@@ -45,8 +41,7 @@ def sweep_command(
 
     Example: `spfl sweep configs/sweep_demo.toml --out runs/study`
     """
-    if resume and out is None:
-        raise ConfigError("--resume needs --out DIR, the folder to go on with")
+    check_resume(resume, out)
     from spfl import sweep_tables
     from spfl.folders import write_atomically, writing
     from spfl.runlog import dump_json
@@ -55,7 +50,7 @@ def sweep_command(
     points = load_points(sweep_path, overrides or [])
     if tune:
         sweep_tables.check_tunable(point.config for point in points)
-    folder = out or Path("runs") / f"{sweep_path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = out or new_folder(sweep_path.stem)
     with resumable(folder), _progress(points) as progress:
         rows = sweep(
             points,

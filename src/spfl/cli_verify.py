@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from spfl.errors import RunFolderError
+from spfl.cli_options import DataDir
 
 
 def verify_command(
     folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder, finished or not.")],
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
-    ] = None,
+    data_dir: DataDir = None,
     workers: Annotated[int, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")] = 0,
     tolerance: Annotated[
         float,
@@ -29,15 +27,12 @@ def verify_command(
     Example: `spfl verify runs/first/sp_fl-0`
     """
     from spfl.cli_progress import progress_bars
-    from spfl.config_files import load_config
     from spfl.data import load_dataset
-    from spfl.experiment import CONFIG
+    from spfl.experiment import read_config
     from spfl.runlog import dump_json
     from spfl.verify import verify
 
-    if not (folder / CONFIG).is_file():
-        raise RunFolderError(f"{folder} is not a run folder: it holds no {CONFIG}")
-    config = load_config(folder / CONFIG)
+    config = read_config(folder)
     with progress_bars() as bar:
         verdict = verify(
             folder,

@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from spfl import training
 from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint
 from spfl.config import Config
-from spfl.config_files import load_config, to_toml
+from spfl.config_files import dotted, load_config, to_toml
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data import Dataset
 from spfl.environment import describe_environment, fingerprint
@@ -222,6 +222,13 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
+def read_config(folder: Path) -> Config:
+    """The configuration of a run. Raises RunFolderError for a folder that is no run's."""
+    if not (folder / CONFIG).is_file():
+        raise RunFolderError(f"{folder} is not a run folder: it holds no {CONFIG}")
+    return load_config(folder / CONFIG)
+
+
 def read_json(path: Path) -> Json:
     """A JSON object. Raises RunFolderError when the file is missing or holds something else."""
     try:
@@ -270,7 +277,4 @@ def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) 
 
 def flatten(config: Config) -> dict[str, Any]:
     """The configuration as `section.key` -> value."""
-    flat: dict[str, Any] = {}
-    for name, value in config.model_dump().items():
-        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
+    return dotted(config.model_dump())

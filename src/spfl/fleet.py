@@ -28,7 +28,7 @@ from spfl.errors import PacketError
 from spfl.models import FlatModel
 from spfl.partition import batch_indices
 from spfl.rng import Purpose, stream
-from spfl.uplink import Upload, encode, packing_of
+from spfl.uplink import Upload, encode, silent
 from spfl.world import ServerState, World
 
 Item = TypeVar("Item")
@@ -82,10 +82,8 @@ class Fleet:
 
     def _work(self, model: FlatModel, server: ServerState, weights: Vector | None, device: int, round_: int) -> Work:
         world = self._world
-        packing = packing_of(world.scheme, world.layout)
-        silent = Upload.silent(device, len(packing.packets.names), packing.aside)
         if weights is None:
-            return Work(silent, 0.0, 0.0)
+            return Work(silent(world.scheme, world.layout, device), 0.0, 0.0)
         started = time.perf_counter()
         attack, moment = world.config.attack if device in world.hostile else None, round_
         if attack is not None and attack.kind in ("replay", "stale"):
@@ -108,7 +106,7 @@ class Fleet:
                 loss=loss,
             )
         except PacketError:  # a gradient that is not finite: the device is out of this round
-            upload = silent
+            upload = silent(world.scheme, world.layout, device)
         upload = upload if attack is None else tamper(attack, upload)
         return Work(upload, middle - started, time.perf_counter() - middle)
 

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spfl.config_files import load_config
 from spfl.errors import RunFolderError
-from spfl.experiment import flatten
+from spfl.experiment import flatten, read_config
 from spfl.runlog import ALLOCATION, read_metrics
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
     """
     groups: dict[tuple[Any, ...], list[Path]] = {}
     for folder in folders:
-        if not (folder / "config.toml").is_file():
-            raise RunFolderError(f"{folder} is not a run folder: it holds no config.toml")
-        settings = flatten(load_config(folder / "config.toml"))
+        settings = flatten(read_config(folder))
         key = tuple((name, value) for name, value in settings.items() if name not in ("seed", "workers"))
         groups.setdefault(key, []).append(folder)
     return dict(zip(_labels([dict(key) for key in groups]), groups.values(), strict=True))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import spfl
-from spfl.config_files import to_toml
+from spfl.config_files import dotted, to_toml
 from spfl.experiment import CONFIG, ENVIRONMENT, read_json
 from spfl.folders import write_atomically
-from spfl.results import Group, Value, check_report, differing, flatten_json, read_groups
+from spfl.results import Group, Value, check_report, differing, read_groups
 from spfl.runlog import Json
 from spfl.sweep_tables import TABLE, cells
 
@@ -320,7 +320,7 @@ def _reproduction(folder: Path, groups: Sequence[Group]) -> Section:
     listings = [("Commands", "\n".join(_commands(folder, groups, environment)))]
     if (folder / SWEEP_FILE).is_file():
         listings.append((SWEEP_FILE, (folder / SWEEP_FILE).read_text(encoding="utf-8")))
-    facts = {key: value for key, value in flatten_json(environment).items() if value not in (None, "", [])}
+    facts = {key: value for key, value in dotted(environment).items() if value not in (None, "", [])}
     listings.append(("Environment", "\n".join(f"{key} = {value}" for key, value in facts.items())))
     digests = [[g.label, str(run.config.seed), run.summary["digest"]] for g in groups for run in g.runs]
     tables = [Table(["run", "seed", "SHA-256 of its metrics"], digests)] if digests else []

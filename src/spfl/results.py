@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from spfl.config import Config
-from spfl.config_files import load_config
+from spfl.config_files import dotted
 from spfl.errors import RunFolderError
-from spfl.experiment import CONFIG, ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_json
+from spfl.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.plots import group_runs
 from spfl.runlog import ALLOCATION, DEVICES, METRICS, PARTS, Json, read_metrics, summarise
 
@@ -41,9 +41,7 @@ class Run:
     def load(cls, folder: Path | str) -> Run:
         """The run in a folder, finished or not. Raises RunFolderError or ConfigError when there is none."""
         path = Path(folder)
-        if not (path / CONFIG).is_file():
-            raise RunFolderError(f"{path} is not a run folder: it holds no {CONFIG}")
-        return cls(path, load_config(path / CONFIG), list(read_metrics(path)))
+        return cls(path, read_config(path), list(read_metrics(path)))
 
     def __repr__(self) -> str:
         accuracy = self.summary["accuracy_final"]
@@ -53,7 +51,7 @@ class Run:
     @cached_property
     def metrics(self) -> pa.Table:
         """A row a round; nested values under dotted names. `.to_pandas()` makes a DataFrame of it."""
-        return pa.Table.from_pylist([flatten_json(values) for values in self.rounds])
+        return pa.Table.from_pylist([dotted(values) for values in self.rounds])
 
     @cached_property
     def weights(self) -> dict[str, NDArray[Any]] | None:
@@ -155,14 +153,6 @@ def plot(groups: Sequence[Group]) -> go.Figure:
     from spfl.report_figures import accuracy_figure
 
     return accuracy_figure(groups)[0]
-
-
-def flatten_json(value: Json, prefix: str = "") -> Json:
-    """Nested objects as dotted keys."""
-    flat: Json = {}
-    for key, item in value.items():
-        flat |= flatten_json(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.float32]
+from spfl.aggregation import Vector
+
 Rule = Literal["trimmed_mean", "median", "sign_majority"]
 BLOCK = 2**15  # coordinates that are sorted at a time
 

@@ -1,6 +1,6 @@
-"""One-dimensional numerics without wireless words: safeguarded Newton, bisection, Brent's minimiser, dual search.
+"""Numerics without wireless words: safeguarded Newton, bisection, Brent's minimiser, dual search, a small Cholesky.
 
-Every solver returns a `Solution`: value, named status, iterations. The first three are compiled and take a
+Every search returns a `Solution`: value, named status, iterations. The first three are compiled and take a
 compiled function `f(x, args)`, so that kernels can call them in their inner loops.
 """
 

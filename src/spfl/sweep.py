@@ -21,17 +21,16 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from spfl import training
 from spfl.config import Config, build_config
-from spfl.config_files import assign, load_config, parse_override, read_toml
+from spfl.config_files import assign, dotted, load_config, parse_override, read_toml
 from spfl.data import Dataset, load_dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import ConfigError, RunFolderError, did_you_mean
@@ -73,7 +72,7 @@ def load_points(path: Path, overrides: Iterable[str] = ()) -> list[Point]:
         raise ConfigError(f"{path} needs at least one [[grid]]")
     base, rates, last = _base(path, tables.get("base", {})), _rates(path, tables), dict(map(parse_override, overrides))
     own_rates = [rates | _rates(path, grid) for grid in grids]
-    flat_grids = [_flat({key: value for key, value in grid.items() if key != "rates"}) for grid in grids]
+    flat_grids = [dotted({key: value for key, value in grid.items() if key != "rates"}) for grid in grids]
     swept = dict.fromkeys(
         ["scheme.name", "seed", *([RATE] if any(own_rates) else []), *(k for grid in flat_grids for k in grid)]
     )
@@ -90,7 +89,7 @@ def load_points(path: Path, overrides: Iterable[str] = ()) -> list[Point]:
 def _base(path: Path, table: Json) -> Json:
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: base must be a table, got {table!r}")
-    flat = _flat(table)
+    flat = dotted(table)
     config = flat.pop("config", None)
     return flatten(load_config(path.parent / config if config else None)) | flat
 
@@ -102,14 +101,6 @@ def _rates(path: Path, tables: Json) -> Json:
     for name in rates.keys() - SCHEMES.keys():
         raise ConfigError(f"{path}: unknown scheme '{name}' in [rates]" + did_you_mean(name, SCHEMES))
     return rates
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Json:
-    """Nested tables as dotted keys, so that `"codec.bits" = 3` and `codec.bits = 3` are the same."""
-    flat: Json = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _product(path: Path, grid: Json) -> Iterator[Json]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from spfl.config import Config
+from spfl.config_files import dotted
 from spfl.errors import ConfigError, did_you_mean
 from spfl.experiment import flatten
-from spfl.results import flatten_json
 from spfl.runlog import Json
 
 Log = Callable[[int, dict[str, float]], object]
@@ -38,7 +38,7 @@ def tracking(names: Sequence[str], config: Config, folder: Path) -> Iterator[Cal
         logs = {name: stack.enter_context(TRACKERS[name](config, folder)) for name in names}
 
         def track(values: Json) -> None:
-            numbers = {key: float(v) for key, v in flatten_json(values).items() if isinstance(v, int | float)}
+            numbers = {key: float(v) for key, v in dotted(values).items() if isinstance(v, int | float)}
             for name in list(logs):
                 try:
                     logs[name](values["round"], numbers)

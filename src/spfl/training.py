@@ -71,17 +71,24 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
             plan = prepare(world, server, uploads, round_, clock)
-            record = complete(world, server, uploads, plan, fleet.evaluate, clock)
-            del uploads  # or they stay until the next ones are complete, and memory holds the packets of two rounds
+            record = complete(world, server, plan, fleet.evaluate, clock)
+            del (
+                uploads,
+                plan,
+            )  # or they stay until the next ones are complete, and memory holds the packets of two rounds
             server = record.server
             yield record
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the server decides from the side information of a cohort, before any packet is sent."""
+    """What the server decides from the side information of a cohort, before any packet is sent.
+
+    `uploads` are as the server believes them: see `admission.admit`.
+    """
 
     round_: int
+    uploads: Sequence[Upload]
     devices: Devices
     link: Link
     fades: Fades
@@ -97,13 +104,12 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
         devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
         known = world.estimate(link, cohort, round_)
         allocation = share_resources(scheme, devices, known, config, fades, server.allocation)
-    return Plan(round_, devices, link, fades, allocation)
+    return Plan(round_, uploads, devices, link, fades, allocation)
 
 
 def complete(
     world: World,
     server: ServerState,
-    uploads: Sequence[Upload],
     plan: Plan,
     evaluate: Callable[[Vector], tuple[float, float]],
     clock: Stopwatch,
@@ -115,8 +121,8 @@ def complete(
     `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not heard.
     `outcome` is what arrived, where packets were really sent.
     """
-    config, scheme, round_, allocation = world.config, world.scheme, plan.round_, plan.allocation
-    uploads = admit(scheme, config.scheme, world.layout, uploads)
+    config, scheme, uploads = world.config, world.scheme, plan.uploads
+    round_, allocation = plan.round_, plan.allocation
     with clock("transmit"):
         outcome = outcome or deliver(scheme, uploads, plan.link, allocation, plan.fades, world.noise(round_))
         if present is not None:

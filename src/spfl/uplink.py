@@ -115,6 +115,17 @@ def packing_of(scheme: Scheme, layout: Layout) -> Packing:
     return Packing(layout, scheme.rotated, last if calibrated else 0)
 
 
+def silent(scheme: Scheme, layout: Layout, device: int) -> Upload:
+    """The upload of a device that has nothing to send, in the shapes of the scheme."""
+    packing = packing_of(scheme, layout)
+    return Upload.silent(device, len(packing.packets.names), packing.aside)
+
+
+def quantiser_ranges(scheme: Scheme, layout: Layout, codec: CodecConfig) -> int:
+    """Ranges in a modulus packet: one a tensor, or one in all."""
+    return len(packing_of(scheme, layout).packets.shapes) if codec.per_tensor else 1
+
+
 def kept_values(scheme: Scheme, layout: Layout) -> int:
     """Values in a sparse packet: the scheme's density of all, at least one."""
     return max(1, round(scheme.density * layout.size))
@@ -143,7 +154,7 @@ def link_bits(scheme: Scheme, layout: Layout, codec: CodecConfig) -> tuple[int, 
     The analogue uplink has no packets and no header: one bit a parameter.
     """
     packets = packing_of(scheme, layout).packets
-    ranges = len(packets.shapes) if codec.per_tensor else 1
+    ranges = quantiser_ranges(scheme, layout, codec)
     signs, modulus = sign_packet_bits(packets.size), modulus_packet_bits(packets.size, codec.bits, ranges)
     return {
         "ideal": (0, 0),

@@ -16,11 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from spfl.config import Config
-from spfl.config_files import load_config
 from spfl.data import Dataset
 from spfl.environment import describe_environment, fingerprint
 from spfl.errors import RunFolderError
-from spfl.experiment import CONFIG, ENVIRONMENT, SUMMARY, WEIGHTS, read_json
+from spfl.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, read_config, read_json
 from spfl.runlog import (
     ALLOCATION,
     METRICS,
@@ -80,8 +79,7 @@ def verify(
 
 
 def _recorded(folder: Path, dataset: Dataset) -> tuple[Config, list[Json]]:
-    if not (folder / CONFIG).is_file():
-        raise RunFolderError(f"{folder} is not a run folder: it holds no {CONFIG}")
+    config = read_config(folder)
     then, now = read_json(folder / ENVIRONMENT), describe_environment()
     if then.get("dataset") != fingerprint(dataset):
         raise RunFolderError(f"cannot verify {folder}: its data are {then.get('dataset')}, got {fingerprint(dataset)}")
@@ -89,7 +87,7 @@ def _recorded(folder: Path, dataset: Dataset) -> tuple[Config, list[Json]]:
         raise RunFolderError(f"cannot verify {folder}: it was made with parts of its caller's own, {then['custom']}")
     if then.get("versions") != now["versions"]:
         warnings.warn(f"{folder} was made with {then.get('versions')}; bits may differ", stacklevel=3)
-    return load_config(folder / CONFIG), list(read_metrics(folder))
+    return config, list(read_metrics(folder))
 
 
 def _first(old: Json, new: Json, tolerance: float) -> str | None:

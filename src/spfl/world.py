@@ -28,7 +28,7 @@ from spfl.radio.segments import segment_count, segment_overhead
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.units import db_to_linear, dbm_to_watt
-from spfl.uplink import link_bits, packing_of
+from spfl.uplink import link_bits, quantiser_ranges
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class World:
     @cached_property
     def packet_bits(self) -> tuple[int, int]:
         """Bits of the first and of the second packet on the link, with what its segments add."""
-        ranges = len(packing_of(self.scheme, self.layout).packets.shapes) if self.config.codec.per_tensor else 1
+        ranges = quantiser_ranges(self.scheme, self.layout, self.config.codec)
         held = {"split": (0, ranges), "single": (ranges, 0)}.get(self.scheme.uplink, (0, 0))
         first, second = (
             bits + segment_overhead(count, r)

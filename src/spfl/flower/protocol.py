@@ -22,7 +22,7 @@ from spfl.allocation import AllocationResult
 from spfl.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.environment import fingerprint
 from spfl.errors import PacketError
-from spfl.uplink import Upload, kept_values, packing_of
+from spfl.uplink import Upload, kept_values, packing_of, quantiser_ranges
 from spfl.world import World
 
 RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
@@ -220,7 +220,7 @@ def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
     if scheme.uplink in ("split", "single", "sign"):
         rows["sign_packet"] = (np.uint8, _bytes(sign_packet_bits(packets.size)))
     if scheme.uplink in ("split", "single"):
-        ranges = len(packets.names) if codec.per_tensor else 1
+        ranges = quantiser_ranges(scheme, layout, codec)
         rows["modulus_packet"] = (np.uint8, _bytes(modulus_packet_bits(packets.size, codec.bits, ranges)))
     if scheme.uplink == "sparse":
         rows["sparse_packet"] = (np.uint8, _bytes(sparse_packet_bits(layout.size, kept_values(scheme, layout))))

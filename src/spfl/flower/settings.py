@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from spfl.config import Config
-from spfl.config_files import assign, parse_value, read_values
+from spfl.config_files import assign, dotted, parse_value, read_values
 from spfl.validation import Section, validated
 
 Scalar = str | int | float | bool
@@ -61,11 +61,7 @@ def read_run_config(run_config: Mapping[str, Any]) -> Settings:
 
 def to_run_config(settings: Settings) -> dict[str, Scalar]:
     """Every key, flat; `read_run_config` makes equal settings of it."""
-    flat: dict[str, Scalar] = {}
-    for name, value in settings.model_dump(mode="json").items():
-        items = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= {key: _scalar(item) for key, item in items.items()}
-    return flat
+    return {key: _scalar(value) for key, value in dotted(settings.model_dump(mode="json")).items()}
 
 
 def _scalar(value: Any) -> Scalar:

@@ -32,7 +32,7 @@ from spfl.flower import protocol
 from spfl.flower.roster import Roster
 from spfl.flower.settings import FlowerConfig
 from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
-from spfl.uplink import Upload, packing_of
+from spfl.uplink import Upload, silent
 from spfl.world import ServerState, World
 
 UPLOAD = f"{MessageType.TRAIN}.upload"
@@ -109,9 +109,9 @@ class SpFl(Strategy):
             with clock("upload"):
                 heard |= self._fetch(plan, heard)
         uploads = self._cohort(round_, heard)
-        self._blame_impossible(round_, uploads)
+        plan = replace(plan, uploads=self._believed(round_, uploads))
         present = np.array([not u.samples or self._has_packets(u) for u in uploads])
-        record = complete(world, self.server, uploads, plan, self._evaluate, clock, present)
+        record = complete(world, self.server, plan, self._evaluate, clock, present)
         self.record = replace(record, rejected=record.rejected + int((~present).sum()))
         self.server = record.server
         return protocol.weights_record(self.server.weights), _metrics(self.record)
@@ -204,13 +204,14 @@ class SpFl(Strategy):
         uploads = protocol.read_report(content, self.server.round_ + 1, devices, self.world)
         return protocol.read_packets(content, uploads, self.world) if self.engine.one_exchange else uploads
 
-    def _blame_impossible(self, round_: int, uploads: Sequence[Upload]) -> None:
-        """`prepare` and `complete` leave such devices out by themselves; here their nodes are named."""
+    def _believed(self, round_: int, uploads: Sequence[Upload]) -> Sequence[Upload]:
+        """The uploads with their packets, admitted; the nodes of devices that are not are blamed."""
         believed = admit(self.world.scheme, self.world.config.scheme, self.world.layout, uploads)
         nodes = {device: node for node, devices in self._asked.items() for device in devices}
         for upload, other in zip(uploads, believed, strict=True):
             if upload.samples and not other.samples:
                 self._blame(round_, nodes[upload.device], (upload.device,), "claims what no gradient has")
+        return believed
 
     def _blame(self, round_: int, node: int, devices: tuple[int, ...], what: str) -> None:
         self.faults.append(Fault(round_, node, devices, what))
@@ -218,9 +219,8 @@ class SpFl(Strategy):
 
     def _cohort(self, round_: int, heard: Mapping[int, Upload]) -> list[Upload]:
         """The uploads in the order of the cohort: sums then have one order, whoever answered first."""
-        packing = packing_of(self.world.scheme, self.world.layout)
-        sizes = len(packing.packets.names), packing.aside
-        return [heard.get(device) or Upload.silent(device, *sizes) for device in self.world.cohort(round_)]
+        world = self.world
+        return [heard.get(device) or silent(world.scheme, world.layout, device) for device in world.cohort(round_)]
 
     def _has_packets(self, upload: Upload) -> bool:
         parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from spfl.channel import Floats
+from spfl.radio.law import fit_gap
 from spfl.radio.sionna import sionna
+from spfl.units import db_to_linear, linear_to_db
 
 TABLE = "gap_table.json"
 # bits a symbol and code rate, one a modulation and coding scheme
@@ -58,10 +60,10 @@ class Curve:
 
     def to_json(self) -> dict[str, Any]:
         area, error = self.area
-        about = {"modulation": NAMES[self.bits_per_symbol], "rate": self.rate, "gap_db": 10 * np.log10(self.gap)}
+        about = {"modulation": NAMES[self.bits_per_symbol], "rate": self.rate, "gap_db": linear_to_db(self.gap)}
         about |= {"gap_db_standard_error": 10 / np.log(10) * error / area}
         about |= {k: getattr(self, k) for k in ("bits_per_symbol", "code_rate", "info_bits", "blocks")}
-        lists = {"snr_db": (10 * np.log10(self.snr)).round(4).tolist(), "bler": self.bler.tolist()}
+        lists = {"snr_db": linear_to_db(self.snr).round(4).tolist(), "bler": self.bler.tolist()}
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in about.items()} | lists
 
 
@@ -88,17 +90,17 @@ def simulate(
         llr = demapper(sent + noise * (0.5 / snr) ** 0.5, torch.tensor(1.0 / snr))
         return float((decoder(llr) != bits).any(dim=1).float().mean())
 
-    ideal_db = 10 * np.log10(2.0 ** (bits_per_symbol * code_rate) - 1.0)
+    ideal_db = linear_to_db(2.0 ** (bits_per_symbol * code_rate) - 1.0)
     snr_db, bler = list[float](), list[float]()
     for offset in np.arange(*REACH_DB, STEP_DB):
-        rate = errors(10 ** ((ideal_db + offset) / 10))
+        rate = errors(db_to_linear(float(ideal_db + offset)))
         if rate == 1.0:
             snr_db, bler = [], []  # all of what is before fails too
         snr_db.append(ideal_db + offset)
         bler.append(rate)
         if rate == 0.0:
             break
-    return Curve(bits_per_symbol, code_rate, info_bits, blocks, 10 ** (np.array(snr_db) / 10), np.array(bler))
+    return Curve(bits_per_symbol, code_rate, info_bits, blocks, db_to_linear(np.array(snr_db)), np.array(bler))
 
 
 def calibrate(
@@ -122,10 +124,8 @@ def calibrate(
 
 
 def fit(curves: list[Curve]) -> tuple[float, float]:
-    """(snr_gap, gap_slope): least squares of ln Gamma(R) = ln snr_gap + gap_slope R, with gap_slope >= 0."""
-    rate, log_gap = np.array([c.rate for c in curves]), np.log([c.gap for c in curves])
-    slope = max(float(np.polyfit(rate, log_gap, 1)[0]), 0.0) if len(curves) > 1 else 0.0
-    return float(np.exp(np.mean(log_gap - slope * rate))), slope
+    """(snr_gap, gap_slope) of measured curves: see `law.fit_gap`."""
+    return fit_gap(np.array([c.rate for c in curves]), np.array([c.gap for c in curves]))
 
 
 @cache
@@ -141,7 +141,7 @@ def measured_curves() -> tuple[Curve, ...]:
     rows = sorted(gap_table()["curves"], key=lambda row: row["rate"])
     return tuple(
         Curve(r["bits_per_symbol"], r["code_rate"], r["info_bits"], r["blocks"],
-              10 ** (np.array(r["snr_db"]) / 10), np.array(r["bler"]))
+              db_to_linear(np.array(r["snr_db"])), np.array(r["bler"]))
         for r in rows
     )  # fmt: skip
 
@@ -153,11 +153,10 @@ def block_error_rate(rate: Floats, snr: Floats) -> Floats:
     """
     rate, snr = np.broadcast_arrays(rate, snr)
     out = np.ones(rate.shape)
-    with np.errstate(divide="ignore"):
-        level_db = 10 * np.log10(snr)
+    level_db = linear_to_db(snr)
     below = -np.inf
     for curve in measured_curves():
         here = (rate > below) & (rate <= curve.rate)
-        out[here] = np.interp(level_db[here], 10 * np.log10(curve.snr), curve.bler, left=1.0, right=0.0)
+        out[here] = np.interp(level_db[here], linear_to_db(curve.snr), curve.bler, left=1.0, right=0.0)
         below = curve.rate
     return out

@@ -14,13 +14,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from spfl.channel import Bools, Floats, Link, Outcome, Success
+from spfl.channel import Bools, Floats, Link, Outcome, Success, by_segment
 
 Recovery = Literal["all", "segment"]
 Curves = Callable[[Floats, Floats], Floats]  # (rate, SNR) that broadcast -> block error rate
 
 POINTS = 1024  # of the grid on which mutual information is added up over subbands
 QUANTILES = 2048  # of a fade, to average over
+FADES = -np.log1p(-(np.arange(QUANTILES) + 0.5) / QUANTILES)
 
 
 class Packet(NamedTuple):
@@ -49,9 +50,8 @@ class RadioLaw:
         """Success probabilities as drawn; by segment, where segments are recovered one by one. x = -ln q."""
         sign, modulus = packets(link, beta, alpha, rho)
         if link.fading == "block":
-            fade = -np.log1p(-(np.arange(QUANTILES) + 0.5) / QUANTILES)
-            p_s = self._arrives(sign, fade[None, :], self.sign_segments)
-            p_m = self._arrives(modulus, fade[None, :], self.modulus_segments)
+            p_s = self._arrives(sign, FADES[None, :], self.sign_segments)
+            p_m = self._arrives(modulus, FADES[None, :], self.modulus_segments)
             q_s, both = p_s.mean(1), (p_s * p_m).mean(1)
             r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
         else:
@@ -79,8 +79,7 @@ class RadioLaw:
         if self.recovery == "all":
             whole = np.asarray(sign.all(1))
             return Outcome(whole, whole & np.asarray(modulus.all(1)))
-        heard = np.asarray(sign.any(1))
-        return Outcome(heard, heard & np.asarray(modulus.any(1)), sign_segments=sign, modulus_segments=modulus)
+        return by_segment(sign, modulus)
 
     def segment_success(self, packet: Packet) -> Floats:
         """Pr[a segment arrives], (device,), averaged over its own fades."""
@@ -194,11 +193,16 @@ def allocators_gap(law: RadioLaw, block: bool, segments: int = 1) -> tuple[float
         middle = np.sqrt(low * high)
         packet = Packet(RATES, middle)
         if block:
-            fade = -np.log1p(-(np.arange(QUANTILES) + 0.5) / QUANTILES)
-            q = law._arrives(packet, fade[None, :], segments).mean(1)
+            q = law._arrives(packet, FADES[None, :], segments).mean(1)
         else:
             q = law._power(law.segment_success(packet), segments)
         low, high = np.where(q < 0.5, middle, low), np.where(q < 0.5, high, middle)
     gap = np.log(2.0) * high / np.expm1(RATES * np.log(2))
-    slope = max(float(np.polyfit(RATES, np.log(gap), 1)[0]), 0.0)
-    return float(np.exp(np.mean(np.log(gap) - slope * RATES))), slope
+    return fit_gap(RATES, gap)
+
+
+def fit_gap(rate: Floats, gap: Floats) -> tuple[float, float]:
+    """(snr_gap, gap_slope): least squares of ln Gamma(R) = ln snr_gap + gap_slope R, with gap_slope >= 0."""
+    log_gap = np.log(gap)
+    slope = max(float(np.polyfit(rate, log_gap, 1)[0]), 0.0) if rate.size > 1 else 0.0
+    return float(np.exp(np.mean(log_gap - slope * rate))), slope

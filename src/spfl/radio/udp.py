@@ -13,13 +13,11 @@ import multiprocessing
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 
-from spfl.channel import Floats, Outcome
+from spfl.channel import Floats, Outcome, by_segment
 from spfl.config import Config
 from spfl.data import Dataset
 from spfl.errors import ConfigError, PacketError
@@ -128,23 +126,9 @@ def _serve(pipe: Connection) -> None:
             pipe.send(received)
 
 
-@dataclass(frozen=True)
-class Received:
-    """What came of every device's packets: segments (device, segment), as `Outcome`."""
-
-    sign: Any
-    modulus: Any
-
-    def outcome(self) -> Outcome:
-        heard = np.asarray(self.sign.any(1))
-        return Outcome(
-            heard, heard & np.asarray(self.modulus.any(1)), sign_segments=self.sign, modulus_segments=self.modulus
-        )
-
-
 def exchange(
     wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan, parity: int
-) -> tuple[Received, dict[str, int]]:
+) -> tuple[Outcome, dict[str, int]]:
     """Send the packets of a round; what arrived, and counts of datagrams sent, received and damaged."""
     segments, loss, groups = world.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
     for k, upload in enumerate(uploads):
@@ -172,7 +156,7 @@ def exchange(
             raise PacketError(f"datagrams of device {k} do not join to its packet")
         numbers = range(segments[kind]) if whole else [d.number for d in parts if d.number < segments[kind]]
         arrived[kind][k, list(numbers)] = True
-    return Received(*arrived), {"sent": len(datagrams), "received": len(received), "damaged": damaged}
+    return by_segment(*arrived), {"sent": len(datagrams), "received": len(received), "damaged": damaged}
 
 
 def _loss(world: World, plan: Plan) -> Loss:
@@ -195,8 +179,9 @@ def run_over_udp(
             clock = Stopwatch()
             uploads, _ = fleet.uploads(server, world.cohort(round_), round_)
             plan = prepare(world, server, uploads, round_, clock)
-            received, counts = exchange(wire, world, uploads, plan, parity)
-            record = complete(world, server, uploads, plan, fleet.evaluate, clock, outcome=received.outcome())
+            arrived, counts = exchange(wire, world, uploads, plan, parity)
+            record = complete(world, server, plan, fleet.evaluate, clock, outcome=arrived)
+            del uploads, plan  # as in `training.train`
             server = record.server
             yield record, counts
 
