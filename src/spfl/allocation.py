@@ -34,7 +34,7 @@ from spfl.errors import AllocationError
 
 Solver = Literal["exact", "alternating", "uniform"]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
-CHANGE_OF_GAP = 1e-3  # alternating stops at this part of the tolerance: it knows no gap, only how slowly it still falls
+CHANGE_OF_GAP = 1e-2  # alternating stops at this part of the tolerance: it knows no gap, only how slowly it still falls
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -231,12 +231,12 @@ def _fewest(beta: Floats, most: int | None) -> Floats:
 def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     rows, best = problem.rows, None
     start = start if start is not None and _fits(problem, start) else None
-    others = START_ALPHA if start is None else ()  # an earlier result that fits is as good a start as all of these
-    splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in others)]
+    splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in START_ALPHA)]
     points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
-    if start is not None:
-        points.append((start.beta[problem.active], start.alpha[problem.active]))
-    for i, (beta, alpha) in enumerate([*points[:1], *points]):
+    again = points  # once with the power first from the first of them, then with the band first from all
+    if start is not None:  # an earlier result that fits is as good a start as all of these
+        again = [(start.beta[problem.active], start.alpha[problem.active])]
+    for i, (beta, alpha) in enumerate([*points[:1], *again]):
         if beta is not None:
             end = alternate(
                 rows, beta, alpha, problem.droppable, problem.max_scheduled, problem.rules,

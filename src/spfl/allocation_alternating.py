@@ -15,6 +15,7 @@ from spfl.solvers import newton, price
 
 RELATIVE_CHANGE = 1e-8
 SLACK = 1e-10  # of the band that the multiplier leaves over, at that change
+SHARE_TO_SLACK = 1e-2  # accuracy of a share for that of their sum
 MAX_ROUNDS = 200
 STEEPEST_POINTS = 24
 
@@ -39,7 +40,14 @@ def _log_worth(device: Device, beta: float, alpha: float, rules: Rules) -> float
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _demand(
-    price_: float, rows: Floats, alpha: Floats, low: Floats, near: Floats, droppable: bool, rules: Rules
+    price_: float,
+    rows: Floats,
+    alpha: Floats,
+    low: Floats,
+    near: Floats,
+    droppable: bool,
+    tolerance: float,
+    rules: Rules,
 ) -> Floats:
     """Every device's share at which dJ/dbeta = -lambda, from its bracket [low, BETA_MAX]; (device,).
 
@@ -52,7 +60,8 @@ def _demand(
             out[k] = 0.0
             continue
         args = (device, alpha[k], math.log(price_) if price_ > 0.0 else -1000.0, rules)
-        found = newton(_stationarity, args, math.log(low[k]), math.log(device.beta_max), math.log(max(near[k], low[k])))
+        first, last, start = math.log(low[k]), math.log(device.beta_max), math.log(max(near[k], low[k]))
+        found = newton(_stationarity, args, first, last, start, tolerance)
         share = min(max(math.exp(found.value), low[k]), device.beta_max)
         near[k] = share
         a, b = exponents(device, share, device.rho)
@@ -185,7 +194,7 @@ def _bandwidth_step(
     near = beta.copy()  # the last answers: the price moves little from one trial to the next
 
     def demand(price_: float) -> Floats:
-        shares = np.asarray(_demand(price_, rows, alpha, low, near, droppable, rules))
+        shares = np.asarray(_demand(price_, rows, alpha, low, near, droppable, SHARE_TO_SLACK * slack, rules))
         if most is None or np.count_nonzero(shares) <= most:
             return shares
         saving = dropped - cost_of(shares) - price_ * shares

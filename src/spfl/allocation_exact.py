@@ -35,7 +35,8 @@ POINTS = 32
 FINE_POINTS = 80
 FEW_DEVICES = 64  # so few that dynamic programming and a finer table cost little
 KNAPSACK_UNITS = 1000
-CHUNK, FILL_CHUNK = 4096, 500  # devices a thread takes at once; a table costs 20 times a demand
+CHUNK = 4096  # devices a thread takes at once
+FILL_CHUNKS, FILL_CHUNK = 64, 8  # the same while tables are filled: so many chunks, each of at least so many devices
 FEW_MARGIN = 1e-7  # taken off the bound, relative: inner searches end within this of the minimum
 MARGIN = 1e-5  # the same for the coarser table of many devices, which may hide a valley of one in a thousand
 
@@ -67,7 +68,7 @@ class _Dual:
         self.everywhere = np.tile(np.array([0, points]), (size, 1))
         self.near = np.zeros((size, 2, 3))
         self.bound, self.count = -math.inf, 0
-        self._over_chunks(lambda part: fill(rows[part], self.part(part), rules), FILL_CHUNK)
+        self._over_chunks(lambda part: fill(rows[part], self.part(part), rules), max(FILL_CHUNK, size // FILL_CHUNKS))
 
     def part(self, part: slice) -> Tables:
         return Tables(*(array[part] for array in self.tables))

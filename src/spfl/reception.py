@@ -75,7 +75,7 @@ def receive(
                 if used and outcome.sign_segments is not None:
                     used = _cut(scheme, upload, used, outcome, k, state, packing.packets)
             if used and (scheme.rotated or packing.aside):
-                rng = stream(seed, round_, upload.device, Purpose.ROTATION)
+                rng = stream(seed, round_, upload.device, Purpose.ROTATION) if packing.rotated else None
                 whole = packing.unpack(used.signs * used.modulus, upload.aside, rng)
                 used = replace(used, signs=whole, modulus=ONE, share=float(np.mean(used.share)))
                 if not np.isfinite(whole).all():  # moduli near the largest float32, which add up when rotated back

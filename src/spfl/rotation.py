@@ -48,14 +48,14 @@ class Packing:
             return self.parameters
         return Layout(self.parameters.names[:-1], self.parameters.shapes[:-1])
 
-    def pack(self, gradient: Vector, rng: np.random.Generator) -> Vector:
-        """float32 (dim,) to (packets.size,)."""
+    def pack(self, gradient: Vector, rng: np.random.Generator | None) -> Vector:
+        """float32 (dim,) to (packets.size,); the stream of the rotation, where there is one."""
         rest = gradient[: gradient.size - self.aside]
-        return self._rotation.forward(rest, rng) if self.rotated else rest
+        return self._rotation.forward(rest, rng) if rng else rest
 
-    def unpack(self, vector: Vector, aside: Vector, rng: np.random.Generator) -> Vector:
+    def unpack(self, vector: Vector, aside: Vector, rng: np.random.Generator | None) -> Vector:
         """float32 (packets.size,) and (aside,) to (dim,), given a stream in the state that `pack` met."""
-        rest = self._rotation.inverse(vector, rng) if self.rotated else vector
+        rest = self._rotation.inverse(vector, rng) if rng else vector
         return np.concatenate([rest, aside]) if self.aside else rest
 
     def scales(self, vector: Vector) -> Vector:
@@ -112,13 +112,20 @@ def _random_signs(size: int, rng: np.random.Generator) -> Vector:
 
 @njit(cache=True, nogil=True)
 def _hadamard(vector: Vector, block: int) -> None:
-    """Orthonormal Walsh-Hadamard transform of every block, in place; its own inverse."""
+    """Orthonormal Walsh-Hadamard transform of every block, in place; its own inverse. Two stages a pass over memory."""
     for start in range(0, vector.size, block):
-        half = 1
-        while half < block:
-            for first in range(start, start + block, 2 * half):
-                for i in range(first, first + half):
-                    a, b = vector[i], vector[i + half]
-                    vector[i], vector[i + half] = a + b, a - b
-            half *= 2
+        x = vector[start : start + block]
+        run = 1
+        while 4 * run <= block:
+            for first in range(0, block, 4 * run):
+                p, q = x[first : first + run], x[first + run : first + 2 * run]
+                r, s = x[first + 2 * run : first + 3 * run], x[first + 3 * run : first + 4 * run]
+                for i in range(run):
+                    a, b, c, d = p[i] + q[i], p[i] - q[i], r[i] + s[i], r[i] - s[i]
+                    p[i], q[i], r[i], s[i] = a + c, b + d, a - c, b - d
+            run *= 4
+        if run < block:
+            p, q = x[:run], x[run:]
+            for i in range(run):
+                p[i], q[i] = p[i] + q[i], p[i] - q[i]
     vector *= np.float32(1.0 / np.sqrt(block))

@@ -40,18 +40,22 @@ def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignor
     `f(x, args)` returns (value, slope). It also falls back to bisection when a step is more than half as long as the
     one before it.
     """
-    if f(low, args)[0] >= 0.0:
-        return Solution(low, Status.NO_SIGN_CHANGE, 1)
-    if f(high, args)[0] <= 0.0:
-        return Solution(high, Status.NO_SIGN_CHANGE, 2)
-    x, last = min(max(start, low), high), math.inf
-    for iteration in range(3, limit):
+    x, last, first, end = min(max(start, low), high), math.inf, low, high
+    for iteration in range(1, limit):
         value, slope = f(x, args)
         if value < 0.0:
             low = x
         else:
             high = x
         step = x - value / slope if slope > 0.0 else low
+        if step <= low == first:  # the ends are looked at only when the search reaches for them
+            if f(first, args)[0] >= 0.0:
+                return Solution(first, Status.NO_SIGN_CHANGE, iteration + 1)
+            first = -math.inf
+        if step >= high == end:
+            if f(end, args)[0] <= 0.0:
+                return Solution(end, Status.NO_SIGN_CHANGE, iteration + 1)
+            end = math.inf
         if not low < step < high or abs(step - x) > 0.5 * last:
             step = 0.5 * (low + high)
         last = abs(step - x)

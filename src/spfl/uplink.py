@@ -82,11 +82,12 @@ def encode(
     if scheme.error_feedback and residual_key(device) in state:
         gradient = gradient + state[residual_key(device)]
     keep = scheme.error_feedback or scheme.uplink in ("ideal", "analog")
-    if not np.isfinite(gradient).all():
-        raise PacketError(f"gradient of device {device} in round {round_} is not finite")
     packing = packing_of(scheme, layout)
-    vector = packing.pack(gradient, stream(seed, round_, device, Purpose.ROTATION))
     aside = gradient[gradient.size - packing.aside :].copy()
+    unchecked = gradient if keep else aside  # packets check what they carry
+    if not np.isfinite(unchecked).all():
+        raise PacketError(f"gradient of device {device} in round {round_} is not finite")
+    vector = packing.pack(gradient, stream(seed, round_, device, Purpose.ROTATION) if packing.rotated else None)
     signs, modulus, sparse, delta2 = b"", b"", b"", 0.0
     packets = packing.packets
     if scheme.uplink in ("split", "single", "sign"):
