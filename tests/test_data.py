@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import re
 import sys
 import types
 from dataclasses import replace
@@ -134,6 +136,50 @@ def test_hugging_face_splits_are_read_from_their_arrow_files(tmp_path, pixels, m
     assert torch.equal(data.train_images, torch.from_numpy(pixels[:2]).permute(0, 3, 1, 2))
 
 
+def idx(array):
+    return bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def idx_folder(tmp_path, pixels):
+    (tmp_path / "small_mnist").mkdir()
+    for split, part, labels in (("train", pixels[:6], [0, 1, 2, 0, 1, 2]), ("t10k", pixels[6:], [2, 0])):
+        (tmp_path / f"small_mnist/{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(part[..., 0])))
+        (tmp_path / f"small_mnist/{split}-labels-idx1-ubyte").write_bytes(idx(np.array(labels)))
+    return tmp_path / "small_mnist"
+
+
+def test_the_idx_files_of_the_mnist_family_gzipped_or_not(idx_folder, pixels):
+    for _ in range(2):  # decoded, then from the cache
+        data = load(idx_folder)
+        np.testing.assert_array_equal(data.train_images.numpy()[:, 0], pixels[:6, ..., 0])
+        np.testing.assert_array_equal(data.test_images.numpy()[:, 0], pixels[6:, ..., 0])
+        assert (data.train_labels.tolist(), data.test_labels.tolist(), data.classes) == ([0, 1, 2, 0, 1, 2], [2, 0], 3)
+    assert load_dataset(str(idx_folder), cache_dir=idx_folder.parent / "cache").shape == (1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train-labels-idx1-ubyte", idx(np.zeros(5)), "holds 6 images, train-labels-idx1-ubyte 5 labels"),
+        ("train-labels-idx1-ubyte", idx(np.zeros(6))[:-1], "not an IDX file of 1 axes of bytes, or is cut short"),
+        ("train-images-idx3-ubyte.gz", b"\x1f\x8b broken", "train-images-idx3-ubyte.gz: unreadable"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(b""), "not an IDX file of 3 axes"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((2, 4, 5)))), "is L 5x4, the first image is L 6x4"),
+    ],
+)
+def test_idx_files_that_do_not_fit_are_named(idx_folder, name, content, message):
+    (idx_folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(message)):
+        load(idx_folder)
+
+
+def test_half_of_the_idx_files_are_none(idx_folder):
+    (idx_folder / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="must hold train"):
+        load(idx_folder)
+
+
 def test_digits_are_embedded_stretched_and_split_the_same_way_each_time(monkeypatch):
     data, again = load_dataset("digits"), load_dataset("digits")
     assert (len(data.train_labels), len(data.test_labels), data.shape) == (1437, 360, (1, 8, 8))
@@ -241,7 +287,7 @@ def only_cache(folder):
 
 def test_second_load_reads_the_cache_not_the_images(folder, monkeypatch):
     first = load(folder)
-    monkeypatch.setattr("spfl.data._decode", lambda source: pytest.fail("decoded again"))
+    monkeypatch.setattr("spfl.data.decode", lambda source: pytest.fail("decoded again"))
     second = load(folder)
     assert torch.equal(first.train_images, second.train_images)
     assert torch.equal(first.test_labels, second.test_labels)
@@ -284,7 +330,7 @@ def test_truncated_cache_is_rebuilt_and_good_again(folder, monkeypatch):
     cache = only_cache(folder)
     cache.write_bytes(cache.read_bytes()[:40])
     load(folder)
-    monkeypatch.setattr("spfl.data._decode", lambda source: pytest.fail("decoded again"))
+    monkeypatch.setattr("spfl.data.decode", lambda source: pytest.fail("decoded again"))
     assert torch.equal(load(folder).train_images, good.train_images)
 
 

@@ -6,7 +6,6 @@ A batch is an index array, turned into float32 inputs only when it is used.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -14,17 +13,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spfl.errors import ConfigError, DataError, did_you_mean
+from spfl.image_files import Source, decode
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
@@ -33,9 +30,6 @@ HUGGING_FACE_IDS = {
     "fashion_mnist": "zalando-datasets/fashion_mnist",
     "mnist": "ylecun/mnist",
 }
-IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-CHANNELS = {"L": 1, "RGB": 3}  # Pillow mode -> channels
 CACHE_VERSION = "1"
 
 
@@ -123,21 +117,13 @@ def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 # --- where images come from ---------------------------------------------------------------------------------
 
 
-class Source(NamedTuple):
-    """The files (parquet, or Arrow from the Hugging Face cache) of both splits; `place` tells sources apart."""
-
-    name: str
-    place: str
-    train: Sequence[Path]
-    test: Sequence[Path]
-
-
 def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | None = None) -> Dataset:
     """The dataset `name`: "digits" (embedded), "cifar10", "mnist", "fashion_mnist", a Hugging Face id, or a folder.
 
-    Looks for DATA_DIR/name/*.parquet first (DATA_DIR: `data_dir`, else the environment's SPFL_DATA_DIR), then
-    on the Hugging Face hub. A folder holds train-*.parquet and test-*.parquet (or validation-*). Decoded images
-    are kept in `cache_dir`, else SPFL_CACHE_DIR, else ~/.cache/spfl, and are rebuilt when a source file changes.
+    Looks into DATA_DIR/name first (DATA_DIR: `data_dir`, else the environment's SPFL_DATA_DIR), then on the Hugging
+    Face hub. A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST
+    family (train-images-idx3-ubyte and so on, gzipped or not). Decoded images are kept in `cache_dir`, else
+    SPFL_CACHE_DIR, else ~/.cache/spfl, and are rebuilt when a source file changes.
     Raises DataError when nothing is found (with where it looked) or a file is unreadable (with its name).
     """
     if name == "digits":
@@ -149,7 +135,7 @@ def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | N
     cached = _read_cache(cache, name, key)
     if cached is not None:
         return cached
-    dataset = _decode(source)
+    dataset = Dataset(source.name, *decode(source))
     _write_cache(cache, dataset, key)
     return dataset
 
@@ -168,7 +154,7 @@ def _digits() -> Dataset:
 
 def _find_source(name: str, data_dir: Path | None) -> Source:
     folder = Path(name).expanduser()
-    if _is_path(name) or (folder.is_dir() and any(folder.glob("*.parquet"))):
+    if _is_path(name) or (folder.is_dir() and (any(folder.glob("*.parquet")) or any(folder.glob("*-idx3-ubyte*")))):
         return _folder_source(folder.name, folder)
     root = data_dir or (Path(env) if (env := os.environ.get(DATA_DIR_ENV)) else None)
     if root is not None and (root / name).is_dir():
@@ -187,7 +173,7 @@ def _is_path(name: str) -> bool:
 
 def _how_to_get(name: str, hub_id: str = "owner/name") -> str:
     return (
-        f"Put train-*.parquet and test-*.parquet into DIR/{name} and pass --data-dir DIR "
+        f"Put train-*.parquet and test-*.parquet (or MNIST's four IDX files) into DIR/{name} and pass --data-dir DIR "
         f"(or set {DATA_DIR_ENV}=DIR), or use the Hugging Face dataset '{hub_id}'"
     )
 
@@ -196,8 +182,8 @@ def _folder_source(name: str, folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(f"dataset folder {folder} does not exist. {_how_to_get('NAME')}")
     files = sorted(folder.glob("*.parquet"))
-    train = _of_split(files, "train")
-    test = _of_split(files, "test") or _of_split(files, "validation")
+    train = _of_split(files, "train") or _idx_pair(folder, "train")
+    test = _of_split(files, "test") or _of_split(files, "validation") or _idx_pair(folder, "t10k")
     if not (train and test):
         found = ", ".join(path.name for path in files) or "no *.parquet file"
         raise DataError(f"dataset folder {folder} must hold train-*.parquet and test-*.parquet, found {found}")
@@ -206,6 +192,12 @@ def _folder_source(name: str, folder: Path) -> Source:
 
 def _of_split(files: Sequence[Path], split: str) -> list[Path]:
     return [path for path in files if re.search(rf"(^|[-_.]){split}[-_.]", path.name)]
+
+
+def _idx_pair(folder: Path, split: str) -> list[Path]:
+    """The images and the labels of a split in the MNIST family's own format; nothing unless both are there."""
+    found = [next(iter(sorted(folder.glob(f"{split}-{kind}-ubyte*"))), None) for kind in ("images-idx3", "labels-idx1")]
+    return [path for path in found if path is not None] if None not in found else []
 
 
 def _hub_source(name: str, hub_id: str, looked: str) -> Source:
@@ -223,122 +215,6 @@ def _hub_source(name: str, hub_id: str, looked: str) -> Source:
             f"{_how_to_get(name, hub_id)}"
         ) from error
     return Source(name, hub_id, train, test)
-
-
-# --- decoding -----------------------------------------------------------------------------------------------
-
-
-def _decode(source: Source) -> Dataset:
-    """Decodes all images of both splits; every image must look like the first one of the train split."""
-    train, form = _read_split(source.train, None)
-    test, form = _read_split(source.test, form)
-    classes = max((table.classes for table in train), default=0) or 1 + max(int(t.labels.max()) for t in train)
-    for table in [*train, *test]:
-        low, high = int(table.labels.min()), int(table.labels.max())
-        if low < 0 or high >= classes:
-            raise DataError(f"{table.file}: label must lie in 0..{classes - 1}, got {low if low < 0 else high}")
-    return Dataset(source.name, *_join(train), *_join(test), classes)
-
-
-class _Decoded(NamedTuple):
-    file: Path
-    images: torch.Tensor
-    labels: torch.Tensor
-    classes: int  # 0 if the file does not say
-
-
-Form = tuple[str, tuple[int, int]]  # Pillow's mode and (width, height)
-
-
-def _join(tables: Sequence[_Decoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables])
-
-
-def _read_split(files: Sequence[Path], form: Form | None) -> tuple[list[_Decoded], Form]:
-    tables = []
-    for file in files:
-        table = _read_table(file)
-        image, label = _find_column(file, table, IMAGE_COLUMNS), _find_column(file, table, LABEL_COLUMNS)
-        if table.num_rows == 0:
-            continue
-        images, form = _decode_images(file, table.column(image), form)
-        tables.append(_Decoded(file, images, _read_labels(file, table.column(label)), _count_classes(table, label)))
-    if not tables or form is None:
-        raise DataError(f"{files[0]}: holds no images")
-    return tables, form
-
-
-def _read_table(file: Path) -> Any:
-    import pyarrow
-    from pyarrow import ipc, parquet
-
-    try:
-        if file.suffix == ".parquet":
-            return parquet.ParquetFile(file).read()
-        with pyarrow.memory_map(str(file)) as mapped:
-            return ipc.open_stream(mapped).read_all()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: unreadable ({str(error).splitlines()[0]})") from error
-
-
-def _find_column(file: Path, table: Any, known: Sequence[str]) -> str:
-    for name in known:
-        if name in table.column_names:
-            return name
-    found = ", ".join(table.column_names)
-    raise DataError(f"{file}: needs a column named {' or '.join(known)}, found {found}")
-
-
-def _read_labels(file: Path, column: Any) -> torch.Tensor:
-    labels = column.to_numpy()
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{file}: labels must be integers without nulls, got {column.type}")
-    return torch.from_numpy(labels.astype(np.int64))
-
-
-def _count_classes(table: Any, label: str) -> int:
-    """Number of class names in the Hugging Face metadata of the schema; 0 if there is none."""
-    try:
-        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
-        return len(features[label]["names"])
-    except (KeyError, TypeError, ValueError):
-        return 0
-
-
-def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Tensor, Form]:
-    images: NDArray[np.uint8] | None = None
-    for row, cell in enumerate(column):
-        pixels, found = _decode_image(file, row, cell.as_py())
-        form = form or found
-        if found != form:
-            raise DataError(f"{file}: row {row} is {_describe(found)}, the first image is {_describe(form)}")
-        if images is None:
-            images = np.empty((len(column), *pixels.shape), np.uint8)
-        images[row] = pixels
-    if images is None or form is None:
-        raise DataError(f"{file}: holds no images")
-    height, width = images.shape[1:3]
-    channels_last = torch.from_numpy(images).view(len(images), height, width, -1)
-    return channels_last.permute(0, 3, 1, 2).contiguous(), form
-
-
-def _decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Form]:
-    from PIL import Image
-
-    try:
-        raw = cell["bytes"] if isinstance(cell, dict) else cell
-        stream = BytesIO(raw) if raw else file.parent / cell["path"]
-        with Image.open(stream) as image:
-            pixels, form = np.asarray(image), (image.mode, image.size)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: row {row} is not a readable image ({error})") from error
-    if form[0] not in CHANNELS:
-        raise DataError(f"{file}: row {row} has mode {form[0]}, must be {' or '.join(CHANNELS)}")
-    return pixels, form
-
-
-def _describe(form: Form) -> str:
-    return f"{form[0]} {form[1][0]}x{form[1][1]}"
 
 
 # --- cache --------------------------------------------------------------------------------------------------
