@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from spfl.solvers import Status, bisect, minimise, newton, price, solve_positive
+from spfl.solvers import Status, minimise, newton, price, solve_positive
 
 
 @njit
@@ -24,11 +24,6 @@ def flat_then_steep(x, args):
 @njit
 def wrong_slope(x, args):
     return x - args, -1.0
-
-
-@njit
-def step(x, args):
-    return 1.0 if x < args else -1.0
 
 
 @njit
@@ -67,13 +62,6 @@ def test_newton_names_a_root_outside_the_bracket() -> None:
 
 def test_newton_reports_its_limit() -> None:
     assert newton(flat_then_steep, 1e6, -1.0, 3.0, 2.0, 1e-15, 5).status == Status.ITERATION_LIMIT
-
-
-def test_bisect_finds_a_jump_and_returns_the_side_of_the_upper_end() -> None:
-    found = bisect(step, 0.3, 0.0, 1.0)
-    assert found.value == pytest.approx(0.3, abs=1e-11)
-    assert found.value >= 0.3
-    assert bisect(step, 5.0, 0.0, 1.0).status == Status.NO_SIGN_CHANGE
 
 
 @pytest.mark.parametrize("function", [parabola, kink])

@@ -1,6 +1,6 @@
-"""Numerics without wireless words: safeguarded Newton, bisection, Brent's minimiser, dual search, a small Cholesky.
+"""Numerics without wireless words: safeguarded Newton, Brent's minimiser, dual search, a small Cholesky.
 
-Every search returns a `Solution`: value, named status, iterations. The first three are compiled and take a
+Every search returns a `Solution`: value, named status, iterations. The first two are compiled and take a
 compiled function `f(x, args)`, so that kernels can call them in their inner loops.
 """
 
@@ -63,24 +63,6 @@ def newton(f, args, low, high, start, tolerance=1e-12, limit=80):  # type: ignor
             return Solution(step, Status.CONVERGED, iteration)
         x = step
     return Solution(x, Status.ITERATION_LIMIT, limit)
-
-
-@njit(nogil=True, inline="always", error_model="numpy")
-def bisect(f, args, low, high, tolerance=1e-12, limit=200):  # type: ignore[no-untyped-def]
-    """Sign change of f (any direction, f need not be continuous) on [low, high]; the value has f's sign at `high`."""
-    at_low, at_high = f(low, args), f(high, args)
-    if (at_low > 0.0) == (at_high > 0.0):
-        nearer = low if abs(at_low) < abs(at_high) else high
-        return Solution(nearer, Status.NO_SIGN_CHANGE, 2)
-    for iteration in range(3, limit):
-        middle = 0.5 * (low + high)
-        if (f(middle, args) > 0.0) == (at_high > 0.0):
-            high = middle
-        else:
-            low = middle
-        if high - low <= tolerance * (abs(low) + abs(high)):
-            return Solution(high, Status.CONVERGED, iteration)
-    return Solution(high, Status.ITERATION_LIMIT, limit)
 
 
 @njit(nogil=True, inline="always", error_model="numpy")
