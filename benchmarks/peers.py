@@ -1,12 +1,13 @@
 """The same FedSGD workload in spfl, in Flower's simulation (Ray) and in pfl: rounds a second, start-up, peak memory.
 
-    python benchmarks/peers.py [--rounds 15] [--repeats 3] [--venvs .venv-peers] [--out DIR]
+    python benchmarks/peers.py [--workload 20x64 100x8] [--rounds 15] [--repeats 3] [--venvs .venv-peers] [--out DIR]
 
 Each peer runs in its own process tree and virtual environment (made with PyPI's packages when it is missing), one
 after the other, in turns; figures are medians over the repeats, ratios are taken within a turn. Seconds a round are
 the median of the rounds after the first; start-up is from the start of the process to the end of the first round;
 memory is the largest sum of proportional set sizes over the process tree, sampled. All peers must end with the same
-weights (check: norm of the weights, sum of the last bias, to 1e-3), or the script fails. The workload is
+weights (check: norm of the weights, sum of the last bias, to 1e-3), or the script fails. A workload is devices x images
+a minibatch: few with large ones, where computing decides, and many with small ones, where the engine does. It is in
 benchmarks/peers/workload.py.
 """
 
@@ -84,10 +85,10 @@ def proportional_mib(root: int) -> float:
     return total / PAGE_KIB
 
 
-def run(command: list[str], limit_s: float = 600.0) -> dict[str, Any]:
+def run(command: list[str], workload: str, limit_s: float = 600.0) -> dict[str, Any]:
     """A peer's own report, and the peak memory of its processes. Raises RuntimeError when it reports nothing."""
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile("w+") as log:
-        environment = os.environ | {"FLWR_HOME": home, "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {"FLWR_HOME": home, "PYTHONWARNINGS": "ignore", "PEERS_WORKLOAD": workload}
         process = subprocess.Popen(command, cwd=HERE, stdout=log, stderr=subprocess.STDOUT, env=environment)
         peak, done = [0.0], threading.Event()
 
@@ -111,47 +112,54 @@ def run(command: list[str], limit_s: float = 600.0) -> dict[str, Any]:
     return json.loads(results[-1].partition("RESULT ")[2]) | {"peak_mib": peak[0]}
 
 
+def take_turns(peers: dict[str, list[str]], workload: str, repeats: int) -> list[dict[str, dict[str, Any]]]:
+    """Reports of all peers, by turn. Raises SystemExit when a lossless one did not do the work of spfl."""
+    turns: list[dict[str, dict[str, Any]]] = []
+    for _ in range(repeats):
+        turn = {}
+        for name, command in peers.items():
+            began = time.perf_counter()
+            turn[name] = run(command, workload)
+            turn[name]["round_s"] = statistics.median(turn[name]["round_s"])
+            spent = time.perf_counter() - began
+            print(f"{workload} {name}: {turn[name]['round_s']:.3f} s a round, {spent:.0f} s in all", file=sys.stderr)
+        for name, found in turn.items():
+            pairs = zip(turn["spfl"]["check"], found["check"], strict=True)
+            if name != "spfl, sp_fl_plus" and any(abs(a - b) > 1e-3 * max(1.0, abs(a)) for a, b in pairs):
+                raise SystemExit(f"{name} did not do the same work: {found['check']}, spfl {turn['spfl']['check']}")
+        turns.append(turn)
+    return turns
+
+
+def row(name: str, turns: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    ours, theirs = [turn["spfl"] for turn in turns], [turn[name] for turn in turns]
+
+    def ratio(key: str) -> float:
+        return statistics.median(b[key] / a[key] for a, b in zip(ours, theirs, strict=True))
+
+    return {
+        "peer": name,
+        "round_s_over_spfl": ratio("round_s"),
+        "fastest_round_s_over_spfl": min(t["round_s"] for t in theirs) / min(t["round_s"] for t in ours),
+        "start_s_over_spfl": ratio("start_s"),
+        "peak_mib": statistics.median(t["peak_mib"] for t in theirs),
+        "rounds_a_second": statistics.median(1 / t["round_s"] for t in theirs),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", nargs="+", default=["20x64", "100x8"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--venvs", type=Path, default=Path(".venv-peers"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    peers = commands(given.venvs.resolve(), given.rounds)
-    turns: list[dict[str, dict[str, Any]]] = []
-    for _ in range(given.repeats):
-        turn = {}
-        for name, command in peers.items():
-            began = time.perf_counter()
-            turn[name] = run(command)
-            turn[name]["round_s"] = statistics.median(turn[name]["round_s"])
-            print(
-                f"{name}: {turn[name]['round_s']:.3f} s a round, {time.perf_counter() - began:.0f} s in all",
-                file=sys.stderr,
-            )
-        turns.append(turn)
-    lossless = [name for name in peers if name != "spfl, sp_fl_plus"]
-    for turn in turns:
-        for name in lossless:
-            for ours, theirs in zip(turn["spfl"]["check"], turn[name]["check"], strict=True):
-                if abs(ours - theirs) > 1e-3 * max(1.0, abs(ours)):
-                    raise SystemExit(
-                        f"{name} did not do the same work: {turn[name]['check']}, spfl {turn['spfl']['check']}"
-                    )
-    rows = [
-        {
-            "peer": name,
-            "round_s_over_spfl": statistics.median(t[name]["round_s"] / t["spfl"]["round_s"] for t in turns),
-            "fastest_round_s_over_spfl": min(t[name]["round_s"] for t in turns)
-            / min(t["spfl"]["round_s"] for t in turns),
-            "start_s_over_spfl": statistics.median(t[name]["start_s"] / t["spfl"]["start_s"] for t in turns),
-            "peak_mib": statistics.median(t[name]["peak_mib"] for t in turns),
-            "rounds_a_second": statistics.median(1 / t[name]["round_s"] for t in turns),
-        }
-        for name in peers
-    ]
-    write(given.out, "peers", {"rounds": given.rounds, "repeats": given.repeats, "peers": rows})
+    peers, tables = commands(given.venvs.resolve(), given.rounds), []
+    for workload in given.workload:
+        turns = take_turns(peers, workload, given.repeats)
+        tables.append({"workload": workload, "peers": [row(name, turns) for name in peers]})
+    write(given.out, "peers", {"rounds": given.rounds, "repeats": given.repeats, "workloads": tables})
 
 
 if __name__ == "__main__":

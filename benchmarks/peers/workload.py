@@ -1,4 +1,6 @@
-"""The workload that all peers share: FedSGD on 20 devices with 64 images each, the small CNN, plain SGD at the server.
+"""The workload that all peers share: FedSGD on K devices with a minibatch each, the small CNN, plain SGD at the server.
+
+PEERS_WORKLOAD=20x64 in the environment: 20 devices with 64 images each.
 
 Needs PyTorch and NumPy only, for it is imported in each peer's own virtual environment. Every device uses all of its
 images in every round, so all peers compute the same gradients, and must end with the same weights.
@@ -7,6 +9,7 @@ images in every round, so all peers compute the same gradients, and must end wit
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -14,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-DEVICES, BATCH, RATE = 20, 64, 0.05
+DEVICES, BATCH = map(int, os.environ.get("PEERS_WORKLOAD", "20x64").split("x"))
+RATE = 0.05
 STARTED = time.time() - time.process_time()  # as good as the start of the process: nothing else has run
 
 
@@ -43,7 +47,7 @@ def network() -> nn.Module:
 
 
 def images(device: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A device's 64 images (noise, grey levels 0..255, uint8) and labels."""
+    """A device's images (noise, grey levels 0..255, uint8) and labels."""
     rng = np.random.default_rng(device)
     pixels = rng.integers(0, 256, (BATCH, 3, 32, 32), dtype=np.uint8)
     return torch.from_numpy(pixels), torch.from_numpy(rng.integers(0, 10, BATCH))
