@@ -199,6 +199,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def timed_round(records: Iterator[training.RoundRecord], spent: list[float]) -> training.RoundRecord:
+    """The next round; its seconds, evaluation aside, are added to `spent`."""
+    began = time.perf_counter()
+    record = next(records)
+    spent.append(time.perf_counter() - began - record.seconds.get("evaluate", 0.0))
+    return record
+
+
 def measure(config: Config, data: Dataset, rounds: int, compile_too: bool) -> dict[str, Any]:
     """Medians over `rounds` repetitions of ratios to the fastest arrangement; shares of a round by phase."""
     keep_freed_memory()
@@ -216,17 +224,19 @@ def measure(config: Config, data: Dataset, rounds: int, compile_too: bool) -> di
         ways["loop, torch.compile"] = compiled(world.model())
     for way in ways.values():
         way(model, first)
-    rate, spent = matrix_rate(), {name: [] for name in (*ways, "spfl gradients", "spfl round")}
+    names = (*ways, "spfl gradients", "spfl round", "spfl round, a process a core")
+    rate, spent = matrix_rate(), {name: [] for name in names}
     phases: dict[str, list[float]] = {}
     records = training.train(world)
+    in_processes = training.train(World.build(config.model_copy(update={"processes": CORES}), data))
     next(records)
+    next(in_processes)
     for round_ in range(2, rounds + 2):
         work = batches(world, round_)
         for name, way in ways.items():
             spent[name].append(seconds(lambda way=way, work=work: way(model, work)))
-        began = time.perf_counter()
-        record = next(records)
-        spent["spfl round"].append(time.perf_counter() - began - record.seconds.get("evaluate", 0.0))
+        record = timed_round(records, spent["spfl round"])
+        timed_round(in_processes, spent["spfl round, a process a core"])
         spent["spfl gradients"].append(record.seconds["gradients"])
         for phase, value in record.seconds.items():
             phases.setdefault(phase, []).append(value)

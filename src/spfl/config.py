@@ -229,6 +229,9 @@ class AttackConfig(Section):
     )
 
 
+NO_EFFECT = ("workers", "processes")  # keys of a configuration that change no result
+
+
 class Config(Section):
     """A whole experiment. Two runs with equal configs give equal bits."""
 
@@ -240,6 +243,12 @@ class Config(Section):
         ge=0,
         le=4096,
         description="Threads that compute gradients; 0 is one for each core. It never changes results.",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="Processes that share these threads, for machines of many cores. It never changes results.",
     )
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())

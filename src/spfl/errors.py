@@ -30,6 +30,10 @@ class RunFolderError(SpflError):
     """A run folder cannot be created, read, or continued."""
 
 
+class WorkerError(SpflError):
+    """A worker process ended, or met what it should not have."""
+
+
 class FlowerError(SpflError):
     """Flower did not start, or a run of it failed."""
 

@@ -26,7 +26,7 @@ from safetensors.numpy import save
 
 from spfl import training
 from spfl.checkpoint import PATTERN, load_checkpoint, save_checkpoint
-from spfl.config import Config
+from spfl.config import NO_EFFECT, Config
 from spfl.config_files import dotted, load_config, to_toml
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data import Dataset
@@ -261,7 +261,7 @@ def _sha256(content: bytes) -> str:
 
 def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) -> None:
     old, new = flatten(load_config(folder / CONFIG)), flatten(config)
-    for key in sorted(set(old) - {"workers"}):
+    for key in sorted(set(old) - set(NO_EFFECT)):
         if old[key] != new[key]:
             raise RunFolderError(f"cannot resume {folder}: its {key} is {old[key]!r}, got {new[key]!r}")
     then, now = read_json(folder / ENVIRONMENT), describe_environment() | {"dataset": fingerprint(dataset)}

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import local
@@ -31,6 +31,7 @@ from spfl.rng import Purpose, stream
 from spfl.uplink import Upload, encode, silent
 from spfl.world import ServerState, World
 
+Score = tuple[float, float, int]  # mean cross-entropy, accuracy, images
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -47,14 +48,13 @@ class Work:
 
 
 class Fleet:
-    """Worker threads that compute gradients and evaluate; a context manager."""
+    """Worker threads that compute gradients and evaluate; a context manager. `threads`: as configured, unless given."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, threads: int | None = None) -> None:
         self._world = world
         self._local = local()
         keep_freed_memory()
-        workers = world.config.workers or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(workers, initializer=self._start_worker)
+        self._pool = ThreadPoolExecutor(threads or cores(world.config.workers), initializer=self._start_worker)
 
     def __enter__(self) -> Fleet:
         return self
@@ -112,17 +112,31 @@ class Fleet:
 
     def evaluate(self, weights: Vector) -> tuple[float, float]:
         """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+        return mean_score(self.scores(weights, range(0, len(self._world.dataset.test_labels), EVAL_CHUNK)))
+
+    def scores(self, weights: Vector, starts: Sequence[int]) -> list[Score]:
+        """The score of each chunk of test images that begins at one of `starts`."""
         images, labels = self._world.dataset.test_images, self._world.dataset.test_labels
         flat = torch.from_numpy(weights)
 
-        def chunk(model: FlatModel, start: int) -> tuple[float, float, int]:
+        def chunk(model: FlatModel, start: int) -> Score:
             model.load(flat)
             part = slice(start, start + EVAL_CHUNK)
             loss, accuracy = model.evaluate(images[part], labels[part], lambda x: to_inputs(x, self._world.dataset))
             return loss, accuracy, len(labels[part])
 
-        parts = self._map(chunk, range(0, len(labels), EVAL_CHUNK))
-        return sum(p[0] * p[2] for p in parts) / len(labels), sum(p[1] * p[2] for p in parts) / len(labels)
+        return self._map(chunk, starts)
+
+
+def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
+    """(mean cross-entropy, accuracy) of chunks, summed in their order."""
+    size = sum(count for _, _, count in scores)
+    return sum(loss * count for loss, _, count in scores) / size, sum(a * count for _, a, count in scores) / size
+
+
+def cores(workers: int) -> int:
+    """Threads that `workers` of a configuration stands for."""
+    return workers or os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from spfl.config import NO_EFFECT
 from spfl.errors import RunFolderError
 from spfl.experiment import flatten, read_config
 from spfl.runlog import ALLOCATION, read_metrics
@@ -53,7 +54,7 @@ def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
     groups: dict[tuple[Any, ...], list[Path]] = {}
     for folder in folders:
         settings = flatten(read_config(folder))
-        key = tuple((name, value) for name, value in settings.items() if name not in ("seed", "workers"))
+        key = tuple((name, value) for name, value in settings.items() if name not in ("seed", *NO_EFFECT))
         groups.setdefault(key, []).append(folder)
     return dict(zip(_labels([dict(key) for key in groups]), groups.values(), strict=True))
 

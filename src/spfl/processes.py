@@ -39,7 +39,7 @@ def map_processes(
     Where processes are not forked, `function` and the items must be picklable. Interrupts are left to the caller.
     """
     todo = iter(items)
-    workers = [_Worker[Item, Answer](function) for _ in range(min(processes, len(items)))]
+    workers = [Worker[Item, Answer](function) for _ in range(min(processes, len(items)))]
     try:
         for worker, item in zip(workers, todo, strict=False):
             worker.give(item)
@@ -59,7 +59,7 @@ def map_processes(
             worker.stop()
 
 
-class _Worker(Generic[Item, Answer]):
+class Worker(Generic[Item, Answer]):
     """A process that answers one item at a time, and is replaced when it dies."""
 
     def __init__(self, function: Callable[[Item], Answer]) -> None:
@@ -87,6 +87,7 @@ class _Worker(Generic[Item, Answer]):
             self._pipe.send(item)
 
     def take(self) -> tuple[Item, Answer | Failure]:
+        """The item given and its answer, once one of the handles is ready."""
         try:
             if self._pipe.poll():
                 return self._item, self._pipe.recv()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from spfl.config import Config
+from spfl.config import NO_EFFECT, Config
 from spfl.config_files import dotted
 from spfl.errors import RunFolderError
 from spfl.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
@@ -162,7 +162,7 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     """Keys of the configuration in which groups differ, with the value of each."""
     flat = [flatten(group.runs[0].config) for group in groups]
-    keys = [key for key in flat[0] if key not in ("seed", "workers") and len({str(f[key]) for f in flat}) > 1]
+    keys = [key for key in flat[0] if key not in ("seed", *NO_EFFECT) and len({str(f[key]) for f in flat}) > 1]
     return [(key, [str(f[key]) for f in flat]) for key in keys]
 
 

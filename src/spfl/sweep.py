@@ -29,7 +29,7 @@ from itertools import product
 from pathlib import Path
 
 from spfl import training
-from spfl.config import Config, build_config
+from spfl.config import NO_EFFECT, Config, build_config
 from spfl.config_files import assign, dotted, load_config, parse_override, read_toml
 from spfl.data import Dataset, load_dataset
 from spfl.environment import describe_environment, fingerprint
@@ -114,19 +114,23 @@ def _product(path: Path, grid: Json) -> Iterator[Json]:
 def _point(path: Path, values: Json, swept: Iterable[str]) -> Point:
     nested: Json = {}
     try:
-        for key, value in (values | {"workers": 1}).items():
+        for key, value in (values | dict.fromkeys(NO_EFFECT, 1)).items():
             assign(nested, key, value)
         config = build_config(nested)
         resolve(config.scheme)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     settings = flatten(config)
-    return Point(_name(settings), {key: settings[key] for key in swept if key != "workers"}, config)
+    return Point(_name(config), {key: settings[key] for key in swept if key not in NO_EFFECT}, config)
 
 
-def _name(settings: Json) -> str:
-    """A name of a configuration that no other has, the same in every process and sweep; threads do not count."""
-    text = json.dumps({k: v for k, v in settings.items() if k != "workers"}, sort_keys=True)
+def _name(config: Config) -> str:
+    """A name of a configuration that no other has, the same in every process, sweep and version.
+
+    Of what differs from the defaults: a key that comes later then leaves old results valid. Threads do not count.
+    """
+    settings = dotted(config.model_dump(exclude_defaults=True))
+    text = json.dumps({k: v for k, v in settings.items() if k not in NO_EFFECT}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ from spfl.bound import Devices
 from spfl.channel import Bools, Link, Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
-from spfl.fleet import Fleet
+from spfl.fleet_processes import open_fleet
 from spfl.radio.energy import Spent
 from spfl.reception import Update, receive
 from spfl.scheduling import Fades, deliver, share_resources
@@ -63,7 +63,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
 def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecord]:
     """The rounds of `run` in a world that is already built."""
     config, server = world.config, start or world.start()
-    with Fleet(world) as fleet:
+    with open_fleet(world) as fleet:
         for round_ in range(server.round_ + 1, config.training.rounds + 1):
             clock = Stopwatch()
             cohort = world.cohort(round_)
