@@ -19,8 +19,8 @@ from spfl.schemes import SCHEMES
 from spfl.training import run
 
 BASE = {"data": {"devices": 4}, "model": {"name": "softmax"}, "training": {"rounds": 2, "batch_size": 4}, "workers": 1}
-SMALL = {"workers": 4, "processes": 2, "data.devices": 40, "model.width": 32, "training.rounds": 2, "training.batch_size": 64,
-         "training.local_steps": 4, "data.samples_per_device": 200}  # fmt: skip
+SMALL = {"workers": 4, "processes": 2, "data.devices": 40, "model.width": 32, "training.rounds": 2,
+         "training.batch_size": 64, "training.local_steps": 4, "data.samples_per_device": 200}  # fmt: skip
 NAMES = {
     "data.name": ["digits"],
     "model.name": ["softmax", "mlp", "small_cnn", "none"],
