@@ -24,6 +24,40 @@ from stats import assert_mean, assert_proportion
 
 DROP = {"seed": 0, "round_": 1, "carrier_hz": 3.5e9, "bs_height_m": None, "device_height_m": 1.5, "indoor_share": 0.0}
 
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def world_of(digits, small_config, **channel):
+    return World.build(small_config(channel=channel), digits)
+
+
+def test_the_noise_figure_raises_the_noise_of_the_uplink(digits, small_config):
+    quiet, loud = (world_of(digits, small_config, median_snr_db=None, noise_figure_db=f) for f in (0.0, 7.0))
+    np.testing.assert_allclose(loud.link(range(6), 1).noise_w_per_hz, 10**0.7 * quiet.link(range(6), 1).noise_w_per_hz)
+    np.testing.assert_array_equal(loud.cell(1).gain, quiet.cell(1).gain)
+
+
+def test_a_median_snr_is_behind_the_receiver(digits, small_config):
+    """The gains make up for its noise figure, so the uplink stays as it was."""
+    quiet, loud = (world_of(digits, small_config, median_snr_db=3.0, noise_figure_db=f) for f in (0.0, 7.0))
+    for world in (quiet, loud):
+        snr = world.link(range(6), 1).gain * world.link(range(6), 1).power_w / world.link(range(6), 1).noise_w_per_hz
+        assert np.median(snr) / (10e6 / 6) == pytest.approx(10**0.3)
+
+
+def test_the_noise_figure_of_devices_is_that_of_the_broadcast(digits, small_config):
+    """Seven decibel of noise are seven decibel of power less."""
+    start = world_of(digits, small_config).start()
+
+    def heard(**channel):
+        world = world_of(digits, small_config, downlink="sit_out", **channel)
+        return [[m is not None for m in world.models(start, range(6), round_)] for round_ in range(1, 9)]
+
+    loud = heard(downlink_power_dbm=12.0, downlink_noise_figure_db=7.0)
+    assert loud == heard(downlink_power_dbm=5.0)
+    assert loud != heard(downlink_power_dbm=12.0)
+
+
 # --- drops -----------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,13 @@ class ChannelConfig(Section):
 
     bandwidth_hz: float = Field(10e6, ge=1e-3, le=1e15, description="Uplink bandwidth B in Hz, shared by the cohort.")
     noise_dbm_per_hz: float = Field(
-        -174.0, ge=-400, le=200, description="Noise power density N_0 at the receiver in dBm/Hz, noise figure included."
+        -174.0,
+        ge=-400,
+        le=200,
+        description="Thermal noise power density in dBm/Hz; with the noise figure it is N_0 at the receiver.",
+    )
+    noise_figure_db: float = Field(
+        0.0, ge=0, le=100, description="Noise figure of the base station's receiver in dB, for the uplink."
     )
     power_dbm: float = Field(10.0, ge=-300, le=300, description="Transmit power P of a device in dBm.")
     snr_gap_db: float = Field(
@@ -102,6 +108,9 @@ class ChannelConfig(Section):
         "trains on the last model it heard (stale) or sits out.",
     )
     downlink_power_dbm: float = Field(43.0, ge=-300, le=300, description="Transmit power of the base station in dBm.")
+    downlink_noise_figure_db: float = Field(
+        0.0, ge=0, le=100, description="Noise figure of the devices' receivers in dB, for the broadcast."
+    )
     downlink_bits_per_parameter: float = Field(
         32.0,
         gt=0,

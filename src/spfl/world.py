@@ -153,7 +153,7 @@ class World:
             rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
             gain = checked_gains(self.custom.gains(round_, rng), self.config.data.devices, "gains")
         if channel.median_snr_db is not None:
-            noise_w = dbm_to_watt(channel.noise_dbm_per_hz) * channel.bandwidth_hz / self.config.cohort
+            noise_w = self._noise_w_per_hz(channel.noise_figure_db) * channel.bandwidth_hz / self.config.cohort
             power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
             gain = scale_to_median_snr(gain, db_to_linear(channel.median_snr_db), power_w, noise_w)
         return Cell(cell.distance_m, gain)
@@ -171,6 +171,10 @@ class World:
             device_height_m=channel.device_height_m,
             indoor_share=channel.indoor_share,
         )
+
+    def _noise_w_per_hz(self, noise_figure_db: float) -> float:
+        """N_0 behind a receiver with this noise figure."""
+        return dbm_to_watt(self.config.channel.noise_dbm_per_hz) * db_to_linear(noise_figure_db)
 
     @property
     def tau_s(self) -> float:
@@ -235,7 +239,7 @@ class World:
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
             bandwidth_hz=channel.bandwidth_hz,
-            noise_w_per_hz=dbm_to_watt(channel.noise_dbm_per_hz),
+            noise_w_per_hz=self._noise_w_per_hz(channel.noise_figure_db),
             power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
             gain=gain,
             tau_s=np.full(gain.shape, self.tau_s / self.scheme.attempts),
@@ -295,7 +299,7 @@ class World:
                 bandwidth_hz=channel.bandwidth_hz,
                 tau_s=self.tau_s,
                 power_w=dbm_to_watt(channel.downlink_power_dbm),
-                noise_w_per_hz=dbm_to_watt(channel.noise_dbm_per_hz),
+                noise_w_per_hz=self._noise_w_per_hz(channel.downlink_noise_figure_db),
                 gain=self.cell(round_).gain,
             )
 
