@@ -23,6 +23,7 @@ SMALL = {"workers": 4, "processes": 2, "data.devices": 40, "model.width": 32, "t
          "training.batch_size": 64, "training.local_steps": 4, "data.samples_per_device": 200}  # fmt: skip
 NAMES = {
     "data.name": ["digits"],
+    "torch_device": ["cpu", "warp"],
     "model.name": ["softmax", "mlp", "small_cnn", "none"],
     "scheme.name": [*SCHEMES, "sp_fll"],
 }

@@ -74,7 +74,7 @@ def test_values_of_overrides(text, value):
         (
             ["zzz=5"],
             "unknown config key 'zzz' (known: attack, channel, codec, data, device, model, processes, scheme, seed, "
-            "training, workers)",
+            "torch_device, training, workers)",
         ),
         (["seed.x=5"], "seed"),
         (["data.name.x=5"], "data.name"),

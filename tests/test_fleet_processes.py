@@ -15,7 +15,7 @@ from spfl.config import Config
 from spfl.data import Dataset
 from spfl.errors import WorkerError
 from spfl.experiment import run_experiment
-from spfl.fleet_processes import ProcessFleet, open_fleet
+from spfl.fleet_processes import ProcessFleet
 from spfl.runlog import dump_json, metrics
 from spfl.world import World
 
@@ -59,7 +59,7 @@ def test_where_processes_cannot_be_forked(
 def test_a_process_that_is_killed_ends_the_run_and_the_others(digits: Dataset, small_config: Build) -> None:
     world = World.build(small_config().model_copy(update={"processes": 2}), digits)
     server = world.start()
-    with open_fleet(world) as fleet:
+    with training.open_fleet(world) as fleet:
         assert isinstance(fleet, ProcessFleet)
         fleet.uploads(server, range(6), 1)
         alive = [member._process for member in fleet._members]

@@ -58,6 +58,10 @@ Overrides = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
 Workers = Annotated[int | None, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="PyTorch device for whole rounds, such as cuda; see torch_device."),
+]
 Every = Annotated[int, typer.Option("--checkpoint-every", metavar="ROUNDS", help="Rounds between checkpoints.")]
 Trackers = Annotated[
     list[str] | None,
@@ -83,6 +87,7 @@ def run(
     overwrite: Overwrite = False,
     resume: Resume = False,
     workers: Workers = None,
+    device: Device = None,
     checkpoint_every: Every = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
     trackers: Trackers = None,
@@ -97,7 +102,7 @@ def run(
         config_path = out / "config.toml"
         if not config_path.is_file():
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
-    config = _resolve(config_path, overrides, seed, workers)
+    config = _resolve(config_path, overrides, seed=seed, workers=workers, torch_device=device)
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data import load_dataset
     from spfl.experiment import check_free, run_experiment
@@ -140,6 +145,7 @@ def compare(
     overwrite: Overwrite = False,
     resume: Resume = False,
     workers: Workers = None,
+    device: Device = None,
     checkpoint_every: Every = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -148,7 +154,10 @@ def compare(
     Example: `spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-4`
     """
     check_resume(resume, out)
-    config, existing = _resolve(config_path, overrides, None, workers), _existing(overwrite, resume)
+    config, existing = (
+        _resolve(config_path, overrides, workers=workers, torch_device=device),
+        _existing(overwrite, resume),
+    )
     folder = out or new_folder("compare")
     from spfl import comparison
     from spfl.data import load_dataset
@@ -238,9 +247,8 @@ def schema() -> None:
 # --- helpers ------------------------------------------------------------------------------------------------
 
 
-def _resolve(path: Path | None, overrides: list[str] | None, seed: int | None, workers: int | None) -> Config:
-    extra = [f"{key}={value}" for key, value in (("seed", seed), ("workers", workers)) if value is not None]
-    return load_config(path, [*(overrides or []), *extra])
+def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
+    return load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
 
 
 def _existing(overwrite: bool, resume: bool) -> Existing:

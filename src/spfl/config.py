@@ -250,6 +250,12 @@ class Config(Section):
         le=4096,
         description="Processes that share these threads, for machines of many cores. It never changes results.",
     )
+    torch_device: str | None = Field(
+        None,
+        max_length=40,
+        description="PyTorch device on which whole rounds run, such as cuda; worker threads and the NumPy codec when "
+        "absent. Results differ in the last bits of sums.",
+    )
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())

@@ -46,6 +46,7 @@ from spfl.runlog import (
     summarise,
     write_devices,
 )
+from spfl.torch_device import device_name
 from spfl.training import RoundRecord
 from spfl.world import ServerState, World
 
@@ -250,6 +251,7 @@ def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CO
         "dataset": fingerprint(dataset),
         "config_sha256": _sha256(text),
         "custom": custom.names(),
+        "torch_device": device_name(config.torch_device),
     }
     write_atomically(folder / ENVIRONMENT, dump_json(environment, indent=2).encode() + b"\n")  # first: it is the mark
     write_atomically(folder / CONFIG, text)

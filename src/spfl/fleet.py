@@ -27,6 +27,7 @@ from spfl.data import flip_half, to_inputs
 from spfl.errors import PacketError
 from spfl.models import FlatModel
 from spfl.partition import batch_indices
+from spfl.reception import receive
 from spfl.rng import Purpose, stream
 from spfl.uplink import Upload, encode, silent
 from spfl.world import ServerState, World
@@ -49,6 +50,8 @@ class Work:
 
 class Fleet:
     """Worker threads that compute gradients and evaluate; a context manager. `threads`: as configured, unless given."""
+
+    receive = staticmethod(receive)
 
     def __init__(self, world: World, threads: int | None = None) -> None:
         self._world = world

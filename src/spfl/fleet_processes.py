@@ -17,17 +17,15 @@ from spfl.aggregation import Vector
 from spfl.errors import WorkerError
 from spfl.fleet import EVAL_CHUNK, Fleet, cores, mean_score
 from spfl.processes import Failure, Worker
+from spfl.reception import receive
 from spfl.uplink import Upload
 from spfl.world import ServerState, World
 
 
-def open_fleet(world: World) -> Fleet | ProcessFleet:
-    """The fleet that a configuration asks for; a context manager."""
-    return Fleet(world) if world.config.processes == 1 else ProcessFleet(world)
-
-
 class ProcessFleet:
     """As `Fleet`, with the devices dealt out to `config.processes` processes. Raises WorkerError when one is lost."""
+
+    receive = staticmethod(receive)
 
     def __init__(self, world: World) -> None:
         config = world.config

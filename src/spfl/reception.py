@@ -6,7 +6,7 @@ Pure functions, with the `State` passed in and out. Axis vocabulary: `dim`, `ten
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,7 +58,7 @@ def receive(
     as well, a constant gradient is applied 1/q times.
     """
     packing = packing_of(scheme, layout)
-    scale = _scales(scheme, config, uploads, outcome, allocation)
+    scale = scales(scheme, config, uploads, outcome, allocation)
     limit = norm_limit(config, uploads)
     received = Received(scheme.compensation)
     residuals: State = {}
@@ -101,14 +101,36 @@ def receive(
     else:
         vectors = [part.signs * part.modulus for part in contributions()]
         update = combine(config.aggregation, vectors, layout.size, config.trim)
+    count = len(rejected)
+    return conclude(scheme, config, layout, uploads, outcome, scale, update, state, received.moduli(), count, residuals)
+
+
+def conclude(
+    scheme: Scheme,
+    config: SchemeConfig,
+    layout: Layout,
+    uploads: Sequence[Upload],
+    outcome: Outcome,
+    scale: Floats,
+    update: Vector,
+    state: State,
+    moduli: Mapping[int, Vector],
+    rejected: int,
+    residuals: State | None = None,
+) -> Update:
+    """The end of a round for any engine: what goes aside, the vote, and what both ends remember.
+
+    `update` (dim,) is the aggregate of the heard devices, `scale` (device,) what multiplied each.
+    """
+    packing = packing_of(scheme, layout)
     if packing.aside and scale.any():  # when nobody was heard, nothing moves
         update[-packing.aside :] = _mean_aside(config, uploads)
     if scheme.rule == "vote":
         votes = update if outcome.votes is None else outcome.votes
         update = np.sign(votes) * layout.expand(_common_means(uploads, len(layout.names)))
-    memory = remember(scheme.compensation, state, received.moduli(), update) | residuals
+    memory = remember(scheme.compensation, state, moduli, update) | (residuals or {})
     memory = forget(memory, [upload.device for upload in uploads], config.remembered_devices)
-    return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), len(rejected))
+    return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), rejected)
 
 
 def _mean_aside(config: SchemeConfig, uploads: Sequence[Upload]) -> Vector:
@@ -120,7 +142,7 @@ def _mean_aside(config: SchemeConfig, uploads: Sequence[Upload]) -> Vector:
     return np.asarray(weight @ np.stack([upload.aside for upload in uploads]))
 
 
-def _scales(
+def scales(
     scheme: Scheme,
     config: SchemeConfig,
     uploads: Sequence[Upload],

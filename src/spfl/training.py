@@ -17,10 +17,12 @@ from spfl.bound import Devices
 from spfl.channel import Bools, Link, Outcome
 from spfl.config import Config, TrainingConfig
 from spfl.data import Dataset, load_dataset
-from spfl.fleet_processes import open_fleet
+from spfl.fleet import Fleet
+from spfl.fleet_processes import ProcessFleet
 from spfl.radio.energy import Spent
 from spfl.reception import Update, receive
 from spfl.scheduling import Fades, deliver, share_resources
+from spfl.torch_fleet import TorchFleet
 from spfl.uplink import Upload, describe, payload_bits, side_bits
 from spfl.world import ServerState, World
 
@@ -71,13 +73,20 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
             plan = prepare(world, server, uploads, round_, clock)
-            record = complete(world, server, plan, fleet.evaluate, clock)
+            record = complete(world, server, plan, fleet.evaluate, clock, receive=fleet.receive)
             del (
                 uploads,
                 plan,
             )  # or they stay until the next ones are complete, and memory holds the packets of two rounds
             server = record.server
             yield record
+
+
+def open_fleet(world: World) -> Fleet | ProcessFleet | TorchFleet:
+    """The fleet that a configuration asks for; a context manager."""
+    if world.config.torch_device is not None:
+        return TorchFleet(world)
+    return Fleet(world) if world.config.processes == 1 else ProcessFleet(world)
 
 
 @dataclass(frozen=True)
@@ -115,11 +124,12 @@ def complete(
     clock: Stopwatch,
     present: Bools | None = None,
     outcome: Outcome | None = None,
+    receive: Callable[..., Update] = receive,
 ) -> RoundRecord:
     """The second half: what arrives, the aggregate, the step.
 
     `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not heard.
-    `outcome` is what arrived, where packets were really sent.
+    `outcome` is what arrived, where packets were really sent. `receive` is the fleet's.
     """
     config, scheme, uploads = world.config, world.scheme, plan.uploads
     round_, allocation = plan.round_, plan.allocation

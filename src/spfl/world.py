@@ -27,6 +27,7 @@ from spfl.radio.law import RadioLaw, allocators_gap
 from spfl.radio.segments import segment_count, segment_overhead
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
+from spfl.torch_device import check_supported, find_device
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink import link_bits, quantiser_ranges
 
@@ -65,6 +66,9 @@ class World:
             dataset = dataset.split_validation(data.validation_fraction, rng)
         rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
         scheme = resolve(config.scheme, custom.scheme)
+        if config.torch_device is not None:
+            check_supported(config, scheme)
+            find_device(config.torch_device)
         if custom.partition is not None:
             parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
             return cls(config, dataset, parts, scheme, custom)

@@ -42,6 +42,10 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
         raise ConfigError(
             "channel.downlink must be perfect or sit_out on Flower, whose nodes keep no old model, got stale"
         )
+    if config.torch_device is not None:
+        raise ConfigError(
+            f"torch_device must be absent on Flower, whose nodes send packets, got {config.torch_device!r}"
+        )
 
     def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
         world = World.build(config, dataset)

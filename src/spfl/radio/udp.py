@@ -188,7 +188,9 @@ def run_over_udp(
 
 def check(world: World) -> None:
     """Raises ConfigError unless packets are cut into segments with fades of their own, and sent once."""
-    channel = world.config.channel
+    channel, device = world.config.channel, world.config.torch_device
+    if device is not None:
+        raise ConfigError(f"torch_device must be absent over UDP, got {device!r}")
     wanted = {"fading": "independent", "recovery": "segment", "link": "outage", "doppler_hz": None}
     for key, value in wanted.items():
         if getattr(channel, key) != value:

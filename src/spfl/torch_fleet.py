@@ -1,0 +1,324 @@
+"""A whole round on one PyTorch device: gradients, rotation, codec, aggregation; the host gets a few floats a device.
+
+All that has a row a device and a column a parameter stays on the device: minibatches, gradients, packed signs and
+moduli. The host gets the side information (THEORY 2), shares the resources and draws what arrives, by the same code as
+for worker threads, and gets the aggregate, for the server's step. Rotations and dither are those of the worker threads,
+so both ways meet the same numbers, and differ in the last bits of sums.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
+
+from spfl import torch_codec as codec
+from spfl.aggregation import VECTOR, State, Vector
+from spfl.allocation import AllocationResult
+from spfl.channel import Outcome
+from spfl.codec import Layout
+from spfl.config import SchemeConfig
+from spfl.models import ChannelsLast
+from spfl.partition import batch_indices
+from spfl.reception import Update, conclude, scales
+from spfl.rng import Purpose, stream
+from spfl.schemes import Scheme
+from spfl.torch_device import find_device
+from spfl.uplink import Upload, packing_of, silent
+from spfl.world import ServerState, World
+
+EVAL_CHUNK = 1000
+CPU_CHUNK = 8  # devices whose gradients are computed at a time
+MEMORY_SHARE = 0.4  # of a GPU's memory, for the activations and code words of a chunk
+WORDS = 12  # 8-byte words a parameter that a chunk's codec holds at its largest
+PASSES = 4  # a layer's outputs are held so many times over: forward, backward, workspace
+
+
+@dataclass
+class _Sent:
+    """What the devices of a chunk have put on the air: packed payloads, or exact gradients; rows as in `members`."""
+
+    members: list[int]
+    signs: torch.Tensor | None = None
+    moduli: torch.Tensor | None = None
+    limits: torch.Tensor | None = None
+    exact: torch.Tensor | None = None
+
+
+class TorchFleet:
+    """As `fleet.Fleet`, on the PyTorch device of the configuration, with a `receive` of its own."""
+
+    def __init__(self, world: World) -> None:
+        assert world.config.torch_device is not None
+        self._world, self._packing = world, packing_of(world.scheme, world.layout)
+        self._device = find_device(world.config.torch_device)
+        data = world.dataset
+        self._images, self._labels = data.train_images.to(self._device), data.train_labels.to(self._device)
+        self._normalisation = tuple(part.to(self._device) for part in data.normalisation)
+        self._module = _without_memory_format(world.model().module).to(self._device)
+        self._sent: list[_Sent] = []
+
+    def __enter__(self) -> TorchFleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sent = []
+
+    # --- the devices' side ---------------------------------------------------------------------------------------
+
+    def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
+        """Every device's side information in cohort order, and the share of the time that went into packets."""
+        world, cohort = self._world, list(cohort)
+        weights = torch.from_numpy(server.weights).to(self._device)
+        heard = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
+        found, self._sent = {k: silent(world.scheme, world.layout, k) for k in cohort}, []
+        spent = [0.0, 0.0]
+        for members, batch in self._batches(heard, round_):
+            began = self._now()
+            gradients, losses = self._gradients(weights, *batch)
+            middle = self._now()
+            found |= self._encode(gradients, losses.tolist(), members, server.memory, round_)
+            spent[0] += middle - began
+            spent[1] += self._now() - middle
+        return [found[k] for k in cohort], spent[1] / max(sum(spent), 1e-9)
+
+    def _now(self) -> float:
+        """Seconds, when all that was asked of the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _batches(
+        self, cohort: Sequence[int], round_: int
+    ) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor]]]:
+        """Devices with minibatches of one size, a chunk at a time: inputs (device, image, ...) and labels."""
+        training, seed = self._world.config.training, self._world.config.seed
+        by_size: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        for k in cohort:
+            rng = stream(seed, round_, k, Purpose.BATCH)
+            index = batch_indices(self._world.parts[k], training.batch_size, rng)
+            flips = rng.random(len(index)) < 0.5 if training.flip else np.zeros(len(index), np.bool_)
+            by_size.setdefault(len(index), []).append((k, index, flips))
+        for rows in by_size.values():
+            for start in range(0, len(rows), self.chunk):
+                members, index, flips = zip(*rows[start : start + self.chunk], strict=True)
+                places = torch.from_numpy(np.stack(index)).to(self._device)
+                images = self._images[places.flatten()]
+                if training.flip:
+                    mirrored = torch.from_numpy(np.concatenate(flips)).to(self._device).view(-1, 1, 1, 1)
+                    images = torch.where(mirrored, images.flip(3), images)
+                inputs = self._inputs(images).view(*places.shape, *images.shape[1:])
+                yield list(members), (inputs, self._labels[places])
+
+    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
+        scale, shift = self._normalisation
+        return torch.addcmul(shift, images.float(), scale)
+
+    def _gradients(
+        self, weights: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients (device, dim) and mean losses (device,), in float32."""
+
+        def loss(flat: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(functional_call(self._module, self._views(flat), (x,)), y)
+
+        gradients, losses = vmap(grad_and_value(loss), in_dims=(None, 0, 0))(weights, inputs, labels)
+        return gradients, losses
+
+    def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        layout = self._world.layout
+        parts = flat.split(layout.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(layout.names, parts, layout.shapes, strict=True)}
+
+    @cached_property
+    def chunk(self) -> int:
+        """Devices at a time: a function of the machine and the configuration alone, so that a run repeats itself."""
+        if self._device.type != "cuda":
+            return CPU_CHUNK
+        outputs = _outputs_per_image(self._module, self._inputs(self._images[:1]))
+        each = 4 * PASSES * outputs * self._world.config.training.batch_size + 8 * WORDS * self._world.layout.size
+        memory = torch.cuda.get_device_properties(self._device).total_memory
+        return max(1, int(MEMORY_SHARE * memory / each))
+
+    # --- packets -------------------------------------------------------------------------------------------------
+
+    def _encode(
+        self, gradients: torch.Tensor, losses: list[float], members: list[int], state: Mapping[str, Vector], round_: int
+    ) -> dict[int, Upload]:
+        """Put packets on the air for the finite gradients (device, dim), and tell the server of them."""
+        world, scheme, packing = self._world, self._world.scheme, self._packing
+        finite = gradients.isfinite().all(1)
+        if not bool(finite.all()):
+            keep = finite.nonzero().flatten()
+            gradients, kept = gradients[keep], keep.tolist()
+            members, losses = [members[i] for i in kept], [losses[i] for i in kept]
+        if not members:
+            return {}
+        aside = gradients[:, gradients.shape[1] - packing.aside :]
+        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.aside], members, round_)
+        sent, delta2 = _Sent(members), torch.zeros(len(members), dtype=torch.float64)
+        if scheme.uplink == "ideal":
+            sent.exact = gradients
+        else:
+            sent.signs = codec.pack(vectors < 0, 1)
+        if scheme.uplink in ("split", "single"):
+            keys = [stream(world.config.seed, round_, k, Purpose.QUANTISE) for k in members]
+            drawn = [codec.signed(int(key.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))) for key in keys]
+            dither = torch.tensor(drawn, device=self._device)
+            sent.moduli, sent.limits, delta2 = codec.quantise(vectors, world.config.codec.bits, self._ranges, dither)
+        self._sent.append(sent)
+        means = self._means(vectors)
+        v, vbar = vectors.abs().double(), self._stand_in(means, state).double()
+        figures = torch.stack([(v * v).sum(1), (vbar * vbar).sum(1), (v * vbar).sum(1), delta2.to(v.device)], 1)
+        sides = zip(figures.tolist(), means.cpu().numpy(), aside.cpu().numpy().copy(), strict=True)
+        return {
+            k: Upload(k, len(world.parts[k]), loss, mean, v2, vbar2, v_vbar, noise, aside=side)
+            for k, loss, ((v2, vbar2, v_vbar, noise), mean, side) in zip(members, losses, sides, strict=True)
+        }
+
+    @cached_property
+    def _ranges(self) -> codec.Ranges:
+        packets = self._packing.packets
+        return codec.Ranges(packets.sizes if self._world.config.codec.per_tensor else [packets.size])
+
+    def _rotate(self, rest: torch.Tensor, members: Sequence[int], round_: int) -> torch.Tensor:
+        if not self._packing.rotated:
+            return rest
+        size, block = self._packing.packets.size, self._packing.packets.sizes[0]
+        padded = F.pad(rest, (0, size - rest.shape[1]))
+        return codec.hadamard(padded * self._flips(members, round_), block)
+
+    def _flips(self, members: Sequence[int], round_: int) -> torch.Tensor:
+        size, seed = self._packing.packets.size, self._world.config.seed
+        drawn = [stream(seed, round_, k, Purpose.ROTATION).bytes(-(-size // 8)) for k in members]
+        raw = np.frombuffer(b"".join(drawn), np.uint8).reshape(len(members), -1).copy()
+        return codec.random_signs(torch.from_numpy(raw).to(self._device), size)
+
+    def _means(self, vectors: torch.Tensor) -> torch.Tensor:
+        """What a sign alone stands for in each tensor, float32 (device, tensor): see `Packing.scales`."""
+        tensors, modulus = codec.Ranges(self._packing.packets.sizes), vectors.abs().double()
+        if self._world.scheme.one_mean:
+            return modulus.mean(1, keepdim=True).float().expand(-1, len(tensors.sizes))
+        means = (tensors.reduce(modulus, "mean")).float()
+        if not self._packing.rotated:
+            return means
+        squares = tensors.reduce(modulus.float().square().double(), "mean").float()
+        return torch.where(means > 0, squares / means, 0.0)
+
+    def _stand_in(self, means: torch.Tensor, state: Mapping[str, Vector]) -> torch.Tensor:
+        """vbar_k of THEORY 5, shrunk, float32 (device, dim): see `aggregation.compensatory_modulus`."""
+        scheme = self._world.scheme
+        if scheme.compensation == "global" and VECTOR in state:
+            vbar = torch.from_numpy(state[VECTOR]).to(self._device).expand(len(means), -1)
+        else:
+            vbar = codec.Ranges(self._packing.packets.sizes).spread(means)
+        return vbar * (0.0 if scheme.compensation == "zero" else scheme.shrink)
+
+    # --- the server's side ---------------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        scheme: Scheme,
+        config: SchemeConfig,
+        layout: Layout,
+        uploads: Sequence[Upload],
+        outcome: Outcome,
+        allocation: AllocationResult,
+        state: State,
+        round_: int,
+        *,
+        seed: int,
+    ) -> Update:
+        """See `reception.receive`: sum over the heard devices of scale, signs and moduli, unpacked where they are."""
+        scale, place = (
+            scales(scheme, config, uploads, outcome, allocation),
+            {u.device: i for i, u in enumerate(uploads)},
+        )
+        total, heard = torch.zeros(layout.size, device=self._device), 0.0
+        for sent in self._sent:
+            rows = [i for i, k in enumerate(sent.members) if outcome.sign[place[k]] and uploads[place[k]].samples]
+            if rows:
+                places = [place[sent.members[i]] for i in rows]
+                vectors = self._decode(sent, rows, [uploads[i] for i in places], outcome.modulus[places], state, round_)
+                total += torch.from_numpy(scale[places]).to(self._device, torch.float32) @ vectors
+                heard += float(scale[places].sum())
+        if heard > 0 and (scheme.rule == "calibrated" or (scheme.rule == "mean" and scheme.weights == "normalized")):
+            total /= heard
+        self._sent = []
+        rejected = sum(not upload.samples for upload in uploads)
+        return conclude(scheme, config, layout, uploads, outcome, scale, total.cpu().numpy(), state, {}, rejected)
+
+    def _decode(
+        self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State, round_: int
+    ) -> torch.Tensor:
+        """What the server uses of heard devices, float32 (device, dim)."""
+        if sent.exact is not None:
+            return sent.exact[rows]
+        packing, scheme = self._packing, self._world.scheme
+        assert sent.signs is not None
+        signs = codec.signs(sent.signs[rows], packing.packets.size)
+        if scheme.rule == "vote":
+            return signs
+        means = torch.from_numpy(np.stack([upload.tensor_means for upload in uploads])).to(self._device)
+        moduli = self._stand_in(means, state)
+        if sent.moduli is not None and sent.limits is not None and exact.any():
+            bits, arrived = self._world.config.codec.bits, torch.from_numpy(exact).to(self._device)[:, None]
+            own = codec.dequantise(sent.moduli[rows], bits, self._ranges, sent.limits[rows])
+            moduli = torch.where(arrived, own, moduli)
+        vectors = signs * moduli
+        if packing.rotated:
+            block, size = packing.packets.sizes[0], packing.parameters.size - packing.aside
+            turned = codec.hadamard(vectors, block) * self._flips([upload.device for upload in uploads], round_)
+            vectors = turned[:, :size]
+        if packing.aside:
+            aside = torch.from_numpy(np.stack([upload.aside for upload in uploads])).to(self._device)
+            vectors = torch.cat([vectors, aside], 1)
+        return vectors
+
+    def evaluate(self, weights: Vector) -> tuple[float, float]:
+        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+        data, views = self._world.dataset, self._views(torch.from_numpy(weights).to(self._device))
+        loss, correct = 0.0, 0
+        with torch.inference_mode():
+            for images, labels in zip(
+                data.test_images.split(EVAL_CHUNK), data.test_labels.to(self._device).split(EVAL_CHUNK), strict=True
+            ):
+                logits = functional_call(self._module, views, (self._inputs(images.to(self._device)),))
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+                correct += int((logits.argmax(1) == labels).sum())
+        return loss / len(data.test_labels), correct / len(data.test_labels)
+
+
+def _without_memory_format(module: nn.Module) -> nn.Module:
+    """The network in which images keep the order that vmap knows; parameters and their names stay."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, ChannelsLast):
+                setattr(parent, name, nn.Identity())
+    return module
+
+
+def _outputs_per_image(module: nn.Module, image: torch.Tensor) -> int:
+    """Elements of all layers' outputs for one image (1, channels, height, width)."""
+    count = 0
+
+    def add(_: nn.Module, __: object, output: torch.Tensor) -> None:
+        nonlocal count
+        count += output.numel()
+
+    hooks = [layer.register_forward_hook(add) for layer in module.modules() if not list(layer.children())]
+    with torch.inference_mode():
+        module(image)
+    for hook in hooks:
+        hook.remove()
+    return count

@@ -1,0 +1,222 @@
+"""Rounds on a PyTorch device meet the numbers of the worker threads, up to the order of sums, on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spfl import cli, training
+from spfl import torch_codec as batched
+from spfl.codec import Kind, Layout, _payload, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.config import Config
+from spfl.data import Dataset
+from spfl.errors import ConfigError
+from spfl.experiment import read_json, run_experiment
+from spfl.quantiser import _dither
+from spfl.rotation import Rotation
+from spfl.schemes import SCHEMES
+from spfl.torch_device import check_supported
+from spfl.world import World
+
+Build = Callable[..., Config]
+SUPPORTED = [
+    "error_free", "single_packet", "single_packet_unbiased", "single_packet_optimised", "retransmit",
+    "schedule_channel", "schedule_norm", "schedule_channel_norm", "majority_vote", "scaled_sign", "sign_mean", "sp_fl",
+    "sp_fl_exact", "sp_fl_normalized", "sp_fl_uniform", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation",
+    "sp_fl_plus", "sp_fl_plus_uncalibrated", "sp_fl_plus_unrotated", "sp_fl_plus_uniform", "single_packet_plus",
+]  # fmt: skip
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+SHAPES = [((7,), (3, 5), (11,)), ((64,), (64,)), ((1,),), ((4096,), (5000,), (0,), (3,))]
+
+
+# --- codec: the bytes of packets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_payloads_are_those_of_packets(device: str, shapes: Any, per_tensor: bool) -> None:
+    layout = Layout(tuple(map(str, range(len(shapes)))), shapes)
+    x = np.random.default_rng(0).standard_normal((3, layout.size)).astype(np.float32) ** 3
+    x[0, :1], x[2] = -0.0, 2.5  # no negative zero among the signs, and a range without width
+    rows = torch.from_numpy(x).to(device)
+    signs = batched.pack(rows < 0, 1)
+    ranges = batched.Ranges(layout.sizes if per_tensor else [layout.size])
+    keys = [int(np.random.default_rng(k).integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)) for k in range(3)]
+    for bits in range(1, 9):
+        packed, limits, delta2 = batched.quantise(
+            rows, bits, ranges, torch.tensor([batched.signed(key) for key in keys], device=device)
+        )
+        decoded = batched.dequantise(packed, bits, ranges, limits).cpu().numpy()
+        for k in range(3):
+            packet, noise = encode_modulus(
+                x[k], bits, layout=layout, round_=1, device=k, rng=np.random.default_rng(k), per_tensor=per_tensor
+            )
+            floats, codes = _payload(packet, Kind.MODULUS, len(ranges.sizes))
+            np.testing.assert_array_equal(packed[k].cpu().numpy(), codes)
+            np.testing.assert_array_equal(limits[k].cpu().numpy(), floats.reshape(-1, 2))
+            np.testing.assert_array_equal(decoded[k], decode_modulus(packet, layout=layout, round_=1, device=k))
+            assert delta2[k].item() == pytest.approx(noise, rel=1e-12)
+    for k in range(3):
+        packet = encode_signs(x[k], layout=layout, round_=1, device=k)
+        np.testing.assert_array_equal(signs[k].cpu().numpy(), _payload(packet, Kind.SIGN, 0)[1])
+        whole = batched.signs(signs, layout.size)[k].cpu().numpy()
+        np.testing.assert_array_equal(whole, decode_signs(packet, layout=layout, round_=1, device=k))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_dither_is_the_quantisers(device: str) -> None:
+    keys = [0, 1, 2**63, 2**64 - 1, 0x123456789ABCDEF0]
+    ours = batched.dither(torch.tensor([batched.signed(key) for key in keys], device=device), 100).cpu().numpy()
+    theirs = [[_dither(np.uint64(key), i) for i in range(100)] for key in keys]
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dim", [1, 60, 1000])
+def test_rotation_is_that_of_packets(device: str, dim: int) -> None:
+    rotation, vector = Rotation(dim), np.random.default_rng(1).standard_normal(dim).astype(np.float32)
+    stream = np.frombuffer(np.random.default_rng(5).bytes(-(-rotation.layout.size // 8)), np.uint8)
+    flips = batched.random_signs(torch.from_numpy(stream.copy())[None].to(device), rotation.layout.size)
+    padded = np.zeros((1, rotation.layout.size), np.float32)
+    padded[0, :dim] = vector
+    turned = batched.hadamard(torch.from_numpy(padded).to(device) * flips, rotation.block)
+    np.testing.assert_array_equal(turned[0].cpu().numpy(), rotation.forward(vector, np.random.default_rng(5)))
+    back = (batched.hadamard(turned, rotation.block) * flips)[0, :dim].cpu().numpy()
+    np.testing.assert_allclose(back, vector, atol=1e-5)
+
+
+# --- rounds: those of the worker threads -----------------------------------------------------------------------------
+
+
+def both(config: Config, digits: Dataset, device: str) -> tuple[list[Any], list[Any]]:
+    there = config.model_copy(update={"torch_device": device})
+    return list(training.run(config, digits)), list(training.run(there, digits))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_a_scheme_meets_the_same_numbers(name: str, device: str, digits: Dataset, small_config: Build) -> None:
+    config = small_config(
+        scheme={"name": name}, training={"rounds": 3}, data={"devices": 9}, channel={"median_snr_db": 8.0}
+    )
+    threads, rounds = both(config, digits, device)
+    for a, b in zip(threads, rounds, strict=True):
+        assert a.cohort == b.cohort
+        np.testing.assert_array_equal(a.outcome.sign, b.outcome.sign)
+        np.testing.assert_array_equal(a.outcome.modulus, b.outcome.modulus)
+        for figure in ("weight", "v2", "vbar2", "v_vbar", "delta2"):
+            np.testing.assert_allclose(getattr(a.devices, figure), getattr(b.devices, figure), rtol=1e-4)
+        np.testing.assert_allclose(a.server.weights, b.server.weights, rtol=1e-3, atol=1e-5)
+        assert (a.payload_bits, a.side_bits, a.rejected) == (b.payload_bits, b.side_bits, b.rejected)
+        assert a.test_loss == pytest.approx(b.test_loss, rel=1e-4)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+    lossy = any(a.outcome.sign.any() and not a.outcome.sign.all() for a in threads)
+    assert lossy or name in ("error_free", "sp_fl_no_power")  # the latter hears nobody here
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus"}},
+        {"data": {"devices": 40, "cohort_size": 11, "min_samples": 5}, "training": {"batch_size": 40, "flip": True}},
+        {"codec": {"bits": 5, "per_tensor": True}, "scheme": {"name": "sp_fl_normalized"}},
+        {"channel": {"downlink": "sit_out", "downlink_power_dbm": -8.0}, "scheme": {"name": "single_packet"}},
+    ],
+    ids=["cnn", "cohort of unequal batches, mirrored", "ranges", "broadcasts missed"],
+)
+def test_options_meet_the_same_numbers(sections: Any, digits: Dataset, small_config: Build) -> None:
+    threads, rounds = both(small_config(**sections), digits, "cpu")
+    for a, b in zip(threads, rounds, strict=True):
+        np.testing.assert_array_equal(a.outcome.sign, b.outcome.sign)
+        np.testing.assert_array_equal(a.devices.weight, b.devices.weight)
+        np.testing.assert_allclose(a.server.weights, b.server.weights, rtol=1e-3, atol=1e-5)
+
+
+def test_it_learns_as_well(digits: Dataset, small_config: Build) -> None:
+    config = small_config(
+        scheme={"name": "sp_fl_plus"}, training={"rounds": 30, "rate": 0.5, "eval_every": 30}, data={"devices": 10}
+    )
+    threads, rounds = both(config, digits, "cpu")
+    assert threads[-1].test_accuracy > 0.8
+    assert rounds[-1].test_accuracy == pytest.approx(threads[-1].test_accuracy, abs=0.03)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spfl.torch_fleet import TorchFleet
+
+    whole = TorchFleet._gradients
+
+    def broken(self: Any, weights: Any, inputs: Any, labels: Any) -> Any:
+        gradients, losses = whole(self, weights, inputs, labels)
+        gradients[2, 0] = torch.nan
+        return gradients, losses
+
+    monkeypatch.setattr(TorchFleet, "_gradients", broken)
+    config = small_config(scheme={"name": "error_free"}).model_copy(update={"torch_device": "cpu"})
+    records = list(training.run(config, digits))
+    assert [record.rejected for record in records] == [1, 1]
+    assert all(np.isfinite(record.server.weights).all() for record in records)
+
+
+# --- folders, errors, the command line -------------------------------------------------------------------------------
+
+
+def test_a_run_repeats_and_resumes_to_the_same_bits(digits: Dataset, small_config: Build, tmp_path: Any) -> None:
+    config = small_config(training={"rounds": 4}).model_copy(update={"torch_device": "cpu"})
+    whole = run_experiment(config, digits, tmp_path / "whole")
+    assert run_experiment(config, digits, tmp_path / "again")["digest"] == whole["digest"]
+
+    def stop(values: Any) -> None:
+        if values["round"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, digits, tmp_path / "parts", checkpoint_every=1, progress=stop)
+    assert run_experiment(config, digits, tmp_path / "parts", existing="resume")["digest"] == whole["digest"]
+    assert read_json(tmp_path / "whole" / "environment.json")["torch_device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("sections", "what"),
+    [
+        ({"scheme": {"name": "top_k"}}, "the uplink of top_k"),
+        ({"scheme": {"name": "over_the_air"}}, "the uplink of over_the_air"),
+        ({"scheme": {"name": "reuse_last"}}, "the rule of reuse_last"),
+        ({"scheme": {"name": "sp_fl", "compensation": "last"}}, "compensation last"),
+        ({"training": {"local_steps": 2}}, "training.local_steps > 1"),
+        ({"attack": {"kind": "sign_flip", "devices": 1}}, "hostile devices"),
+    ],
+)
+def test_what_a_device_does_not_do_is_said_at_once(
+    sections: Any, what: str, digits: Dataset, small_config: Build
+) -> None:
+    config = small_config(**sections).model_copy(update={"torch_device": "cpu"})
+    with pytest.raises(ConfigError, match=f"torch_device must be absent with {what}, got 'cpu'"):
+        World.build(config, digits)
+
+
+def test_every_other_scheme_is_supported_or_refused(small_config: Build) -> None:
+    config, refused = small_config().model_copy(update={"torch_device": "cpu"}), []
+    for name, scheme in SCHEMES.items():
+        try:
+            check_supported(config, scheme)
+        except ConfigError:
+            refused.append(name)
+    assert sorted([*SUPPORTED, *refused]) == sorted(SCHEMES)
+
+
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Any) -> None:
+    arguments = ["run", "configs/demo.toml", "--device", "warp", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["spfl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "torch_device must be a PyTorch device that works here, got 'warp'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
