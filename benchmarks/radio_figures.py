@@ -6,9 +6,9 @@ python benchmarks/radio_figures.py [OUT]       default docs/radio; some minutes 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -19,28 +19,67 @@ from scipy.stats import norm
 
 from spfl.config import build_config
 from spfl.data import load_dataset
-from spfl.radio.calibrate import block_error_rate, gap_table
+from spfl.radio.abstraction import SNR_DB, transport_curves
+from spfl.radio.calibrate import block_error_rate, gap_table, measured_curves
 from spfl.radio.law import Packet, RadioLaw
 from spfl.runlog import metrics, summarise
 from spfl.training import run
 
 SEEDS = range(5)
 BASE = {"data": {"devices": 20}, "model": {"name": "softmax"}, "training": {"rounds": 40, "eval_every": 5, "rate": 0.1}}
-SCHEMES = {"single_packet": {}, "sp_fl_normalized": {}, "sp_fl_plus": {}}
-CUT = {"fading": "independent", "segment_bits": 640}
-OPTIONS = {
-    "block fading": {},
-    "LDPC gap": {"link": "gap"},
-    "LDPC error rates": {"link": "bler"},
-    "4 subbands": {"fading": "selective"},
-    "Doppler: correlation 0.9": {"doppler_hz": 1.0, "round_s": 0.1},
-    "gains off by 6 dB": {"csi_error_db": 6.0},
-    "85 % of the broadcasts missed: stale": {"downlink": "stale", "downlink_power_dbm": 13.0},
-    "85 % of the broadcasts missed: sit out": {"downlink": "sit_out", "downlink_power_dbm": 13.0},
-    "independent fades": {"fading": "independent"},
-    "segments, all or nothing": CUT,
-    "segments, one by one": CUT | {"recovery": "segment"},
-}
+SCHEMES = ("single_packet", "sp_fl_normalized", "sp_fl_plus")
+Settings = dict[float, dict[str, Any]]
+
+
+class Panel(NamedTuple):
+    """An option: its axis, and for each line style the settings along it."""
+
+    title: str
+    xlabel: str
+    lines: dict[str, Settings]
+    log: bool = False
+
+
+def segments(recovery: str) -> Settings:
+    """By the number of segments of the modulus packet (d = 650, b = 3: 2,178 bits with header)."""
+    cuts = {1: {}, 2: {"segment_bits": 1280}, 4: {"segment_bits": 640}, 5: {"segment_bits": 512}}
+    return {n: {"fading": "independent", "recovery": recovery if cut else "all"} | cut for n, cut in cuts.items()}
+
+
+def powers(downlink: str) -> Settings:
+    return {p: {"downlink": downlink, "downlink_power_dbm": p} for p in (6.0, 13.0, 20.0, 27.0)}
+
+
+PANELS = (
+    Panel(
+        "Several fades a packet",
+        "subbands",
+        {"": {n: {"fading": "selective", "subbands": n} if n > 1 else {"fading": "independent"} for n in (1, 2, 4, 8)}},
+    ),
+    Panel(
+        "Fades that remember",
+        "Doppler frequency x time between rounds",
+        {"": {f: {"doppler_hz": f, "round_s": 1.0} for f in (0.003, 0.01, 0.03, 0.1, 0.3)}},
+        log=True,
+    ),
+    Panel(
+        "Noisy gains", "error of the known gains (dB)", {"": {e: {"csi_error_db": e} for e in (0.0, 3.0, 6.0, 12.0)}}
+    ),
+    Panel("Broadcasts missed", "base station's power (dBm)", {"stale": powers("stale"), "sit out": powers("sit_out")}),
+    Panel(
+        "Segments",
+        "segments of the modulus packet",
+        {"all or nothing": segments("all"), "one by one": segments("segment")},
+    ),
+    Panel(
+        "Coded links",
+        "median SNR (dB)",
+        {
+            "capacity": {snr: {"median_snr_db": snr} for snr in (-4.0, 0.0, 4.0)},
+            "error rates": {snr: {"median_snr_db": snr, "link": "bler"} for snr in (-4.0, 0.0, 4.0)},
+        },
+    ),
+)
 
 
 def links(out: Path) -> None:
@@ -67,36 +106,63 @@ def links(out: Path) -> None:
     figure.savefig(out / "links.png", dpi=130)
 
 
+def gaps(out: Path) -> None:
+    """SNR above capacity at which 10 % of the packets are lost, by rate: our simulation and Sionna's tables."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
+    ours = [(c.rate, np.interp(-0.1, -c.bler, 10 * np.log10(c.snr))) for c in measured_curves()]
+    lines = {"our LDPC, 500 bits": np.array(ours)}
+    for bits in (500, 2000, 34138):
+        curves = transport_curves(bits)
+        at = [np.interp(-0.1, -row, SNR_DB) for row in curves.tbler]
+        lines[f"Sionna's transport blocks, {bits:,} bits"] = np.column_stack([curves.rates, at])
+    for (label, points), marker in zip(lines.items(), "os^D", strict=True):
+        axes.plot(points[:, 0], points[:, 1] - 10 * np.log10(2 ** points[:, 0] - 1), marker + "-", label=label, ms=4)
+    axes.set(xlabel="rate (bit/s/Hz)", ylabel="dB above capacity at 10 % loss", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(out / "gaps.png", dpi=130)
+
+
+def accuracy(point: tuple[str, dict[str, Any], int]) -> float:
+    scheme, channel, seed = point
+    channel = {"median_snr_db": 0.0, "symbols_per_parameter": 2.0} | channel
+    config = build_config({"seed": seed, "workers": 1, "channel": channel, "scheme": {"name": scheme}} | BASE)
+    return summarise(metrics(r) for r in run(config, load_dataset("digits")))["accuracy_last"]
+
+
 def effects(out: Path) -> None:
-    """Accuracy of three schemes under each option: mean and extremes over the seeds."""
-    digits, rows = load_dataset("digits"), []
-    for option, channel in OPTIONS.items():
-        for scheme in SCHEMES:
-            values = []
-            for seed in SEEDS:
-                channel_ = {"median_snr_db": 0.0, "symbols_per_parameter": 2.0} | channel
-                config = build_config({"seed": seed} | BASE | {"channel": channel_, "scheme": {"name": scheme}})
-                values.append(summarise(metrics(r) for r in run(config, digits))["accuracy_last"])
-            rows.append({"option": option, "scheme": scheme, "accuracy": values})
-        print(
-            option, *[f"{r['scheme']} {statistics.fmean(r['accuracy']):.3f}" for r in rows[-len(SCHEMES) :]], flush=True
-        )
+    """Accuracy of three schemes along each option: mean and extremes over the seeds."""
+    rows = []
+    for panel in PANELS:
+        for style, settings in panel.lines.items():
+            for x, channel in settings.items():
+                for scheme in SCHEMES:
+                    values = [accuracy((scheme, channel, seed)) for seed in SEEDS]
+                    rows.append(
+                        {"option": panel.title, "style": style, "x": x, "scheme": scheme, "accuracy": values}
+                        | {"channel": channel}
+                    )
+        print(panel.title, flush=True)
     (out / "effects.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw(rows, out)
 
 
-def draw(rows: list[dict], out: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
-    for j, scheme in enumerate(SCHEMES):
-        mine = [100 * np.array(r["accuracy"]) for r in rows if r["scheme"] == scheme]
-        mean = np.array([m.mean() for m in mine])
-        error = [mean - [m.min() for m in mine], [m.max() for m in mine] - mean]
-        axes.errorbar(mean, np.arange(len(mine)) + 0.22 * (j - 1), xerr=error, fmt="os^"[j], label=scheme, capsize=2)
-    axes.set_yticks(range(len(OPTIONS)), list(OPTIONS))
-    axes.invert_yaxis()
-    axes.set_xlabel(f"test accuracy (%), digits, 40 rounds: mean and extremes of {len(SEEDS)} seeds")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+def draw(rows: list[dict[str, Any]], out: Path) -> None:
+    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained", sharey=True)
+    for panel, axes in zip(PANELS, grid.flat, strict=True):
+        for i, style in enumerate(panel.lines):
+            for j, scheme in enumerate(SCHEMES):
+                mine = [r for r in rows if (r["option"], r["style"], r["scheme"]) == (panel.title, style, scheme)]
+                x, y = [r["x"] for r in mine], 100 * np.array([r["accuracy"] for r in mine])
+                label = ", ".join(part for part in (scheme, style) if part)
+                axes.plot(x, y.mean(1), "os^"[j] + ("-", "--")[i], color=f"C{j}", label=label, ms=4)
+                axes.fill_between(x, y.min(1), y.max(1), color=f"C{j}", alpha=0.1, lw=0)
+        axes.set(title=panel.title, xlabel=panel.xlabel, xscale="log" if panel.log else "linear")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6.5)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test accuracy (%)")
+    figure.suptitle(f"Digits, softmax, 40 rounds: mean and extremes of {len(SEEDS)} seeds", fontsize=10)
     figure.savefig(out / "effects.png", dpi=130)
 
 
@@ -104,4 +170,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "radio"
     folder.mkdir(parents=True, exist_ok=True)
     links(folder)
+    gaps(folder)
     effects(folder)

@@ -14,6 +14,7 @@ from spfl.channel import outage_exponent
 from spfl.errors import ConfigError
 from spfl.radio import drops
 from spfl.radio import sionna as door
+from spfl.radio.abstraction import SNR_DB, _abstraction, transport_curves
 from spfl.radio.calibrate import block_error_rate, calibrate, fit, gap_table, measured_curves, simulate
 from spfl.radio.downlink import PREFIX, LastHeard, keep_models, misses
 from spfl.radio.drops import drop_gains
@@ -143,6 +144,8 @@ def test_without_sionna_one_clear_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(door.importlib, "import_module", absent)
     with pytest.raises(ConfigError, match=r"spfl\[sionna\]"):
         drop_gains("umi", np.array([77.7]), **DROP)
+    with pytest.raises(ConfigError, match=r"spfl\[sionna\]"):
+        transport_curves(12345)
     monkeypatch.setattr(sys, "argv", ["spfl", "radio", "calibrate", "--out", str(tmp_path / "t.json")])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -260,16 +263,51 @@ def test_block_error_rates_take_the_least_scheme_that_carries_the_rate():
 
 def test_the_gap_is_the_high_snr_outage_of_the_measured_curve():
     """E[BLER(S g)] over g ~ Exp(1) against 1 - exp(-Gamma (2^R - 1) / S)."""
-    law = RadioLaw(curves=block_error_rate)
+    law = RadioLaw(curves=(block_error_rate, block_error_rate))
     for curve in measured_curves():
         snr = 20.0 * (2**curve.rate - 1)
-        failed = 1.0 - law.segment_success(Packet(np.array([curve.rate]), np.array([snr])))[0]
+        failed = 1.0 - law.segment_success(Packet(np.array([curve.rate]), np.array([snr]), block_error_rate))[0]
         assert failed == pytest.approx(-math.expm1(-curve.gap * (2**curve.rate - 1) / snr), rel=0.02)
 
 
-@pytest.mark.parametrize("fading", ["block", "independent", "selective"])
+@pytest.mark.parametrize("bits", [30, 700, 2000, 34138])
+def test_transport_blocks_fail_as_often_as_sionna_says(bits):
+    """Against a full call of `PHYAbstraction`, which takes coded bits and an effective SINR."""
+    import torch
+
+    curves, phy = transport_curves(bits), _abstraction()
+    schemes = sorted(phy.bler_table["category"][0]["index"][1]["MCS"])
+    order, code_rate = door.sionna("nr.utils").decode_mcs_index(torch.tensor(schemes), 1, is_pusch=True)
+    elements = torch.ceil(bits / code_rate / order).int()
+    seen = np.zeros(len(schemes), bool)
+    for level_db in np.arange(-4.9, 29.0, 1.3):
+        level = torch.full((len(schemes),), 10.0 ** (level_db / 10.0))
+        tbler = phy(torch.tensor(schemes).int(), sinr_eff=level, num_allocated_re=elements)[3].double().numpy()
+        own = np.array([np.interp(level_db, SNR_DB, row) for row in curves.tbler])
+        ascending = np.argsort((order * code_rate).numpy(), kind="stable")
+        assert own == pytest.approx(np.minimum(tbler[ascending], 1.0), abs=1e-6)
+        seen |= (tbler > 0.01) & (tbler < 0.99)
+    assert seen.mean() > 0.5  # not only where all or nothing arrives
+
+
+def test_a_packet_takes_the_least_mcs_that_carries_its_rate():
+    curves = transport_curves(2000)
+    assert (np.diff(curves.rates) >= 0).all()
+    for scheme in (0, 4, 24):
+        assert curves(curves.rates[scheme] - 1e-6, 10.0 ** (SNR_DB / 10)) == pytest.approx(curves.tbler[scheme])
+    assert curves(np.array([curves.rates[-1] + 1e-6, 0.1]), np.array([1e9, 0.0])).tolist() == [1.0, 1.0]
+
+
+def test_longer_packets_have_more_blocks_to_lose():
+    short, long = (transport_curves(bits).tbler for bits in (2000, 100000))
+    assert (long >= short - 1e-9).all()
+    assert (long > short + 0.1).any()
+
+
+@pytest.mark.parametrize("fading", ["block", "independent", "selective", "sionna"])
 def test_bler_draws_have_the_probabilities_told(fading, small_config, digits):
-    config = small_config(channel={"link": "bler", "fading": fading}, scheme={"name": "sp_fl_uniform"})
+    option = {"bler_curves": "sionna"} if fading == "sionna" else {"fading": fading}
+    config = small_config(channel={"link": "bler"} | option, scheme={"name": "sp_fl_uniform"})
     world, record = World.build(config, digits), next(run(config, digits))
     a, link = record.allocation, world.link(record.cohort, 1)
     shares, rng = (a.beta, a.alpha, a.rho), np.random.default_rng(0)

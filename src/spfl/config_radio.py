@@ -89,6 +89,11 @@ class ChannelConfig(Section):
         description="What a packet needs to arrive: capacity at snr_gap_db (outage), at the measured gap of LDPC codes "
         "as well (gap), or the luck of their measured block error rates (bler).",
     )
+    bler_curves: Literal["measured", "sionna"] = Field(
+        "measured",
+        description="Error rates of link = bler: of our table of LDPC codes (measured), or of Sionna's tables of 5G NR "
+        "transport blocks with an MCS a packet (sionna).",
+    )
     model: Literal["macro", "umi", "uma", "rma"] = Field(
         "macro",
         description="Mean gains: 128.1 + 37.6 log10(km) and shadowing (macro), or TR 38.901 by Sionna (umi, uma, rma).",

@@ -18,12 +18,13 @@ from spfl.custom import AS_CONFIGURED, Custom, checked_gains, checked_parts, cop
 from spfl.data import Dataset
 from spfl.models import FlatModel, build_model
 from spfl.partition import Indices, SampledParts, partition
+from spfl.radio.abstraction import transport_curves
 from spfl.radio.calibrate import block_error_rate, gap_table
 from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
 from spfl.radio.drops import drop_gains
 from spfl.radio.energy import Spent, clocks_hz, spend
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
-from spfl.radio.law import RadioLaw, allocators_gap
+from spfl.radio.law import Curves, RadioLaw, allocators_gap
 from spfl.radio.segments import segment_count, segment_overhead
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
@@ -218,8 +219,17 @@ class World:
             return None
         subbands = channel.subbands if channel.fading == "selective" else 1
         recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
-        curves = block_error_rate if channel.link == "bler" else None
-        return RadioLaw(subbands, *count, recovery, *self._coding_gap, curves)
+        return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves())
+
+    def _error_curves(self) -> tuple[Curves, Curves] | None:
+        """Error rates of a segment of the first and of the second packet, where the link has measured ones."""
+        channel = self.config.channel
+        if channel.link != "bler":
+            return None
+        if channel.bler_curves == "measured":
+            return block_error_rate, block_error_rate
+        first, second = (-(-bits // count) for bits, count in zip(self.packet_bits, self.segments, strict=True))
+        return transport_curves(first), transport_curves(second)
 
     @cached_property
     def _coding_gap(self) -> tuple[float, float]:

@@ -25,10 +25,14 @@ FADES = -np.log1p(-(np.arange(QUANTILES) + 0.5) / QUANTILES)
 
 
 class Packet(NamedTuple):
-    """Rate in bit/s/Hz and mean SNR of a packet, each (device,); 0 bits have rate 0, no band or power has SNR 0."""
+    """Rate in bit/s/Hz and mean SNR of a packet, each (device,); 0 bits have rate 0, no band or power has SNR 0.
+
+    `curves`: its error rates, where they are measured.
+    """
 
     rate: Floats
     snr: Floats
+    curves: Curves | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class RadioLaw:
     """`channel.Law` with F `subbands`, segments, and recovery of all or nothing or segment by segment.
 
     `snr_gap`, `gap_slope`: Gamma(r) = snr_gap exp(gap_slope r), not that of the `Link`, by which the allocator reckons.
+    `curves`: measured error rates of a segment of the sign and of the modulus packet, in place of the gap.
     """
 
     subbands: int = 1
@@ -44,11 +49,11 @@ class RadioLaw:
     recovery: Recovery = "all"
     snr_gap: float = 1.0
     gap_slope: float = 0.0
-    curves: Curves | None = None
+    curves: tuple[Curves, Curves] | None = None
 
     def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
         """Success probabilities as drawn; by segment, where segments are recovered one by one. x = -ln q."""
-        sign, modulus = packets(link, beta, alpha, rho)
+        sign, modulus = self._packets(link, beta, alpha, rho)
         if link.fading == "block":
             p_s = self._arrives(sign, FADES[None, :], self.sign_segments)
             p_m = self._arrives(modulus, FADES[None, :], self.modulus_segments)
@@ -73,7 +78,7 @@ class RadioLaw:
         sign, modulus = (
             self._draw(packet, fade, count, rng)
             for packet, fade, count in zip(
-                packets(link, beta, alpha, rho), fades, (self.sign_segments, self.modulus_segments), strict=True
+                self._packets(link, beta, alpha, rho), fades, (self.sign_segments, self.modulus_segments), strict=True
             )
         )
         if self.recovery == "all":
@@ -84,23 +89,25 @@ class RadioLaw:
     def segment_success(self, packet: Packet) -> Floats:
         """Pr[a segment arrives], (device,), averaged over its own fades."""
         rate, snr = packet.rate, self._backed_off(packet)
-        if self.subbands == 1 and self.curves is None:
+        if self.subbands == 1 and packet.curves is None:
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 return np.where(rate > 0, np.exp(-np.expm1(rate * np.log(2)) / snr), 1.0)
-        if self.curves is None:
+        if packet.curves is None:
             return np.where(rate > 0, 1.0 - information_below(rate, snr, self.subbands), 1.0)
         edges, mass = information(snr, self.subbands)
-        return np.where(rate > 0, (mass * (1.0 - self._errors(rate[:, None], np.exp2(edges) - 1.0))).sum(1), 1.0)
+        return np.where(rate > 0, (mass * (1.0 - packet.curves(rate[:, None], np.exp2(edges) - 1.0))).sum(1), 1.0)
 
     def _backed_off(self, packet: Packet) -> Floats:
-        if self.curves is not None:
+        if packet.curves is not None:
             return packet.snr
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(packet.snr / (self.snr_gap * np.exp(self.gap_slope * np.minimum(packet.rate, 1e3))))
 
-    def _errors(self, rate: Floats, snr: Floats) -> Floats:
-        assert self.curves is not None
-        return self.curves(rate, snr)
+    def _packets(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> tuple[Packet, Packet]:
+        sign, modulus = packets(link, beta, alpha, rho)
+        if self.curves is None:
+            return sign, modulus
+        return sign._replace(curves=self.curves[0]), modulus._replace(curves=self.curves[1])
 
     def _power(self, probability: Floats, segments: int) -> Floats:
         return probability**segments if self.recovery == "all" else probability
@@ -108,19 +115,19 @@ class RadioLaw:
     def _arrives(self, packet: Packet, fade: Floats, segments: int) -> Floats:
         """Pr[arrives | fade] under block fading, (device, point)."""
         rate, snr = packet.rate[:, None], self._backed_off(packet)[:, None] * fade
-        if self.curves is None:
+        if packet.curves is None:
             return np.where(rate > 0, np.log2(1.0 + snr) >= rate, True).astype(np.float64)
-        return np.where(rate > 0, self._power(1.0 - self._errors(rate, snr), segments), 1.0)
+        return np.where(rate > 0, self._power(1.0 - packet.curves(rate, snr), segments), 1.0)
 
     def _draw(self, packet: Packet, fade: Floats, segments: int, rng: np.random.Generator) -> Bools:
         """Which segments arrive, (device, segment)."""
         fade = fade.reshape(*fade.shape, *([1] * (3 - fade.ndim)))
         rate, snr = packet.rate[:, None], self._backed_off(packet)[:, None, None]
         bits = np.log2(1.0 + snr * fade).mean(2)
-        if self.curves is None:
+        if packet.curves is None:
             arrived = bits >= rate
         else:
-            chance = 1.0 - self._errors(rate, np.exp2(bits) - 1.0)
+            chance = 1.0 - packet.curves(rate, np.exp2(bits) - 1.0)
             arrived = rng.random((rate.shape[0], segments)) < chance
         return np.broadcast_to(arrived | (rate == 0), (rate.shape[0], segments))
 
@@ -191,7 +198,7 @@ def allocators_gap(law: RadioLaw, block: bool, segments: int = 1) -> tuple[float
     low, high = np.full(RATES.size, 1e-6), np.full(RATES.size, 1e9)
     for _ in range(60):
         middle = np.sqrt(low * high)
-        packet = Packet(RATES, middle)
+        packet = Packet(RATES, middle, law.curves and law.curves[0])
         if block:
             q = law._arrives(packet, FADES[None, :], segments).mean(1)
         else:

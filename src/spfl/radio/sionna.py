@@ -9,12 +9,15 @@ from typing import Any
 from spfl.errors import ConfigError
 
 
-def sionna(module: str) -> Any:
-    """A module of `sionna.phy`, such as "channel.tr38901". Raises ConfigError when Sionna is not installed."""
+def sionna(module: str, package: str = "phy") -> Any:
+    """A module of `sionna.phy`, or of `sionna.sys`, such as "channel.tr38901".
+
+    Raises ConfigError when Sionna is not installed.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return importlib.import_module(f"sionna.phy.{module}" if module else "sionna.phy")
+            return importlib.import_module(f"sionna.{package}.{module}" if module else f"sionna.{package}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "sionna":
             raise
