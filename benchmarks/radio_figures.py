@@ -159,7 +159,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
                 axes.fill_between(x, y.min(1), y.max(1), color=f"C{j}", alpha=0.1, lw=0)
         axes.set(title=panel.title, xlabel=panel.xlabel, xscale="log" if panel.log else "linear")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=6.5)
+        axes.legend(fontsize=6.5, handlelength=3.5)
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy (%)")
     figure.suptitle(f"Digits, softmax, 40 rounds: mean and extremes of {len(SEEDS)} seeds", fontsize=10)

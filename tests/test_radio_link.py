@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 import oracles
 from spfl.aggregation import Contribution, aggregate
 from spfl.channel import Link, Outcome, level, success
 from spfl.errors import ConfigError
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
-from spfl.radio.law import Packet, RadioLaw, allocators_gap, information, information_below
+from spfl.radio.law import Packet, RadioLaw, allocators_gap, at_least, information, information_below
 from spfl.radio.segments import element_mask, segment_count, segment_overhead
 from spfl.rng import Purpose
 from spfl.scheduling import probabilities
@@ -45,7 +46,7 @@ def draws(law, link, shares=SHARES, rounds=N):
     wide = replace(link, **big)
     size = link.size * rounds
     shape = (size,) if link.fading == "block" else None
-    sign = rng.exponential(size=shape or (size, law.sign_segments, law.subbands))
+    sign = rng.exponential(size=shape or (size, law.sign_segments + law.parity, law.subbands))
     modulus = sign if shape else rng.exponential(size=(size, law.modulus_segments, law.subbands))
     outcome = law.transmit(wide, *(np.tile(s, rounds) for s in shares), (sign, modulus), rng)
     return outcome, lambda bits: bits.reshape(rounds, link.size, *bits.shape[1:])
@@ -109,6 +110,54 @@ def test_segments_have_their_own_fades(recovery):
         for segment in range(3):
             assert_proportion(shaped(outcome.sign_segments)[..., segment], chances.q_s)
         assert_proportion(shaped(outcome.sign), 1 - (1 - chances.q_s) ** 3)
+
+
+@pytest.mark.parametrize("recovery", ["all", "segment"])
+def test_any_three_of_five_segments_tell_a_sign_packet(recovery):
+    law = RadioLaw(1, 3, 2, recovery, parity=2)
+    link = make_link(law)
+    chances, (outcome, shaped) = law.success(link, *SHARES), draws(law, link)
+    one, _ = law.sent_success(link, *SHARES)
+    assert (one < chances.q_s).all() or recovery == "all"
+    if recovery == "all":
+        assert chances.q_s == pytest.approx(binom.sf(2, 5, one))
+        assert_proportion(shaped(outcome.sign), chances.q_s)
+        with pytest.raises(AssertionError):
+            assert_proportion(shaped(outcome.sign), one**3)
+    else:
+        assert chances.q_s == pytest.approx(one + (1 - one) * binom.sf(2, 4, one))
+        for segment in range(3):
+            assert_proportion(shaped(outcome.sign_segments)[..., segment], chances.q_s)
+            with pytest.raises(AssertionError):
+                assert_proportion(shaped(outcome.sign_segments)[..., segment], one)
+
+
+@pytest.mark.parametrize(("least", "count"), [(0, 3), (1, 1), (3, 5), (40, 60)])
+def test_at_least_is_the_binomial_tail(least, count):
+    p = np.linspace(0, 1, 21)
+    np.testing.assert_allclose(at_least(least, count, p), binom.sf(least - 1, count, p), atol=1e-12)
+
+
+def test_parity_is_paid_for_in_the_band(small_config, digits):
+    """The sign packet's load is that of all its segments, and so are its bits."""
+    cut = {"fading": "independent", "recovery": "segment", "segment_bits": 512}
+    plain, more = (
+        World.build(small_config(channel=cut | {"sign_parity": m}, scheme={"name": "sp_fl_uniform"}), digits)
+        for m in (0, 2)
+    )
+    (first, second), count = plain.packet_bits, plain.segments[0]
+    own = plain._whole_bits[0]
+    assert more.segments == plain.segments
+    assert more.packet_bits == (first + 2 * (math.ceil(own / count) + 64), second)
+    loads = [world.link(range(6), 1).sign_load for world in (plain, more)]
+    assert (loads[1] > loads[0] * (1 + 1.9 / count)).all()
+    records = [next(run(world.config, digits)) for world in (plain, more)]
+    assert records[1].payload_bits > records[0].payload_bits
+
+
+def test_parity_without_segments_is_refused(small_config):
+    with pytest.raises(ConfigError, match="sign_parity needs segment_bits"):
+        small_config(channel={"sign_parity": 1})
 
 
 def test_empty_packets_and_devices_without_band():

@@ -63,9 +63,10 @@ def udp_command(
     from spfl.radio.udp import run_over_udp
 
     forced = ["channel.fading=independent", "channel.recovery=segment", f"channel.segment_bits={8 * mtu}"]
+    forced.append(f"channel.sign_parity={parity}")
     config = load_config(config_path, [*(overrides or []), *forced])
     rate = None if rate_mbit is None else 1e6 * rate_mbit
-    rounds = list(run_over_udp(config, load_dataset(config.data.name), parity=parity, rate_bit_per_s=rate))
+    rounds = list(run_over_udp(config, load_dataset(config.data.name), rate_bit_per_s=rate))
     sent, received = (sum(counts[name] for _, counts in rounds) for name in ("sent", "received"))
     accuracy = rounds[-1][0].test_accuracy
     print(f"{config.scheme.name}: test accuracy {accuracy:.2%}, {received} of {sent} datagrams received")

@@ -84,6 +84,13 @@ class ChannelConfig(Section):
         "all",
         description="What a lost segment costs: all of its packet (all), or its slice of the vector only (segment).",
     )
+    sign_parity: int = Field(
+        0,
+        ge=0,
+        le=254,
+        description="Reed-Solomon parity segments that each sign (or single) packet carries: as many of all its "
+        "segments as it has without them tell it.",
+    )
     link: Literal["outage", "gap", "bler"] = Field(
         "outage",
         description="What a packet needs to arrive: capacity at snr_gap_db (outage), at the measured gap of LDPC codes "
@@ -141,6 +148,8 @@ class ChannelConfig(Section):
             raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
         if self.recovery == "segment" and self.segment_bits is None:
             raise ValueError("recovery = segment needs segment_bits")
+        if self.sign_parity and self.segment_bits is None:
+            raise ValueError(f"sign_parity needs segment_bits, got {self.sign_parity} without")
         return self
 
 

@@ -25,7 +25,7 @@ from spfl.radio.drops import drop_gains
 from spfl.radio.energy import Spent, clocks_hz, spend
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
 from spfl.radio.law import Curves, RadioLaw, allocators_gap
-from spfl.radio.segments import segment_count, segment_overhead
+from spfl.radio.segments import parity_overhead, segment_count, segment_overhead
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.torch_device import check_supported, find_device
@@ -204,7 +204,12 @@ class World:
             bits + segment_overhead(count, r)
             for bits, count, r in zip(self._whole_bits, self.segments, held, strict=True)
         )
-        return first, second
+        return first + parity_overhead(self._whole_bits[0], self.segments[0], self.parity), second
+
+    @property
+    def parity(self) -> int:
+        """Parity segments of the first packet."""
+        return 0 if self.scheme.uplink in ("ideal", "analog", "sparse") else self.config.channel.sign_parity
 
     @cached_property
     def _whole_bits(self) -> tuple[int, int]:
@@ -214,12 +219,12 @@ class World:
     def law(self) -> RadioLaw | None:
         """What the link does beyond the closed form; None where that tells all."""
         channel, count = self.config.channel, self.segments
-        plain = channel.fading == "block" or (channel.fading == "independent" and max(count) == 1)
+        plain = channel.fading == "block" or (channel.fading == "independent" and max(*count, 1 + self.parity) == 1)
         if self.scheme.uplink in ("ideal", "analog") or (plain and channel.link != "bler"):
             return None
         subbands = channel.subbands if channel.fading == "selective" else 1
         recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
-        return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves())
+        return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves(), self.parity)
 
     def _error_curves(self) -> tuple[Curves, Curves] | None:
         """Error rates of a segment of the first and of the second packet, where the link has measured ones."""
@@ -228,7 +233,8 @@ class World:
             return None
         if channel.bler_curves == "measured":
             return block_error_rate, block_error_rate
-        first, second = (-(-bits // count) for bits, count in zip(self.packet_bits, self.segments, strict=True))
+        counts = self.segments[0] + self.parity, self.segments[1]
+        first, second = (-(-bits // count) for bits, count in zip(self.packet_bits, counts, strict=True))
         return transport_curves(first), transport_curves(second)
 
     @cached_property
@@ -284,7 +290,7 @@ class World:
     def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if self.law is None or self.config.channel.fading == "block":
             return (devices,), (devices,)
-        first, second = self.segments
+        first, second = self.segments[0] + self.parity, self.segments[1]
         return (devices, first, self.law.subbands), (devices, second, self.law.subbands)
 
     @cached_property

@@ -8,6 +8,7 @@ Axis vocabulary: `device`, `segment`, `subband`, `point` (of a grid).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -41,6 +42,7 @@ class RadioLaw:
 
     `snr_gap`, `gap_slope`: Gamma(r) = snr_gap exp(gap_slope r), not that of the `Link`, by which the allocator reckons.
     `curves`: measured error rates of a segment of the sign and of the modulus packet, in place of the gap.
+    `parity` Reed-Solomon segments go with the `sign_segments` of a sign packet: as many of all as those tell it.
     """
 
     subbands: int = 1
@@ -50,18 +52,19 @@ class RadioLaw:
     snr_gap: float = 1.0
     gap_slope: float = 0.0
     curves: tuple[Curves, Curves] | None = None
+    parity: int = 0
 
     def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
         """Success probabilities as drawn; by segment, where segments are recovered one by one. x = -ln q."""
         sign, modulus = self._packets(link, beta, alpha, rho)
         if link.fading == "block":
-            p_s = self._arrives(sign, FADES[None, :], self.sign_segments)
+            p_s = self._arrives(sign, FADES[None, :], self.sign_segments, self.parity)
             p_m = self._arrives(modulus, FADES[None, :], self.modulus_segments)
             q_s, both = p_s.mean(1), (p_s * p_m).mean(1)
             r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
         else:
-            q_s = self._power(self.segment_success(sign), self.sign_segments)
-            r_m = self._power(self.segment_success(modulus), self.modulus_segments)
+            q_s = self._recovered(self.segment_success(sign), self.sign_segments, self.parity)
+            r_m = self._recovered(self.segment_success(modulus), self.modulus_segments)
         with np.errstate(divide="ignore"):
             return Success(-np.log(q_s), -np.log(r_m), q_s, r_m)
 
@@ -75,12 +78,12 @@ class RadioLaw:
         rng: np.random.Generator,
     ) -> Outcome:
         """Which packets arrive. `fades`: (device,) for block fading, else (device, segment, subband)."""
-        sign, modulus = (
-            self._draw(packet, fade, count, rng)
-            for packet, fade, count in zip(
-                self._packets(link, beta, alpha, rho), fades, (self.sign_segments, self.modulus_segments), strict=True
-            )
+        packets_, counts = (
+            self._packets(link, beta, alpha, rho),
+            (self.sign_segments + self.parity, self.modulus_segments),
         )
+        sign, modulus = (self._draw(*each, rng) for each in zip(packets_, fades, counts, strict=True))
+        sign = decoded(sign, self.sign_segments)
         if self.recovery == "all":
             whole = np.asarray(sign.all(1))
             return Outcome(whole, whole & np.asarray(modulus.all(1)))
@@ -109,15 +112,26 @@ class RadioLaw:
             return sign, modulus
         return sign._replace(curves=self.curves[0]), modulus._replace(curves=self.curves[1])
 
-    def _power(self, probability: Floats, segments: int) -> Floats:
-        return probability**segments if self.recovery == "all" else probability
+    def sent_success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> tuple[Floats, Floats]:
+        """Pr[a segment arrives by itself], without the help of parity, of either packet, (device,)."""
+        sign, modulus = self._packets(link, beta, alpha, rho)
+        return self.segment_success(sign), self.segment_success(modulus)
 
-    def _arrives(self, packet: Packet, fade: Floats, segments: int) -> Floats:
+    def _recovered(self, probability: Floats, segments: int, parity: int = 0) -> Floats:
+        """Pr[a segment is had] (recovery by segment) or Pr[all are], from that of one to arrive, any shape."""
+        if not parity:
+            return probability**segments if self.recovery == "all" else probability
+        if self.recovery == "all":
+            return at_least(segments, segments + parity, probability)
+        others = at_least(segments, segments + parity - 1, probability)
+        return probability + (1.0 - probability) * others
+
+    def _arrives(self, packet: Packet, fade: Floats, segments: int, parity: int = 0) -> Floats:
         """Pr[arrives | fade] under block fading, (device, point)."""
         rate, snr = packet.rate[:, None], self._backed_off(packet)[:, None] * fade
         if packet.curves is None:
             return np.where(rate > 0, np.log2(1.0 + snr) >= rate, True).astype(np.float64)
-        return np.where(rate > 0, self._power(1.0 - packet.curves(rate, snr), segments), 1.0)
+        return np.where(rate > 0, self._recovered(1.0 - packet.curves(rate, snr), segments, parity), 1.0)
 
     def _draw(self, packet: Packet, fade: Floats, segments: int, rng: np.random.Generator) -> Bools:
         """Which segments arrive, (device, segment)."""
@@ -130,6 +144,18 @@ class RadioLaw:
             chance = 1.0 - packet.curves(rate, np.exp2(bits) - 1.0)
             arrived = rng.random((rate.shape[0], segments)) < chance
         return np.broadcast_to(arrived | (rate == 0), (rate.shape[0], segments))
+
+
+def at_least(least: int, count: int, probability: Floats) -> Floats:
+    """Pr[at least `least` of `count` independent events], of one probability each, any shape."""
+    terms = (math.comb(count, j) * probability**j * (1.0 - probability) ** (count - j) for j in range(least, count + 1))
+    return np.minimum(sum(terms, np.zeros(np.shape(probability))), 1.0)
+
+
+def decoded(arrived: Bools, segments: int) -> Bools:
+    """The data segments that are had, (device, segment), of `arrived` (device, data and parity)."""
+    enough = arrived.sum(1, keepdims=True) >= segments
+    return np.asarray(arrived[:, :segments] | enough)
 
 
 def packets(link: Link, beta: Floats, alpha: Floats, rho: Floats) -> tuple[Packet, Packet]:
@@ -200,9 +226,9 @@ def allocators_gap(law: RadioLaw, block: bool, segments: int = 1) -> tuple[float
         middle = np.sqrt(low * high)
         packet = Packet(RATES, middle, law.curves and law.curves[0])
         if block:
-            q = law._arrives(packet, FADES[None, :], segments).mean(1)
+            q = law._arrives(packet, FADES[None, :], segments, law.parity).mean(1)
         else:
-            q = law._power(law.segment_success(packet), segments)
+            q = law._recovered(law.segment_success(packet), segments, law.parity)
         low, high = np.where(q < 0.5, middle, low), np.where(q < 0.5, high, middle)
     gap = np.log(2.0) * high / np.expm1(RATES * np.log(2))
     return fit_gap(RATES, gap)

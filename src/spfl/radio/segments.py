@@ -24,6 +24,11 @@ def segment_overhead(count: int, ranges: int) -> int:
     return (count - 1) * (SEGMENT_HEADER_BITS + RANGE_BITS * ranges)
 
 
+def parity_overhead(bits: int, count: int, parity: int) -> int:
+    """Bits that `parity` segments add to a packet of `bits` in `count` segments: an equal share and a header each."""
+    return parity * (-(-bits // count) + SEGMENT_HEADER_BITS)
+
+
 def element_mask(arrived: Bools, dim: int) -> Bools:
     """Which elements (dim,) lie in segments that arrived, (segment,): element i is in segment floor(i n / dim)."""
     return arrived[np.arange(dim) * arrived.size // dim]

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from spfl.channel import Floats, Outcome, by_segment
+from spfl.channel import Outcome, by_segment
 from spfl.config import Config
 from spfl.data import Dataset
 from spfl.errors import ConfigError, PacketError
@@ -126,15 +126,13 @@ def _serve(pipe: Connection) -> None:
             pipe.send(received)
 
 
-def exchange(
-    wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan, parity: int
-) -> tuple[Outcome, dict[str, int]]:
+def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) -> tuple[Outcome, dict[str, int]]:
     """Send the packets of a round; what arrived, and counts of datagrams sent, received and damaged."""
     segments, loss, groups = world.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
     for k, upload in enumerate(uploads):
         for kind, packet in ((SIGN, upload.sign_packet), (MODULUS, upload.modulus_packet)):
             if packet and plan.allocation.beta[k] > 0:
-                more = parity if kind == SIGN else 0
+                more = world.parity if kind == SIGN else 0
                 groups[kind].append(cut(packet, segments[kind], more, kind, k, plan.round_))
     datagrams = [raw for group in groups for raw in interleave(group)]  # signs first
     seed = server_stream(world.config.seed, plan.round_, Purpose.SCHEME).integers(2**32, size=4).tolist()
@@ -162,24 +160,29 @@ def exchange(
 def _loss(world: World, plan: Plan) -> Loss:
     a, law = plan.allocation, world.law
     assert law is not None
-    odds = law.success(plan.link, a.beta, a.alpha, a.rho)
-    each: tuple[Floats, Floats] = (odds.q_s, odds.r_m)
+    each = law.sent_success(plan.link, a.beta, a.alpha, a.rho)
     return {(k, kind): 1.0 - float(each[kind][k]) for k in range(a.beta.size) for kind in (SIGN, MODULUS)}
 
 
 def run_over_udp(
-    config: Config, dataset: Dataset, *, parity: int = 0, rate_bit_per_s: float | None = None
+    config: Config, dataset: Dataset, *, rate_bit_per_s: float | None = None
 ) -> Iterator[tuple[RoundRecord, dict[str, int]]]:
     """`training.run` with every packet sent as datagrams. Raises ConfigError for what datagrams cannot carry."""
     world = World.build(config, dataset)
     check(world)
+    with Wire(rate_bit_per_s) as wire:
+        yield from rounds_over(wire, world)
+
+
+def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[str, int]]]:
+    """The rounds of a world over a wire, and what `exchange` counted in each."""
     server = world.start()
-    with Fleet(world) as fleet, Wire(rate_bit_per_s) as wire:
-        for round_ in range(1, config.training.rounds + 1):
+    with Fleet(world) as fleet:
+        for round_ in range(1, world.config.training.rounds + 1):
             clock = Stopwatch()
             uploads, _ = fleet.uploads(server, world.cohort(round_), round_)
             plan = prepare(world, server, uploads, round_, clock)
-            arrived, counts = exchange(wire, world, uploads, plan, parity)
+            arrived, counts = exchange(wire, world, uploads, plan)
             record = complete(world, server, plan, fleet.evaluate, clock, outcome=arrived)
             del uploads, plan  # as in `training.train`
             server = record.server
