@@ -42,7 +42,7 @@ def main() -> None:
         tracemalloc.start()
         began = time.perf_counter()
         world = World.build(config, data)
-        world.cell(1)
+        world.radio.cell(1)
         start_s[population], kept[population] = time.perf_counter() - began, tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         running[population] = training.train(world)

@@ -153,7 +153,9 @@ def test_a_second_attempt_helps_as_often_as_shannon_says() -> None:
 
 
 def test_all_attempts_together_take_the_time_of_one_packet(digits: Dataset) -> None:
-    link = {name: World.build(build_config({"scheme": {"name": name}}), digits).link((0, 1), 1) for name in SCHEMES}
+    link = {
+        name: World.build(build_config({"scheme": {"name": name}}), digits).radio.link((0, 1), 1) for name in SCHEMES
+    }
     for name, scheme in SCHEMES.items():
         np.testing.assert_array_equal(scheme.attempts * link[name].tau_s, link["single_packet"].tau_s)
         np.testing.assert_array_equal(link[name].power_w, link["single_packet"].power_w)

@@ -31,8 +31,8 @@ def first(small_config, digits, name, **sections):
 def test_every_packet_scheme_sends_with_its_whole_power_all_the_time(name, small_config, digits):
     """Power times time is what equal resources mean: no scheme may look cheap by an error of the account."""
     world, record = first(small_config, digits, name)
-    assert record.spent.joules == pytest.approx(np.full(6, POWER_W * world.tau_s), rel=1e-12)
-    assert record.spent.round_s == pytest.approx(world.tau_s)
+    assert record.spent.joules == pytest.approx(np.full(6, POWER_W * world.radio.tau_s), rel=1e-12)
+    assert record.spent.round_s == pytest.approx(world.radio.tau_s)
 
 
 def test_a_modulus_packet_that_is_not_sent_saves_its_power(small_config, digits):
@@ -41,16 +41,16 @@ def test_a_modulus_packet_that_is_not_sent_saves_its_power(small_config, digits)
     rho = np.array([0.3, 0.3, 0.3, 1.0, 0.3, 0.3])
     beta = np.array([0.2, 0.2, 0.2, 0.2, 0.2, 0.0])
     allocation = replace(record.allocation, alpha=alpha, rho=rho, beta=beta)
-    fade = world.fades(1)[0]
-    spent = world.spent(record.cohort, world.link(record.cohort, 1), allocation, record.outcome, fade)
-    assert spent.joules == pytest.approx(POWER_W * world.tau_s * np.array([1, 1, 1, 0.5, 1, 0]), rel=1e-12)
+    fade = world.radio.fades(world.cohort(1), 1)[0]
+    spent = world.spent(record.cohort, world.radio.link(record.cohort, 1), allocation, record.outcome, fade)
+    assert spent.joules == pytest.approx(POWER_W * world.radio.tau_s * np.array([1, 1, 1, 0.5, 1, 0]), rel=1e-12)
     assert (spent.uplink_s > 0).tolist() == [True] * 5 + [False]
 
 
 def test_an_analogue_uplink_inverts_the_channel_within_its_power(small_config, digits):
     world, record = first(small_config, digits, "over_the_air")
-    link, fade = world.link(record.cohort, 1), world.fades(1)[0]
-    power_w = record.spent.joules / world.tau_s
+    link, fade = world.radio.link(record.cohort, 1), world.radio.fades(world.cohort(1), 1)[0]
+    power_w = record.spent.joules / world.radio.tau_s
     sent = record.outcome.sign
     assert sent.sum() > 0
     received = (power_w * link.gain * fade)[sent]
@@ -66,9 +66,9 @@ def test_computing_by_cycles(small_config, digits):
     assert samples.min() < 300
     clock = clocks_hz(world.config.device, 6, 0)
     assert record.spent.compute_s == pytest.approx(2e4 * samples / clock)
-    joules = 1e-28 * 2e4 * samples * clock**2 + POWER_W * world.tau_s / 0.5
+    joules = 1e-28 * 2e4 * samples * clock**2 + POWER_W * world.radio.tau_s / 0.5
     assert record.spent.joules == pytest.approx(joules)
-    assert record.spent.round_s == pytest.approx((2e4 * samples / clock).max() + world.tau_s)
+    assert record.spent.round_s == pytest.approx((2e4 * samples / clock).max() + world.radio.tau_s)
 
 
 def test_clocks_are_log_uniform_between_their_bounds(small_config):
@@ -112,4 +112,4 @@ def test_a_study_draws_accuracy_against_joules_and_seconds(tmp_path):
 def test_ideal_is_charged_like_a_packet(small_config, digits):
     world, record = first(small_config, digits, "error_free")
     assert resolve(world.config.scheme).uplink == "ideal"
-    assert record.spent.joules == pytest.approx(np.full(6, POWER_W * world.tau_s))
+    assert record.spent.joules == pytest.approx(np.full(6, POWER_W * world.radio.tau_s))

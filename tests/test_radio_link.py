@@ -145,11 +145,11 @@ def test_parity_is_paid_for_in_the_band(small_config, digits):
         World.build(small_config(channel=cut | {"sign_parity": m}, scheme={"name": "sp_fl_uniform"}), digits)
         for m in (0, 2)
     )
-    (first, second), count = plain.packet_bits, plain.segments[0]
-    own = plain._whole_bits[0]
-    assert more.segments == plain.segments
-    assert more.packet_bits == (first + 2 * (math.ceil(own / count) + 64), second)
-    loads = [world.link(range(6), 1).sign_load for world in (plain, more)]
+    (first, second), count = plain.radio.packet_bits, plain.radio.segments[0]
+    own = plain.radio._whole_bits[0]
+    assert more.radio.segments == plain.radio.segments
+    assert more.radio.packet_bits == (first + 2 * (math.ceil(own / count) + 64), second)
+    loads = [world.radio.link(range(6), 1).sign_load for world in (plain, more)]
     assert (loads[1] > loads[0] * (1 + 1.9 / count)).all()
     records = [next(run(world.config, digits)) for world in (plain, more)]
     assert records[1].payload_bits > records[0].payload_bits
@@ -213,16 +213,19 @@ def test_correlated_fades_depend_on_seed_and_round_alone():
 
 def test_a_static_channel_never_changes(small_config, digits):
     world = World.build(small_config(channel={"doppler_hz": 0.0}), digits)
-    assert world.fades(1)[0].tolist() == world.fades(9)[0].tolist()
-    assert world.fades(1)[0] is not None
-    assert (world.fades(1)[0] == world.fades(1)[1]).all()
+    assert world.radio.fades(world.cohort(1), 1)[0].tolist() == world.radio.fades(world.cohort(9), 9)[0].tolist()
+    assert world.radio.fades(world.cohort(1), 1)[0] is not None
+    assert (world.radio.fades(world.cohort(1), 1)[0] == world.radio.fades(world.cohort(1), 1)[1]).all()
 
 
 def test_cohorts_meet_the_fades_of_their_members(small_config, digits):
     everyone = World.build(small_config(channel={"doppler_hz": 1.0, "round_s": 0.05}), digits)
     some = World.build(small_config(channel={"doppler_hz": 1.0, "round_s": 0.05}, data={"cohort_size": 3}), digits)
     for round_ in (1, 4):
-        assert some.fades(round_)[0].tolist() == everyone.fades(round_)[0][list(some.cohort(round_))].tolist()
+        assert (
+            some.radio.fades(some.cohort(round_), round_)[0].tolist()
+            == everyone.radio.fades(everyone.cohort(round_), round_)[0][list(some.cohort(round_))].tolist()
+        )
 
 
 # --- imperfect knowledge of the channel ------------------------------------------------------------------------------
@@ -232,18 +235,18 @@ def test_the_server_reckons_with_noisy_gains_and_the_air_with_true_ones(small_co
     config = small_config(channel={"csi_error_db": 6.0}, scheme={"name": "sp_fl_uniform"})
     world, record = World.build(config, digits), next(run(config, digits))
     cohort = record.cohort
-    link = world.link(cohort, 1)
-    believed = world.estimate(link, cohort, 1)
+    link = world.radio.link(cohort, 1)
+    believed = world.radio.estimate(link, cohort, 1)
     assert np.abs(np.log(believed.gain / link.gain)).min() > 1e-3
     assert record.allocation.q_s == pytest.approx(probabilities(believed, record.allocation).q_s)
     x_s = success(link, record.allocation.beta, record.allocation.alpha, record.allocation.rho).x_s
-    assert record.outcome.sign.tolist() == (world.fades(1)[0] >= x_s).tolist()
+    assert record.outcome.sign.tolist() == (world.radio.fades(world.cohort(1), 1)[0] >= x_s).tolist()
 
 
 def test_the_error_is_log_normal(small_config, digits):
     world = World.build(small_config(channel={"csi_error_db": 3.0}), digits)
-    link = world.link(range(6), 1)
-    ratios = [10 * np.log10(world.estimate(link, range(6), t).gain / link.gain) for t in range(1, 400)]
+    link = world.radio.link(range(6), 1)
+    ratios = [10 * np.log10(world.radio.estimate(link, range(6), t).gain / link.gain) for t in range(1, 400)]
     assert_mean(np.array(ratios), 0.0)
     assert np.std(ratios) == pytest.approx(3.0, rel=0.1)
 
@@ -299,7 +302,7 @@ def test_each_segment_is_counted(small_config, digits):
         for extra in ({}, {"segment_bits": 512})
     )
     world = World.build(small_config(channel={"fading": "independent", "segment_bits": 512}), digits)
-    first, second = world.segments
+    first, second = world.radio.segments
     assert min(first, second) > 1
     extra = (first - 1) * 64 + (second - 1) * 128
     assert cut.payload_bits - plain.payload_bits == 6 * extra
@@ -333,8 +336,8 @@ def test_every_option_runs_and_resumes_to_the_same_bits(option, name, small_conf
 def test_the_allocation_tells_the_probabilities_of_the_law(small_config, digits):
     config = small_config(channel=OPTIONS["selective"], scheme={"name": "sp_fl_exact"})
     world, record = World.build(config, digits), next(run(config, digits))
-    law, shares = world.law, (record.allocation.beta, record.allocation.alpha, record.allocation.rho)
-    assert record.allocation.q_s == pytest.approx(law.success(world.link(record.cohort, 1), *shares).q_s)
+    law, shares = world.radio.law, (record.allocation.beta, record.allocation.alpha, record.allocation.rho)
+    assert record.allocation.q_s == pytest.approx(law.success(world.radio.link(record.cohort, 1), *shares).q_s)
 
 
 def test_level_of_fades():

@@ -88,7 +88,7 @@ def test_segments_over_sockets_have_the_emulated_probabilities(parity, wire, sma
     assert_proportion(np.array(moduli).transpose(0, 2, 1).reshape(-1, len(uploads)), plan.allocation.r_m)
     if parity:
         shares = plan.allocation.beta, plan.allocation.alpha, plan.allocation.rho
-        assert plan.allocation.q_s.max() > 1.05 * world.law.sent_success(plan.link, *shares)[0].max()
+        assert plan.allocation.q_s.max() > 1.05 * world.radio.law.sent_success(plan.link, *shares)[0].max()
 
 
 LEARNING = {"rounds": 12, "eval_every": 12, "rate": 0.05}

@@ -34,15 +34,21 @@ def world_of(digits, small_config, **channel):
 
 def test_the_noise_figure_raises_the_noise_of_the_uplink(digits, small_config):
     quiet, loud = (world_of(digits, small_config, median_snr_db=None, noise_figure_db=f) for f in (0.0, 7.0))
-    np.testing.assert_allclose(loud.link(range(6), 1).noise_w_per_hz, 10**0.7 * quiet.link(range(6), 1).noise_w_per_hz)
-    np.testing.assert_array_equal(loud.cell(1).gain, quiet.cell(1).gain)
+    np.testing.assert_allclose(
+        loud.radio.link(range(6), 1).noise_w_per_hz, 10**0.7 * quiet.radio.link(range(6), 1).noise_w_per_hz
+    )
+    np.testing.assert_array_equal(loud.radio.cell(1).gain, quiet.radio.cell(1).gain)
 
 
 def test_a_median_snr_is_behind_the_receiver(digits, small_config):
     """The gains make up for its noise figure, so the uplink stays as it was."""
     quiet, loud = (world_of(digits, small_config, median_snr_db=3.0, noise_figure_db=f) for f in (0.0, 7.0))
     for world in (quiet, loud):
-        snr = world.link(range(6), 1).gain * world.link(range(6), 1).power_w / world.link(range(6), 1).noise_w_per_hz
+        snr = (
+            world.radio.link(range(6), 1).gain
+            * world.radio.link(range(6), 1).power_w
+            / world.radio.link(range(6), 1).noise_w_per_hz
+        )
         assert np.median(snr) / (10e6 / 6) == pytest.approx(10**0.3)
 
 
@@ -133,8 +139,11 @@ def test_indoors_is_worse():
 def test_a_run_in_a_standard_cell(small_config, digits):
     config = small_config(channel={"model": "umi", "indoor_share": 0.5, "median_snr_db": 6.0})
     worlds = [World.build(config, digits) for _ in range(2)]
-    assert worlds[0].cell(1).gain.tolist() == worlds[1].cell(1).gain.tolist()
-    assert worlds[0].cell(1).distance_m.tolist() == World.build(small_config(), digits).cell(1).distance_m.tolist()
+    assert worlds[0].radio.cell(1).gain.tolist() == worlds[1].radio.cell(1).gain.tolist()
+    assert (
+        worlds[0].radio.cell(1).distance_m.tolist()
+        == World.build(small_config(), digits).radio.cell(1).distance_m.tolist()
+    )
     assert len(list(run(config, digits))) == 2
 
 
@@ -309,9 +318,11 @@ def test_bler_draws_have_the_probabilities_told(fading, small_config, digits):
     option = {"bler_curves": "sionna"} if fading == "sionna" else {"fading": fading}
     config = small_config(channel={"link": "bler"} | option, scheme={"name": "sp_fl_uniform"})
     world, record = World.build(config, digits), next(run(config, digits))
-    a, link = record.allocation, world.link(record.cohort, 1)
+    a, link = record.allocation, world.radio.link(record.cohort, 1)
     shares, rng = (a.beta, a.alpha, a.rho), np.random.default_rng(0)
-    outcomes = [world.law.transmit(link, *shares, world.fades(t), rng) for t in range(1, 3001)]
+    outcomes = [
+        world.radio.law.transmit(link, *shares, world.radio.fades(world.cohort(t), t), rng) for t in range(1, 3001)
+    ]
     assert_proportion(np.array([o.sign for o in outcomes]), a.q_s)
     assert_proportion(np.array([o.modulus for o in outcomes]), a.q_s * a.r_m)
 
@@ -321,10 +332,10 @@ def test_gap_links_allocate_with_the_measured_gap(small_config, digits):
         next(run(small_config(channel={"link": link}, scheme={"name": "sp_fl_uniform"}), digits))
         for link in ("gap", "outage")
     )
-    rate = World.build(small_config(), digits).link(range(6), 1).sign_load * 6
+    rate = World.build(small_config(), digits).radio.link(range(6), 1).sign_load * 6
     table = gap_table()
     ratio = np.log(gap.allocation.q_s) / np.log(ideal.allocation.q_s)
-    split = World.build(small_config(), digits).link(range(6), 1).split
+    split = World.build(small_config(), digits).radio.link(range(6), 1).split
     assert ratio == pytest.approx(table["snr_gap"] * np.exp(table["gap_slope"] * rate / split))
 
 
@@ -342,6 +353,6 @@ def test_calibrate_writes_its_command(monkeypatch):
 def test_mean_of_sit_outs_is_not_biased_by_the_fade(small_config, digits):
     """Uplink and downlink fades are independent."""
     world = World.build(small_config(channel=lossy("stale")), digits)
-    up = np.array([world.fades(t)[0] for t in range(2, 2002)])
+    up = np.array([world.radio.fades(world.cohort(t), t)[0] for t in range(2, 2002)])
     down = np.array([world._last_heard.at(t) == t for t in range(2, 2002)])
     assert_mean(((up - 1.0) * (down - down.mean(0))), 0.0)

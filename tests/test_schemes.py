@@ -87,9 +87,11 @@ def test_schemes_share_all_randomness(digits: Dataset, small_config: Build) -> N
         for device in (0, 5):
             np.testing.assert_array_equal(first_gradient(world, device), first_gradient(first, device))
         for round_ in (1, 2):
-            np.testing.assert_array_equal(world.cell(round_).gain, first.cell(round_).gain)
-            np.testing.assert_array_equal(world.fades(round_), first.fades(round_))
-            np.testing.assert_array_equal(world.noise(round_).random(9), first.noise(round_).random(9))
+            np.testing.assert_array_equal(world.radio.cell(round_).gain, first.radio.cell(round_).gain)
+            np.testing.assert_array_equal(
+                world.radio.fades(world.cohort(round_), round_), first.radio.fades(first.cohort(round_), round_)
+            )
+            np.testing.assert_array_equal(world.radio.noise(round_).random(9), first.radio.noise(round_).random(9))
             assert world.cohort(round_) == first.cohort(round_)
 
 
@@ -103,8 +105,8 @@ def test_another_seed_changes_all_randomness(digits: Dataset, small_config: Buil
     assert not np.array_equal(a.start().weights, b.start().weights)
     assert not np.array_equal(np.concatenate(a.parts), np.concatenate(b.parts))
     assert not np.array_equal(first_gradient(a, 0), first_gradient(b, 0))
-    assert not np.array_equal(a.cell(1).gain, b.cell(1).gain)
-    assert not np.array_equal(a.fades(1), b.fades(1))
+    assert not np.array_equal(a.radio.cell(1).gain, b.radio.cell(1).gain)
+    assert not np.array_equal(a.radio.fades(a.cohort(1), 1), b.radio.fades(b.cohort(1), 1))
 
 
 def test_the_single_packet_is_sp_fl_at_the_proportional_point(digits: Dataset, small_config: Build) -> None:

@@ -179,16 +179,16 @@ def test_a_cohort_is_trained_and_served(digits: Dataset, small_config: Build) ->
 
 def test_a_fixed_drop_stays_and_a_fresh_one_moves(digits: Dataset, small_config: Build) -> None:
     fixed = World.build(small_config(), digits)
-    np.testing.assert_array_equal(fixed.cell(1).gain, fixed.cell(2).gain)
+    np.testing.assert_array_equal(fixed.radio.cell(1).gain, fixed.radio.cell(2).gain)
     fresh = World.build(small_config(channel={"drop": "per_round"}), digits)
-    assert not np.array_equal(fresh.cell(1).gain, fresh.cell(2).gain)
-    np.testing.assert_array_equal(fresh.cell(2).gain, fresh.cell(2).gain)
+    assert not np.array_equal(fresh.radio.cell(1).gain, fresh.radio.cell(2).gain)
+    np.testing.assert_array_equal(fresh.radio.cell(2).gain, fresh.radio.cell(2).gain)
 
 
 def test_the_link_has_the_configured_median_snr_and_resource_ratio(digits: Dataset, small_config: Build) -> None:
     channel = {"median_snr_db": 7.0, "symbols_per_parameter": 3.0, "snr_gap_db": 2.0}
     world = World.build(small_config(channel=channel), digits)
-    link = world.link(world.cohort(1), 1)
+    link = world.radio.link(world.cohort(1), 1)
     snr = link.power_w * link.gain / (link.noise_w_per_hz * link.bandwidth_hz / 6)
     assert 10 * math.log10(np.median(snr)) == pytest.approx(7.0)
     np.testing.assert_allclose(link.bandwidth_hz * link.tau_s / (6 * world.layout.size), 3.0)
@@ -201,7 +201,7 @@ def test_explicit_gains_and_seconds_are_taken_as_given(digits: Dataset, small_co
     world = World.build(small_config(channel=channel, data={"cohort_size": 2}), digits)
     for round_ in range(1, 6):
         cohort = world.cohort(round_)
-        link = world.link(cohort, round_)
+        link = world.radio.link(cohort, round_)
         np.testing.assert_allclose(10 * np.log10(link.gain), [gains_db[k] for k in cohort])
         np.testing.assert_array_equal(link.tau_s, 0.02)
 

@@ -172,7 +172,7 @@ def write_devices(folder: Path, world: World) -> None:
     """
     if len(world.parts) > MOST_ROWS:
         return
-    cell, labels = world.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
+    cell, labels = world.radio.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
     classes = [np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]
     table = pa.table(
         {

@@ -155,7 +155,7 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
         run_experiment(point.config, dataset, runs / point.key, existing="resume")
         rounds = list(read_metrics(runs / point.key))
     wall_s = time.perf_counter() - began
-    return measure(rounds) | {"uplink_s_per_round": World.build(point.config, dataset).tau_s, "wall_s": wall_s}
+    return measure(rounds) | {"uplink_s_per_round": World.build(point.config, dataset).radio.tau_s, "wall_s": wall_s}
 
 
 def measure(rounds: Sequence[Json]) -> Json:

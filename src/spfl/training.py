@@ -110,8 +110,8 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
     with clock("allocate"):
         uploads = admit(scheme, config, world.layout, uploads)
         cohort = [upload.device for upload in uploads]
-        devices, link, fades = describe(uploads), world.link(cohort, round_), world.fades(round_)
-        known = world.estimate(link, cohort, round_)
+        devices, link, fades = describe(uploads), world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
+        known = world.radio.estimate(link, cohort, round_)
         allocation = share_resources(scheme, devices, known, config, fades, server.allocation)
     return Plan(round_, uploads, devices, link, fades, allocation)
 
@@ -134,7 +134,7 @@ def complete(
     config, scheme, uploads = world.config, world.scheme, plan.uploads
     round_, allocation = plan.round_, plan.allocation
     with clock("transmit"):
-        outcome = outcome or deliver(scheme, uploads, plan.link, allocation, plan.fades, world.noise(round_))
+        outcome = outcome or deliver(scheme, uploads, plan.link, allocation, plan.fades, world.radio.noise(round_))
         if present is not None:
             outcome = replace(outcome, sign=outcome.sign & present, modulus=outcome.modulus & present)
     with clock("aggregate"):
@@ -165,7 +165,7 @@ def complete(
         plan.devices,
         allocation,
         outcome,
-        payload_bits(scheme, world.layout, config.codec, allocation, world.packet_bits),
+        payload_bits(scheme, world.layout, config.codec, allocation, world.radio.packet_bits),
         side_bits(scheme, world.layout) * len(uploads),
         update.rejected,
         world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0]),

@@ -128,11 +128,11 @@ def _serve(pipe: Connection) -> None:
 
 def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) -> tuple[Outcome, dict[str, int]]:
     """Send the packets of a round; what arrived, and counts of datagrams sent, received and damaged."""
-    segments, loss, groups = world.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
+    segments, loss, groups = world.radio.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
     for k, upload in enumerate(uploads):
         for kind, packet in ((SIGN, upload.sign_packet), (MODULUS, upload.modulus_packet)):
             if packet and plan.allocation.beta[k] > 0:
-                more = world.parity if kind == SIGN else 0
+                more = world.radio.parity if kind == SIGN else 0
                 groups[kind].append(cut(packet, segments[kind], more, kind, k, plan.round_))
     datagrams = [raw for group in groups for raw in interleave(group)]  # signs first
     seed = server_stream(world.config.seed, plan.round_, Purpose.SCHEME).integers(2**32, size=4).tolist()
@@ -158,7 +158,7 @@ def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) ->
 
 
 def _loss(world: World, plan: Plan) -> Loss:
-    a, law = plan.allocation, world.law
+    a, law = plan.allocation, world.radio.law
     assert law is not None
     each = law.sent_success(plan.link, a.beta, a.alpha, a.rho)
     return {(k, kind): 1.0 - float(each[kind][k]) for k in range(a.beta.size) for kind in (SIGN, MODULUS)}
