@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,45 +13,16 @@ import spfl
 from spfl.config_files import dotted, to_toml
 from spfl.experiment import CONFIG, ENVIRONMENT, read_json
 from spfl.folders import write_atomically
+from spfl.report_parts import RESULTS_NOTE, Panel, Section, Table
 from spfl.results import Group, Value, check_report, differing, read_groups
 from spfl.runlog import Json
-from spfl.sweep_tables import TABLE, cells
+from spfl.sweep_tables import TABLE
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from spfl.study import Study
+    pass
 
 REPORT = "report.html"
 SWEEP_FILE = "sweep.toml"
-
-
-@dataclass
-class Table:
-    """Text cells; columns of numbers are set to the right. `bar` is a column of percentages drawn as bars as well."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    bar: int | None = None
-
-
-@dataclass
-class Panel:
-    """Figures and a table that belong together; several panels of a section are tabs."""
-
-    name: str = ""
-    figures: list[go.Figure] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    listings: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class Section:
-    """A heading, a sentence that says how to read it, and its panels."""
-
-    title: str
-    note: str
-    panels: list[Panel]
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -63,13 +33,19 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     groups = read_groups(folder) if folder.is_dir() else []
     has_table = (folder / TABLE).is_file()
     check_report(folder, groups, has_table)
-    sections = _study_sections(folder) if has_table else []
+    sections = _sweep(folder) if has_table else []
     sections += _run_sections(folder, groups, compared=not has_table) if groups else []
     sections.append(_reproduction(folder, groups))
     path = out or folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render(_title(folder, groups), _facts(groups), sections).encode())
     return path
+
+
+def _sweep(folder: Path) -> list[Section]:
+    from spfl.report_study import study_sections  # plotly takes its time
+
+    return study_sections(folder)
 
 
 def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
@@ -177,11 +153,6 @@ RECEIVED: dict[str, Value] = {
     "signs": lambda r: r["signs_received"],
     "moduli": lambda r: r["moduli_received"],
 }
-RESULTS_NOTE = (
-    "Accuracy: mean over the evaluations of the last quarter of the rounds, then over n seeds; ± is the standard "
-    "deviation over seeds. Sign arrives: mean probability that a sign packet (or the single packet) gets through. "
-    "Payload: packets sent, heard or not."
-)
 CELL_NOTE = (
     "Of the first seed. Area: mean share of the band. Colour: mean share of the power that goes to the sign packet."
     " Distances are the model's; it has no angles, those are drawn for legibility. Predicted are the probabilities "
@@ -253,61 +224,6 @@ def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
         seeds = ", ".join(str(run.config.seed) for run in group.runs)
         panel.listings.append((f"{group.label} (seeds {seeds})", to_toml(group.runs[0].config)))
     return panel
-
-
-# --- sweeps -------------------------------------------------------------------------------------------------
-
-
-def _study_sections(folder: Path) -> list[Section]:
-    from spfl import report_figures as draw
-    from spfl.study import read_study
-
-    study = read_study(folder)
-    figure, kind = draw.study_curves_figure(study)
-    sections = [
-        Section(
-            "Results", f"{RESULTS_NOTE} Accuracies are of the {study.part} data.", [Panel(tables=[_study_table(study)])]
-        ),
-        Section(
-            "Accuracy against rounds",
-            f"Lines and bands: {kind}. Choose a setting; click a name to hide it.",
-            [Panel(figures=[figure])],
-        ),
-    ]
-    axes = draw.study_axis_figures(study)
-    if axes:
-        note = "Mean, lowest and highest over all seeds and other settings that have this value."
-        sections.append(Section("What was swept", note, [Panel(axis, figures=[figure]) for axis, figure in axes]))
-    return sections
-
-
-STUDY_COLUMNS = (
-    ("accuracy_final", 100, ".1f"),
-    ("mean_q_s", 1, ".3f"),
-    ("payload_bits_per_round", 1e-6, ".3f"),
-    ("wall_s", 1, ".1f"),
-)
-
-
-def _study_table(study: Study) -> Table:
-    rows: list[Json] = [dict(row, status="done", settings={key: row[key] for key in study.swept}) for row in study.rows]
-    header = ["scheme", "accuracy %", "±", "n", *study.varied, "final %", "sign arrives", "Mbit/round", "s/run"]
-    table = []
-    for cell in cells(rows):
-        spread = "-" if cell.std is None else f"{100 * cell.std:.1f}"
-        settings = [str(cell.settings[key]) for key in study.varied]
-        tail = [f"{scale * cell.mean(name):{form}}" for name, scale, form in STUDY_COLUMNS]
-        table.append(
-            [
-                cell.rows[0]["scheme"],
-                f"{100 * cell.mean('accuracy_last'):.1f}",
-                spread,
-                str(len(cell.rows)),
-                *settings,
-                *tail,
-            ]
-        )
-    return Table(header, table, bar=1)
 
 
 # --- how to do it again -------------------------------------------------------------------------------------

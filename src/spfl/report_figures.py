@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spfl.figures import LABELS, band, band_kind
+from spfl.bound import Floats
+from spfl.figures import band, band_kind
 from spfl.plots import COLOURS
-from spfl.results import Floats, Group, Run, Value
-from spfl.study import Setting, Study, curves, title, typeset
 from spfl.units import linear_to_db
+
+if TYPE_CHECKING:
+    from spfl.results import Group, Run, Value  # which draws by this module
 
 SIGN, MODULUS = COLOURS[0], COLOURS[4]
 DASHES = ("solid", "dash", "dashdot", "dot")
@@ -295,62 +297,3 @@ def devices_figure(run: Run) -> go.Figure | None:
     figure.update_yaxes(title_text="Arrives", range=[0, 1.03], row=2, col=1)
     figure.update_xaxes(title_text="Device, from the nearest to the farthest", row=2, col=1)
     return figure
-
-
-# --- sweeps -------------------------------------------------------------------------------------------------
-
-
-def study_curves_figure(study: Study) -> tuple[go.Figure, str]:
-    """Accuracy against rounds, a setting of the world at a time, chosen from a list."""
-    slices = study.slices()
-    kind = band_kind(len(m) for rows in slices.values() for m in study.series(rows).values())
-    order, figure, per_slice = list(study.series(study.rows)), new_figure(margin_t=52), []
-    for number, (setting, rows) in enumerate(slices.items()):
-        before = len(figure.data)
-        for label, members in study.series(rows).items():
-            x, accuracy = curves(members, "round")
-            hover = f"{label}<br>round %{{x}}: %{{y:.1f}} %<extra></extra>"
-            edges = band(100 * accuracy, kind)
-            add_line(figure, order.index(label), label, x, 100 * accuracy.mean(0), edges, hover, visible=number == 0)
-        per_slice.append((setting, range(before, len(figure.data))))
-    figure.update_layout(xaxis_title="Round", yaxis_title=f"{study.part.capitalize()} accuracy (%)")
-    if len(slices) > 1:
-        figure.update_layout(updatemenus=[_list(figure, per_slice)])
-    return figure, kind
-
-
-def _list(figure: go.Figure, choices: Sequence[tuple[Setting, range]]) -> dict[str, Any]:
-    buttons = [
-        {
-            "label": title(setting),
-            "method": "update",
-            "args": [{"visible": [i in traces for i in range(len(figure.data))]}],
-        }
-        for setting, traces in choices
-    ]
-    return {
-        "type": "dropdown",
-        "buttons": buttons,
-        "x": 0,
-        "y": 1.02,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "bgcolor": "white",
-    }
-
-
-def study_axis_figures(study: Study) -> list[tuple[str, go.Figure]]:
-    """Accuracy against each swept number, the mean and extremes over everything that has it."""
-    found = []
-    for axis in study.axes():
-        figure = new_figure(xaxis_title=LABELS.get(axis, axis), yaxis_title=f"{study.part.capitalize()} accuracy (%)")
-        for i, (label, rows) in enumerate(study.series(study.rows, axis).items()):
-            values = sorted({row[axis] for row in rows} - {None})
-            points = [np.array([100 * r["accuracy_last"] for r in rows if r[axis] == value]) for value in values]
-            edges = (np.array([p.min() for p in points]), np.array([p.max() for p in points]))
-            hover = f"{label}<br>{axis} = %{{x}}: %{{y:.1f}} %<extra></extra>"
-            y = np.array([p.mean() for p in points])
-            add_line(figure, i, label, [typeset(v) for v in values], y, edges, hover)
-        figure.update_xaxes(type="category")
-        found.append((axis, figure))
-    return found
