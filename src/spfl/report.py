@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import spfl
 from spfl.config_files import dotted, to_toml
@@ -17,9 +16,6 @@ from spfl.report_parts import RESULTS_NOTE, Panel, Section, Table
 from spfl.results import Group, Value, check_report, differing, read_groups
 from spfl.runlog import Json
 from spfl.sweep_tables import TABLE
-
-if TYPE_CHECKING:
-    pass
 
 REPORT = "report.html"
 SWEEP_FILE = "sweep.toml"
