@@ -50,6 +50,7 @@ def commands(venvs: Path, rounds: int) -> dict[str, list[str]]:
     torchrun = [pfl, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={os.cpu_count()}"]
     return {
         "spfl": [sys.executable, "run_spfl.py", str(rounds)],
+        "spfl, a process a core": [sys.executable, "run_spfl.py", str(rounds), "error_free", str(os.cpu_count())],
         "spfl, sp_fl_plus": [sys.executable, "run_spfl.py", str(rounds), "sp_fl_plus"],
         "pfl": [pfl, "run_pfl.py", str(rounds)],
         "pfl, a process a core": [*torchrun, "run_pfl.py", str(rounds)],

@@ -18,6 +18,7 @@ from spfl.world import World
 
 config = build_config(
     {
+        "processes": int(sys.argv[3]) if len(sys.argv) > 3 else 1,
         "data": {"name": "noise", "devices": DEVICES, "min_samples": 1},
         "training": {"rounds": rounds(), "batch_size": BATCH, "rate": RATE, "eval_every": 10**6},
         "channel": {"median_snr_db": 0.0},
