@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from spfl import cli, training
+from spfl import cli, torch_fleet, training
 from spfl import torch_codec as batched
 from spfl.codec import Kind, Layout, _payload, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.config import Config
@@ -19,7 +21,9 @@ from spfl.experiment import read_json, run_experiment
 from spfl.quantiser import _dither
 from spfl.rotation import Rotation
 from spfl.schemes import SCHEMES
-from spfl.torch_device import check_supported
+from spfl.sweep import load_points, on_gpu, sweep
+from spfl.torch_device import check_supported, find_device
+from spfl.verify import verify
 from spfl.world import World
 
 Build = Callable[..., Config]
@@ -165,6 +169,79 @@ def test_a_gradient_that_is_not_finite_is_left_out(
     assert all(np.isfinite(record.server.weights).all() for record in records)
 
 
+def weights_after(config: Config, digits: Dataset, device: str = "cpu") -> np.ndarray:
+    *_, last = training.run(config.model_copy(update={"torch_device": device}), digits)
+    return last.server.weights
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", ["softmax", "small_cnn"])
+def test_the_same_bits_whatever_the_threads(model: str, device: str, digits: Dataset, small_config: Build) -> None:
+    config, before, found = small_config(model={"name": model}, scheme={"name": "sp_fl"}), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(weights_after(config, digits, device).tobytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_chunks_make_no_difference_but_in_the_last_bits(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, found = small_config(scheme={"name": "sp_fl_plus"}, data={"devices": 9}), []
+    for chunk in (1, 4, 100):
+        monkeypatch.setattr(torch_fleet, "CPU_CHUNK", chunk)
+        found.append(weights_after(config, digits))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-6)
+
+
+def test_chunks_of_a_gpu_fit_its_memory(digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
+    sizes = []
+    for batch, width in [(16, 16), (32, 16), (16, 64)]:
+        sections = {"model": {"name": "small_cnn", "width": width}, "training": {"batch_size": batch}}
+        world = World.build(small_config(**sections).model_copy(update={"torch_device": "cpu"}), digits)
+        with torch_fleet.TorchFleet(world) as fleet:
+            fleet._device = torch.device("cuda")
+            sizes.append(fleet.chunk)
+            packets = 8 * torch_fleet.WORDS * world.layout.size
+        assert 1 < fleet.chunk < 0.5 * 80 * 2**30 / packets
+    assert sizes[0] > sizes[1] > sizes[0] / 2  # activations double with the batch, the codec's words do not
+    assert sizes[0] > 3 * sizes[2]
+
+
+def test_a_vector_that_is_not_finite_when_rotated_back_is_left_out(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(scheme={"name": "single_packet_plus"}, channel={"median_snr_db": 40.0})
+    plain, whole = weights_after(config, digits), torch_fleet.TorchFleet._decode
+
+    def broken(self: Any, *arguments: Any) -> torch.Tensor:
+        vectors = whole(self, *arguments)
+        vectors[0, 3] = torch.inf
+        return vectors
+
+    monkeypatch.setattr(torch_fleet.TorchFleet, "_decode", broken)
+    records = list(training.run(config.model_copy(update={"torch_device": "cpu"}), digits))
+    assert [record.rejected for record in records] == [1, 1]
+    assert 0 < np.abs(records[-1].server.weights - plain).max() < 1.0
+
+
+def test_too_little_memory_is_said_in_one_line(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch_fleet.TorchFleet, "_gradients", full)
+    with pytest.raises(ConfigError, match=r"'cpu' is out of memory with 8 devices at a time; .*batch_size"):
+        weights_after(small_config(), digits)
+
+
 # --- folders, errors, the command line -------------------------------------------------------------------------------
 
 
@@ -181,6 +258,7 @@ def test_a_run_repeats_and_resumes_to_the_same_bits(digits: Dataset, small_confi
         run_experiment(config, digits, tmp_path / "parts", checkpoint_every=1, progress=stop)
     assert run_experiment(config, digits, tmp_path / "parts", existing="resume")["digest"] == whole["digest"]
     assert read_json(tmp_path / "whole" / "environment.json")["torch_device"] == "cpu"
+    assert verify(tmp_path / "whole", digits).difference is None
 
 
 @pytest.mark.parametrize(
@@ -212,11 +290,64 @@ def test_every_other_scheme_is_supported_or_refused(small_config: Build) -> None
     assert sorted([*SUPPORTED, *refused]) == sorted(SCHEMES)
 
 
-def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Any) -> None:
-    arguments = ["run", "configs/demo.toml", "--device", "warp", "--out", str(tmp_path / "run")]
+@pytest.mark.parametrize("name", ["warp", "meta", "cuda:99"])
+def test_a_device_that_is_not_there(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = ["run", "configs/demo.toml", "--device", name, "--out", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", ["spfl", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "torch_device must be a PyTorch device that works here, got 'warp'" in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: torch_device must be a PyTorch device that works here, got '{name}' (")
     assert not (tmp_path / "run").exists()
+
+
+def test_cuda_is_counted_but_not_used_before_a_round(monkeypatch: pytest.MonkeyPatch, small_config: Build) -> None:
+    """A process that has used CUDA cannot be forked, and a sweep checks its points before it forks."""
+
+    def used(*_: Any, **__: Any) -> None:
+        raise AssertionError("a tensor was made")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", used)
+    assert find_device("cuda").type == "cuda"
+    assert find_device("cuda:1").index == 1
+    with pytest.raises(ConfigError, match=r"got 'cuda:2' \(PyTorch sees 2 CUDA devices\)"):
+        find_device("cuda:2")
+    on = [small_config().model_copy(update={"torch_device": name}) for name in ("cuda:0", None)]
+    assert [on_gpu(config) for config in on] == [True, False]
+
+
+def test_a_sweep_on_a_gpu_runs_one_point_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def nothing(work: Any, todo: Any, processes: int) -> Iterator[Any]:
+        asked.append(processes)
+        yield from ()
+
+    monkeypatch.setattr("spfl.sweep.map_processes", nothing)
+    monkeypatch.setattr("spfl.sweep.find_device", lambda name: torch.device("cuda" if name == "cpu:0" else name))
+    monkeypatch.setattr("spfl.sweep.write_tables", lambda *_: None)
+    monkeypatch.setattr("spfl.sweep.cores", lambda: 7)
+    for name, given in [("cpu:0", 0), ("cpu:0", 3), ("cpu", 0)]:
+        points = load_points(sweep_file(tmp_path, name, ["sp_fl"]))
+        (tmp_path / f"{name}-{given}").mkdir()
+        sweep(points, tmp_path / f"{name}-{given}", processes=given)
+    assert asked == [1, 3, 7]
+
+
+def test_a_sweep_says_what_a_device_does_not_do_before_the_first_point(tmp_path: Path) -> None:
+    points = load_points(sweep_file(tmp_path, "cpu", ["sp_fl", "top_k"]))
+    with pytest.raises(ConfigError, match="torch_device must be absent with the uplink of top_k"):
+        sweep(points, tmp_path / "out")
+
+
+def sweep_file(folder: Path, device: str, schemes: list[str]) -> Path:
+    path = folder / "sweep.toml"
+    path.write_text(
+        f'[base]\ntorch_device = "{device}"\n"data.devices" = 4\n"training.rounds" = 1\n[[grid]]\n'
+        f'"scheme.name" = {schemes}\n'
+    )
+    return path

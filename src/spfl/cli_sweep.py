@@ -28,7 +28,7 @@ def sweep_command(
     ] = None,
     data_dir: DataDir = None,
     out: Out = None,
-    workers: Annotated[int, typer.Option(help="Processes, of one thread each; 0 = one a core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes, of one thread each; 0 = one a core; one on a GPU.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Run only what results.jsonl does not hold yet.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Find the best training.rate of each scheme.")] = False,
     keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Keep every run folder, in DIR/runs.")] = False,

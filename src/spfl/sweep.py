@@ -40,6 +40,7 @@ from spfl.processes import Failure, map_processes
 from spfl.runlog import Json, dump_json, metrics, read_metrics, summarise
 from spfl.schemes import SCHEMES, resolve
 from spfl.sweep_tables import write_tables
+from spfl.torch_device import check_supported, find_device
 from spfl.world import World
 
 SWEEP, RESULTS, RUNS = "sweep.toml", "results.jsonl", "runs"
@@ -201,7 +202,8 @@ def sweep(
 ) -> list[Json]:
     """Run the points and return a row for each, in their order; rows of failed points have an `error`.
 
-    `processes` = 0 is one a core. With `resume`, points that results.jsonl holds are not run again, failed ones are.
+    `processes` = 0 is one a core, or one in all when a point runs on a GPU, whose memory it fills.
+    With `resume`, points that results.jsonl holds are not run again, failed ones are.
     `progress` is called with each point, its row, and whether it was run now. `source`, the sweep file, is copied into
     the folder. Raises ConfigError, DataError or RunFolderError before the first point, RunFolderError also when another
     process writes in the folder, or the disk is full. KeyboardInterrupt leaves the tables of what is finished, and is
@@ -234,8 +236,9 @@ def _sweep(
     commit = read_json(folder / ENVIRONMENT)["commit"]
     work = partial(run_point, data_dir=data_dir, runs=folder / RUNS if keep_runs else None)
     todo = [point for point in points if point.key not in rows]
+    processes = processes or (1 if any(on_gpu(point.config) for point in todo) else cores())
     try:
-        with appender(folder / RESULTS) as append, closing(map_processes(work, todo, processes or cores())) as answers:
+        with appender(folder / RESULTS) as append, closing(map_processes(work, todo, processes)) as answers:
             for point, answer in answers:
                 row = rows[point.key] = _row(point, answer) | {"commit": commit}
                 append(dump_json(row).encode() + b"\n")
@@ -250,6 +253,11 @@ def _sweep(
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_gpu(config: Config) -> bool:
+    """Whether whole rounds run in the memory of another device than the CPU."""
+    return config.torch_device is not None and find_device(config.torch_device).type != "cpu"
 
 
 def _row(point: Point, answer: Json | Failure) -> Json:
@@ -274,6 +282,8 @@ def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
     seen = set()
     for point in points:
         config = point.config
+        if config.torch_device is not None:
+            check_supported(config, resolve(config.scheme))
         kind = (config.data, config.model)
         if kind not in seen:
             seen.add(kind)

@@ -1,8 +1,12 @@
-"""Which PyTorch device a whole round may run on, and what such a round can do."""
+"""Which PyTorch device a whole round may run on, what such a round can do, and how it repeats itself bit by bit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch.backends import cudnn
 
 from spfl.config import Config
 from spfl.errors import ConfigError
@@ -10,20 +14,56 @@ from spfl.schemes import Scheme
 
 UPLINKS = ("ideal", "split", "single", "sign")
 RULES = ("mean", "calibrated", "vote")
+UNUSABLE = (RuntimeError, AssertionError, NotImplementedError, TypeError)  # what PyTorch raises for such a device
 COMPENSATIONS = ("layer", "zero", "global")
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name. Raises ConfigError when PyTorch knows none, or it has no 64-bit numbers."""
+    """The device of that name, not yet used. Raises ConfigError when PyTorch knows none.
+
+    CUDA devices are counted only: a process that has used one cannot be forked any more, and sweeps fork.
+    """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"torch_device must be a PyTorch device that works here, got {name!r} ({reason[:120]})"
-        ) from None
+        if device.type != "cuda":
+            torch.zeros(1, device=device, dtype=torch.float64).item()
+        elif (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise RuntimeError(f"PyTorch sees {count} CUDA devices")
+    except UNUSABLE as error:
+        raise _refused(name, error) from None
     return device
+
+
+def use_device(name: str) -> torch.device:
+    """The device of that name, which has worked once. Raises ConfigError when it does not."""
+    device = find_device(name)
+    try:
+        torch.zeros(1, device=device, dtype=torch.float64).item()
+    except UNUSABLE as error:
+        raise _refused(name, error) from None
+    return device
+
+
+def _refused(name: str, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(f"torch_device must be a PyTorch device that works here, got {name!r} ({reason[:120]})")
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """PyTorch in a state in which equal work gives equal bits; also a decorator.
+
+    On the CPU, one thread inside an operation: sums depend on their number. On a GPU, convolutions by algorithms that
+    add in a fixed order, and in TF32 only where matrix products are (by default they are not).
+    """
+    threads = torch.get_num_threads()
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    torch.set_num_threads(1)
+    try:
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def device_name(name: str | None) -> str | None:

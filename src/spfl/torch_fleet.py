@@ -26,12 +26,13 @@ from spfl.allocation import AllocationResult
 from spfl.channel import Outcome
 from spfl.codec import Layout
 from spfl.config import SchemeConfig
+from spfl.errors import ConfigError
 from spfl.models import ChannelsLast
 from spfl.partition import batch_indices
 from spfl.reception import Update, conclude, scales
 from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
-from spfl.torch_device import find_device
+from spfl.torch_device import repeatable, use_device
 from spfl.uplink import Upload, packing_of, silent
 from spfl.world import ServerState, World
 
@@ -44,9 +45,13 @@ PASSES = 4  # a layer's outputs are held so many times over: forward, backward, 
 
 @dataclass
 class _Sent:
-    """What the devices of a chunk have put on the air: packed payloads, or exact gradients; rows as in `members`."""
+    """What the devices of a chunk have put on the air: packed payloads, or exact gradients; rows as in `members`.
+
+    `flips` are the bytes of their rotations, which the server draws from the same streams.
+    """
 
     members: list[int]
+    flips: torch.Tensor | None = None
     signs: torch.Tensor | None = None
     moduli: torch.Tensor | None = None
     limits: torch.Tensor | None = None
@@ -59,7 +64,7 @@ class TorchFleet:
     def __init__(self, world: World) -> None:
         assert world.config.torch_device is not None
         self._world, self._packing = world, packing_of(world.scheme, world.layout)
-        self._device = find_device(world.config.torch_device)
+        self._device = use_device(world.config.torch_device)
         data = world.dataset
         self._images, self._labels = data.train_images.to(self._device), data.train_labels.to(self._device)
         self._normalisation = tuple(part.to(self._device) for part in data.normalisation)
@@ -76,9 +81,23 @@ class TorchFleet:
 
     # --- the devices' side ---------------------------------------------------------------------------------------
 
+    @repeatable()
     def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
-        """Every device's side information in cohort order, and the share of the time that went into packets."""
-        world, cohort = self._world, list(cohort)
+        """Every device's side information in cohort order, and the share of the time that went into packets.
+
+        Raises ConfigError when the device has too little memory.
+        """
+        try:
+            return self._uploads(server, list(cohort), round_)
+        except torch.OutOfMemoryError:
+            name, many = self._world.config.torch_device, self.chunk
+            raise ConfigError(
+                f"torch_device {name!r} is out of memory with {many} devices at a time; if nothing else runs on it, "
+                "lower training.batch_size or model.width"
+            ) from None
+
+    def _uploads(self, server: ServerState, cohort: list[int], round_: int) -> tuple[list[Upload], float]:
+        world = self._world
         weights = torch.from_numpy(server.weights).to(self._device)
         heard = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
         found, self._sent = {k: silent(world.scheme, world.layout, k) for k in cohort}, []
@@ -165,8 +184,8 @@ class TorchFleet:
         if not members:
             return {}
         aside = gradients[:, gradients.shape[1] - packing.aside :]
-        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.aside], members, round_)
-        sent, delta2 = _Sent(members), torch.zeros(len(members), dtype=torch.float64)
+        sent, delta2 = _Sent(members, self._flips(members, round_)), torch.zeros(len(members), dtype=torch.float64)
+        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.aside], sent.flips)
         if scheme.uplink == "ideal":
             sent.exact = gradients
         else:
@@ -191,18 +210,27 @@ class TorchFleet:
         packets = self._packing.packets
         return codec.Ranges(packets.sizes if self._world.config.codec.per_tensor else [packets.size])
 
-    def _rotate(self, rest: torch.Tensor, members: Sequence[int], round_: int) -> torch.Tensor:
+    def _flips(self, members: Sequence[int], round_: int) -> torch.Tensor | None:
+        """The bytes of the devices' rotations, uint8 (device, ceil(size / 8)); None where nothing is rotated."""
         if not self._packing.rotated:
+            return None
+        size, seed = -(-self._packing.packets.size // 8), self._world.config.seed
+        drawn = b"".join(stream(seed, round_, k, Purpose.ROTATION).bytes(size) for k in members)
+        return torch.frombuffer(bytearray(drawn), dtype=torch.uint8).view(len(members), size).to(self._device)
+
+    def _rotate(self, rest: torch.Tensor, flips: torch.Tensor | None) -> torch.Tensor:
+        if flips is None:
             return rest
         size, block = self._packing.packets.size, self._packing.packets.sizes[0]
         padded = F.pad(rest, (0, size - rest.shape[1]))
-        return codec.hadamard(padded * self._flips(members, round_), block)
+        return codec.hadamard(padded * codec.random_signs(flips, size), block)
 
-    def _flips(self, members: Sequence[int], round_: int) -> torch.Tensor:
-        size, seed = self._packing.packets.size, self._world.config.seed
-        drawn = [stream(seed, round_, k, Purpose.ROTATION).bytes(-(-size // 8)) for k in members]
-        raw = np.frombuffer(b"".join(drawn), np.uint8).reshape(len(members), -1).copy()
-        return codec.random_signs(torch.from_numpy(raw).to(self._device), size)
+    def _rotate_back(self, vectors: torch.Tensor, flips: torch.Tensor | None) -> torch.Tensor:
+        if flips is None:
+            return vectors
+        size, block = self._packing.packets.size, self._packing.packets.sizes[0]
+        turned = codec.hadamard(vectors, block) * codec.random_signs(flips, size)
+        return turned[:, : self._packing.parameters.size - self._packing.aside]
 
     def _means(self, vectors: torch.Tensor) -> torch.Tensor:
         """What a sign alone stands for in each tensor, float32 (device, tensor): see `Packing.scales`."""
@@ -226,6 +254,7 @@ class TorchFleet:
 
     # --- the server's side ---------------------------------------------------------------------------------------
 
+    @repeatable()
     def receive(
         self,
         scheme: Scheme,
@@ -240,26 +269,28 @@ class TorchFleet:
         seed: int,
     ) -> Update:
         """See `reception.receive`: sum over the heard devices of scale, signs and moduli, unpacked where they are."""
-        scale, place = (
-            scales(scheme, config, uploads, outcome, allocation),
-            {u.device: i for i, u in enumerate(uploads)},
-        )
+        scale = scales(scheme, config, uploads, outcome, allocation)
+        place = {upload.device: i for i, upload in enumerate(uploads)}
         total, heard = torch.zeros(layout.size, device=self._device), 0.0
+        rejected = sum(not upload.samples for upload in uploads)
         for sent in self._sent:
             rows = [i for i, k in enumerate(sent.members) if outcome.sign[place[k]] and uploads[place[k]].samples]
-            if rows:
-                places = [place[sent.members[i]] for i in rows]
-                vectors = self._decode(sent, rows, [uploads[i] for i in places], outcome.modulus[places], state, round_)
-                total += torch.from_numpy(scale[places]).to(self._device, torch.float32) @ vectors
-                heard += float(scale[places].sum())
+            if not rows:
+                continue
+            places = [place[sent.members[i]] for i in rows]
+            vectors = self._decode(sent, rows, [uploads[i] for i in places], outcome.modulus[places], state)
+            finite = vectors.isfinite().all(1)
+            rejected += len(rows) - int(finite.sum())
+            weight = torch.where(finite, torch.from_numpy(scale[places]).to(self._device), 0.0)
+            total += weight.float() @ torch.where(finite[:, None], vectors, 0.0)
+            heard += float(weight.sum())
         if heard > 0 and (scheme.rule == "calibrated" or (scheme.rule == "mean" and scheme.weights == "normalized")):
             total /= heard
         self._sent = []
-        rejected = sum(not upload.samples for upload in uploads)
         return conclude(scheme, config, layout, uploads, outcome, scale, total.cpu().numpy(), state, {}, rejected)
 
     def _decode(
-        self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State, round_: int
+        self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State
     ) -> torch.Tensor:
         """What the server uses of heard devices, float32 (device, dim)."""
         if sent.exact is not None:
@@ -275,16 +306,13 @@ class TorchFleet:
             bits, arrived = self._world.config.codec.bits, torch.from_numpy(exact).to(self._device)[:, None]
             own = codec.dequantise(sent.moduli[rows], bits, self._ranges, sent.limits[rows])
             moduli = torch.where(arrived, own, moduli)
-        vectors = signs * moduli
-        if packing.rotated:
-            block, size = packing.packets.sizes[0], packing.parameters.size - packing.aside
-            turned = codec.hadamard(vectors, block) * self._flips([upload.device for upload in uploads], round_)
-            vectors = turned[:, :size]
+        vectors = self._rotate_back(signs * moduli, None if sent.flips is None else sent.flips[rows])
         if packing.aside:
             aside = torch.from_numpy(np.stack([upload.aside for upload in uploads])).to(self._device)
             vectors = torch.cat([vectors, aside], 1)
         return vectors
 
+    @repeatable()
     def evaluate(self, weights: Vector) -> tuple[float, float]:
         """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
         data, views = self._world.dataset, self._views(torch.from_numpy(weights).to(self._device))
