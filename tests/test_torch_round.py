@@ -162,6 +162,7 @@ def test_a_gradient_that_is_not_finite_is_left_out(
         gradients[2, 0] = torch.nan
         return gradients, losses
 
+    monkeypatch.setattr(torch_fleet, "CPU_CHUNK", 8)  # all in one
     monkeypatch.setattr(TorchFleet, "_gradients", broken)
     config = small_config(scheme={"name": "error_free"}).model_copy(update={"torch_device": "cpu"})
     records = list(training.run(config, digits))
@@ -225,6 +226,7 @@ def test_a_vector_that_is_not_finite_when_rotated_back_is_left_out(
         vectors[0, 3] = torch.inf
         return vectors
 
+    monkeypatch.setattr(torch_fleet, "CPU_CHUNK", 8)  # all in one
     monkeypatch.setattr(torch_fleet.TorchFleet, "_decode", broken)
     records = list(training.run(config.model_copy(update={"torch_device": "cpu"}), digits))
     assert [record.rejected for record in records] == [1, 1]
@@ -238,7 +240,7 @@ def test_too_little_memory_is_said_in_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(torch_fleet.TorchFleet, "_gradients", full)
-    with pytest.raises(ConfigError, match=r"'cpu' is out of memory with 8 devices at a time; .*batch_size"):
+    with pytest.raises(ConfigError, match=r"'cpu' is out of memory with 4 devices at a time; .*batch_size"):
         weights_after(small_config(), digits)
 
 

@@ -37,7 +37,7 @@ from spfl.uplink import Upload, packing_of, silent
 from spfl.world import ServerState, World
 
 EVAL_CHUNK = 1000
-CPU_CHUNK = 8  # devices whose gradients are computed at a time
+CPU_CHUNK = 4  # devices whose gradients are computed at a time
 MEMORY_SHARE = 0.4  # of a GPU's memory, for the activations and code words of a chunk
 WORDS = 12  # 8-byte words a parameter that a chunk's codec holds at its largest
 PASSES = 4  # a layer's outputs are held so many times over: forward, backward, workspace
