@@ -30,7 +30,7 @@ flower-demo: $(VENV)/.installed-flower
 
 #: make test-flower    runs on Ray and on SuperNodes that speak TLS; some minutes
 test-flower: $(VENV)/.installed-dev
-	timeout 900 $(BIN)/pytest -m slow tests/test_flower_processes.py
+	timeout 900 $(BIN)/pytest -m slow tests/system/test_flower_processes.py
 
 #: make test-slow    the tests that take minutes
 test-slow: $(VENV)/.installed-dev

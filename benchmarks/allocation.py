@@ -21,9 +21,9 @@ import numpy as np
 from results import write
 from scipy.optimize import NonlinearConstraint, minimize
 
-from spfl.allocation import allocate
-from spfl.bound import Devices, device_cost
-from spfl.channel import Link, success
+from spfl.allocation.allocator import allocate
+from spfl.allocation.bound import Devices, device_cost
+from spfl.radio.outage import Link, success
 
 GENERAL_SOLVERS_UP_TO = {"SLSQP": 50, "trust-constr": 20, "cvxpy": 20000}
 

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from results import write
 
-from spfl.codec import Layout, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.codec import decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.layout import Layout
 
 Vector = NDArray[np.float32]
 LARGE, SMALL = 10_000_000, (10_000, 60_000)

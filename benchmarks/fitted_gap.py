@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from results import write
 from scipy.optimize import minimize
 
-from spfl.bound import device_cost
-from spfl.channel import success
-from spfl.config import build_config
-from spfl.data import load_dataset
-from spfl.fleet import Fleet
-from spfl.scheduling import objective, share_resources
+from spfl.allocation.bound import device_cost
+from spfl.config.schema import build_config
+from spfl.data.dataset import load_dataset
+from spfl.fleet.threads import Fleet
+from spfl.radio.outage import success
 from spfl.training import Stopwatch, prepare
-from spfl.world import World
+from spfl.uplink.scheduling import objective, share_resources
+from spfl.world.world import World
 
 Floats = NDArray[np.float64]
 DEVICES = 5

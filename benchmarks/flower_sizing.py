@@ -19,13 +19,13 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
-from spfl.codec import Layout
-from spfl.config import CodecConfig
+from spfl.config.schema import CodecConfig
 from spfl.flower import protocol
 from spfl.flower.strategy import UPLOAD
 from spfl.models import FlatModel, build_model
+from spfl.packets.layout import Layout
 from spfl.schemes import SCHEMES
-from spfl.uplink import Upload, encode
+from spfl.uplink.upload import Upload, encode
 
 NETWORKS = {"digits, mlp": ("mlp", 1, 8), "CIFAR-10, small_cnn": ("small_cnn", 3, 32), "CIFAR-10, resnet18": ("resnet18", 3, 32)}  # fmt: skip # noqa: E501
 CELLS = ((10, 10), (1_000, 1_000), (100_000, 100_000), (100_000, 100))  # devices, nodes

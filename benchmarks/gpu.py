@@ -22,11 +22,11 @@ from limit import multiply_adds
 from results import write
 
 from spfl import training
-from spfl.config import Config, build_config
-from spfl.data import Dataset
-from spfl.fleet import keep_freed_memory
-from spfl.torch_device import device_name, find_device, repeatable
-from spfl.world import World
+from spfl.config.schema import Config, build_config
+from spfl.data.dataset import Dataset
+from spfl.fleet.threads import keep_freed_memory
+from spfl.world.torch_device import device_name, find_device, repeatable
+from spfl.world.world import World
 
 
 def noise(images: int) -> Dataset:

@@ -11,10 +11,10 @@ import itertools
 import statistics
 import sys
 
-from spfl.config import build_config
-from spfl.data import load_dataset
+from spfl.config.schema import build_config
+from spfl.data.dataset import load_dataset
 from spfl.training import train
-from spfl.world import World
+from spfl.world.world import World
 
 SCHEMES = ("sp_fl", "sp_fl_plus")
 ATTACKS = {

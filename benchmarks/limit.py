@@ -30,15 +30,15 @@ from results import write
 from torch.utils.flop_counter import FlopCounterMode
 
 from spfl import training
-from spfl.config import Config
-from spfl.config_files import load_config
-from spfl.data import Dataset, load_dataset, to_inputs
+from spfl.config.files import load_config
+from spfl.config.schema import Config
+from spfl.data.dataset import Dataset, load_dataset, to_inputs
+from spfl.data.partitioning import batch_indices
 from spfl.errors import DataError
-from spfl.fleet import keep_freed_memory
+from spfl.fleet.threads import keep_freed_memory
 from spfl.models import FlatModel
-from spfl.partition import batch_indices
 from spfl.rng import Purpose, stream
-from spfl.world import World
+from spfl.world.world import World
 
 CORES = os.cpu_count() or 1
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

@@ -33,7 +33,7 @@ def hidden_units(parameters: int) -> int:
 def point(devices: int, parameters: int, bits: int) -> dict[str, Any]:
     """Train two rounds in this process."""
     from spfl import training
-    from spfl.config import build_config
+    from spfl.config.schema import build_config
 
     config = build_config(
         {

@@ -18,9 +18,9 @@ from pathlib import Path
 from results import write
 
 from spfl import training
-from spfl.config import build_config
-from spfl.data import load_dataset
-from spfl.world import World
+from spfl.config.schema import build_config
+from spfl.data.dataset import load_dataset
+from spfl.world.world import World
 
 
 def main() -> None:

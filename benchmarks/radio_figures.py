@@ -17,12 +17,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import norm
 
-from spfl.config import build_config
-from spfl.data import load_dataset
-from spfl.radio.abstraction import SNR_DB, transport_curves
-from spfl.radio.calibrate import block_error_rate, gap_table, measured_curves
-from spfl.radio.law import Packet, RadioLaw
-from spfl.runlog import metrics, summarise
+from spfl.config.schema import build_config
+from spfl.data.dataset import load_dataset
+from spfl.radio.coded import block_error_rate, gap_table, measured_curves
+from spfl.radio.nr_blocks import SNR_DB, transport_curves
+from spfl.radio.selective import Packet, RadioLaw
+from spfl.runs.metrics import metrics, summarise
 from spfl.training import run
 
 SEEDS = range(5)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spfl.environment import describe_environment
+from spfl.runs.environment import describe_environment
 
 
 def write(out: Path | None, name: str, measured: Any) -> None:

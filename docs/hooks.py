@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from spfl.config import Config
+from spfl.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY_FILES = re.compile(r"\]\((\.\./)+((?:examples|configs|src|benchmarks|tests)[^)]*|[A-Z]+\.md)\)")

@@ -7,10 +7,9 @@ packets by the real codec, the real allocator and link, everything else written 
 import numpy as np
 from sklearn.datasets import load_digits
 
-from spfl.allocation import allocate
-from spfl.bound import Devices
-from spfl.channel import Link, draw_fades, drop_cell, success, transmit
-from spfl.codec import (
+from spfl.allocation.allocator import allocate
+from spfl.allocation.bound import Devices
+from spfl.packets.codec import (
     Layout,
     decode_modulus,
     decode_signs,
@@ -20,6 +19,8 @@ from spfl.codec import (
     modulus_packet_bits,
     sign_packet_bits,
 )  # fmt: skip
+from spfl.radio.outage import Link, draw_fades, success, transmit
+from spfl.radio.path_loss import drop_cell
 
 K, ROUNDS, RATE, BITS, SEED = 10, 60, 0.5, 3, 0
 images, labels = load_digits(return_X_y=True)

@@ -15,7 +15,7 @@ import zlib
 import atheris
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"  # so that the kernels are Python, and instrumented as well
-with atheris.instrument_imports(include=["spfl.codec", "spfl.quantiser"]):
+with atheris.instrument_imports(include=["spfl.packets.codec", "spfl.packets.quantiser"]):
     from packets import CRC, check, make_corpus
 
 CORPUS = make_corpus(0)

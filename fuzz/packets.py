@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spfl.codec import (
+from spfl.errors import PacketError
+from spfl.packets.codec import (
     Kind,
-    Layout,
     decode_modulus,
     decode_signs,
     decode_sparse,
@@ -31,7 +31,7 @@ from spfl.codec import (
     encode_signs,
     encode_sparse,
 )
-from spfl.errors import PacketError
+from spfl.packets.layout import Layout
 
 DECODE = {Kind.SIGN: decode_signs, Kind.MODULUS: decode_modulus, Kind.SPARSE: decode_sparse}
 LAYOUTS = [

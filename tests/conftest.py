@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from spfl.config import Config, build_config
-from spfl.data import Dataset, load_dataset
+from spfl.config.schema import Config, build_config
+from spfl.data.dataset import Dataset, load_dataset
 
 settings.register_profile("spfl", deadline=None, derandomize=True)  # the machines of CI are noisy
 settings.load_profile("spfl")

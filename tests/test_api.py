@@ -15,9 +15,9 @@ from torch import nn
 import spfl
 from spfl.custom import Custom, make_dataset
 from spfl.errors import AllocationError, ConfigError, DataError, RunFolderError
-from spfl.experiment import run_experiment
+from spfl.runs.experiment import run_experiment
 from spfl.schemes import SCHEMES
-from spfl.world import World
+from spfl.world.world import World
 
 SMALL = {
     "workers": 1,

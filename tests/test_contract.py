@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spfl import fleet, reception, testing, training
+from spfl import testing, training
+from spfl.fleet import threads as fleet
 from spfl.schemes import SCHEMES
 from spfl.testing import SchemeContract, assert_equal
+from spfl.uplink import reception
 
 SP_FL = SCHEMES["sp_fl_normalized"]
 

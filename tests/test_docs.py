@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spfl import cli
+from spfl.cli import commands as cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spfl.data import load_dataset, to_inputs
+from spfl.data.dataset import load_dataset, to_inputs
 from spfl.errors import ConfigError
 from spfl.models import FlatModel, build_model
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from spfl import cli
-from spfl.config import Config
+from spfl.cli import commands as cli
+from spfl.config.schema import Config
 from spfl.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[1]

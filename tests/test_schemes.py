@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spfl import fleet
-from spfl.aggregation import Compensation, State
-from spfl.channel import Outcome
-from spfl.codec import HEADER_BITS, Layout, modulus_packet_bits, sign_packet_bits
-from spfl.config import CodecConfig, Config, SchemeConfig
-from spfl.data import Dataset
+from spfl.arrays import State
+from spfl.compensation import Compensation
+from spfl.config.schema import CodecConfig, Config, SchemeConfig
+from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
-from spfl.reception import receive
+from spfl.fleet import threads as fleet
+from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits
+from spfl.packets.layout import Layout
+from spfl.radio.outage import Outcome
 from spfl.schemes import SCHEMES, Scheme, resolve
 from spfl.testing import SchemeContract
 from spfl.training import RoundRecord, run
-from spfl.uplink import Upload, describe, encode, link_bits, payload_bits
-from spfl.world import World
+from spfl.uplink.format import link_bits, payload_bits
+from spfl.uplink.reception import receive
+from spfl.uplink.upload import Upload, describe, encode
+from spfl.world.world import World
 
 Build = Callable[..., Config]
 EVERY_SCHEME = pytest.mark.parametrize("name", sorted(SCHEMES))

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import oracles
-from spfl.config import Config, TrainingConfig
-from spfl.data import Dataset
-from spfl.fleet import Fleet, local_gradient
-from spfl.reception import Update
+from spfl.config.schema import Config, TrainingConfig
+from spfl.data.dataset import Dataset
+from spfl.fleet.threads import Fleet, local_gradient
 from spfl.rng import Purpose, stream
 from spfl.training import Stopwatch, learning_rate, mean_loss, run, step
-from spfl.uplink import Upload
-from spfl.world import ServerState, World
+from spfl.uplink.reception import Update
+from spfl.uplink.upload import Upload
+from spfl.world.state import ServerState
+from spfl.world.world import World
 
 Build = Callable[..., Config]
 

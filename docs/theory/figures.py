@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from spfl.allocation import allocate
-from spfl.bound import Devices, device_cost
-from spfl.channel import Link, success
-from spfl.plots import COLOURS
+from spfl.allocation.allocator import allocate
+from spfl.allocation.bound import Devices, device_cost
+from spfl.figures.style import COLOURS
+from spfl.radio.outage import Link, success
 
 HERE = Path(__file__).parent
 SIGN, MODULUS, SINGLE = COLOURS[0], COLOURS[4], COLOURS[3]

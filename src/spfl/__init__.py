@@ -11,25 +11,32 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from spfl.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from spfl.aggregation import CompensationRule
-    from spfl.allocation import allocate
+    from spfl.allocation.allocator import allocate
+    from spfl.allocation.bound import Devices
+    from spfl.allocation.result import AllocationResult
     from spfl.api import Comparison, compare, run
-    from spfl.config import Config
-    from spfl.config_files import load_config
+    from spfl.compensation import CompensationRule
+    from spfl.config.files import load_config
+    from spfl.config.schema import Config
     from spfl.custom import make_dataset
-    from spfl.data import Dataset, load_dataset
+    from spfl.data.dataset import Dataset, load_dataset
     from spfl.errors import SpflError
-    from spfl.results import Run
+    from spfl.radio.outage import Link
+    from spfl.runs.results import Run
     from spfl.schemes import SCHEMES, Scheme
 
-__version__ = "0.1.0"
 __all__ = [
     "SCHEMES",
+    "AllocationResult",
     "Comparison",
     "CompensationRule",
     "Config",
     "Dataset",
+    "Devices",
+    "Link",
     "Run",
     "Scheme",
     "SpflError",
@@ -40,25 +47,31 @@ __all__ = [
     "make_dataset",
     "run",
 ]
-_HOMES = {
-    "aggregation": ("CompensationRule",),
-    "allocation": ("allocate",),
-    "api": ("Comparison", "compare", "run"),
-    "config": ("Config",),
-    "config_files": ("load_config",),
-    "custom": ("make_dataset",),
-    "data": ("Dataset", "load_dataset"),
-    "errors": ("SpflError",),
-    "results": ("Run",),
-    "schemes": ("SCHEMES", "Scheme"),
+_MODULES = {
+    "SCHEMES": "schemes",
+    "AllocationResult": "allocation.result",
+    "Comparison": "api",
+    "CompensationRule": "compensation",
+    "Config": "config.schema",
+    "Dataset": "data.dataset",
+    "Devices": "allocation.bound",
+    "Link": "radio.outage",
+    "Run": "runs.results",
+    "Scheme": "schemes",
+    "SpflError": "errors",
+    "allocate": "allocation.allocator",
+    "compare": "api",
+    "load_config": "config.files",
+    "load_dataset": "data.dataset",
+    "make_dataset": "custom",
+    "run": "api",
 }
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"spfl.{module}"), name)
-    raise AttributeError(f"module 'spfl' has no attribute '{name}'")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'spfl' has no attribute '{name}'")
+    return getattr(import_module(f"spfl.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,5 @@
 """`python -m spfl`: the command line."""
 
-from spfl.cli import main
+from spfl.cli.commands import main
 
 main()

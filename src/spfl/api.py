@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spfl.aggregation import Compensation
-from spfl.comparison import cells, tabulate
-from spfl.config import Config, build_config
-from spfl.config_files import assign, load_config
+from spfl.compensation import Compensation
+from spfl.config.files import assign, load_config
+from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
-from spfl.data import Dataset, load_dataset
-from spfl.experiment import Existing, run_experiment
-from spfl.results import Group, Run, plot
-from spfl.runlog import Json
+from spfl.data.dataset import Dataset, load_dataset
+from spfl.runs.comparison import cells, tabulate
+from spfl.runs.experiment import Existing, run_experiment
+from spfl.runs.jsons import Json
+from spfl.runs.results import Group, Run, plot
 from spfl.schemes import Scheme, resolve
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from spfl.channel import Floats
-from spfl.data import Dataset
+from spfl.arrays import Floats, Indices
+from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, DataError
-from spfl.partition import Indices
 from spfl.schemes import Scheme
 
 Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spfl.codec import Layout
 from spfl.errors import ConfigError, did_you_mean
+from spfl.packets.layout import Layout
 
 BASE_CHANNELS = {"small_cnn": 16, "resnet18": 64}
 NORM_GROUP_CHANNELS = 4  # channels that share one mean and variance in a GroupNorm

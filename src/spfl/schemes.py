@@ -1,8 +1,7 @@
 """The proposed scheme and every baseline, each a point of one design space, in one dictionary.
 
 A scheme says how a gradient is put into packets, how band and power are shared, and what the server does with
-the packets that arrive. It is a record of choices only, carried out by `spfl.uplink`, `spfl.scheduling` and
-`spfl.reception`.
+the packets that arrive. It is a record of choices only, carried out by the modules of `spfl.uplink`.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from spfl.aggregation import Compensation
-from spfl.bound import Devices, Weights
-from spfl.channel import Link
-from spfl.config import SchemeConfig, SolverName
+from spfl.allocation.bound import Devices, Weights
+from spfl.compensation import Compensation
+from spfl.config.schema import SchemeConfig, SolverName
 from spfl.errors import ConfigError, did_you_mean
+from spfl.radio.outage import Link
 
 Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog"]
 Rule = Literal["mean", "calibrated", "reuse", "vote"]
@@ -36,7 +35,7 @@ class Scheme:
     rule: what the server makes of what it heard. `mean` is the weighted mean of THEORY 4, the only rule to which
     `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
     the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
-    With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.calibration`).
+    With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.uplink.calibration`).
     rotated: signs and moduli are taken after a random rotation, and a sign alone stands for an unbiased estimate.
     objective: the resources minimise the one-step bound with the weights and theta, kappa of the scheme; or the
     expected squared error of the normalised mean (`bound.common_weight`). allocate_split: rho is optimised as well.

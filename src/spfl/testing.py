@@ -21,15 +21,18 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from spfl import fleet, training, uplink
-from spfl.config import Config, build_config
+from spfl import training
+from spfl.config.schema import Config, build_config
 from spfl.custom import Custom
-from spfl.data import Dataset, load_dataset
-from spfl.reception import receive
+from spfl.data.dataset import Dataset, load_dataset
+from spfl.fleet import threads as fleet
 from spfl.schemes import Scheme
 from spfl.training import RoundRecord
-from spfl.uplink import Upload, link_bits, side_bits
-from spfl.world import World
+from spfl.uplink import upload as uplink
+from spfl.uplink.format import link_bits, side_bits
+from spfl.uplink.reception import receive
+from spfl.uplink.upload import Upload
+from spfl.world.world import World
 
 DEVICES = 6
 GOOD_LINK = {"median_snr_db": 40.0, "symbols_per_parameter": 8.0, "shadowing_db": 0.0}

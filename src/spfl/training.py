@@ -10,21 +10,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spfl.admission import admit
-from spfl.aggregation import Vector
-from spfl.allocation import AllocationResult
-from spfl.bound import Devices
-from spfl.channel import Bools, Link, Outcome
-from spfl.config import Config, TrainingConfig
-from spfl.data import Dataset, load_dataset
-from spfl.fleet import Fleet
-from spfl.fleet_processes import ProcessFleet
-from spfl.radio.energy import Spent
-from spfl.reception import Update, receive
-from spfl.scheduling import Fades, deliver, share_resources
-from spfl.torch_fleet import TorchFleet
-from spfl.uplink import Upload, describe, payload_bits, side_bits
-from spfl.world import ServerState, World
+from spfl.allocation.bound import Devices
+from spfl.allocation.result import AllocationResult
+from spfl.arrays import Bools, Vector
+from spfl.config.schema import Config, TrainingConfig
+from spfl.data.dataset import Dataset, load_dataset
+from spfl.fleet.gpu import TorchFleet
+from spfl.fleet.processes import ProcessFleet
+from spfl.fleet.threads import Fleet
+from spfl.radio.outage import Link, Outcome
+from spfl.uplink.admission import admit
+from spfl.uplink.delivery import deliver
+from spfl.uplink.format import payload_bits, side_bits
+from spfl.uplink.reception import Update, receive
+from spfl.uplink.scheduling import Fades, share_resources
+from spfl.uplink.upload import Upload, describe
+from spfl.world.energy import Spent
+from spfl.world.state import ServerState
+from spfl.world.world import World
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from spfl.config import Config
-from spfl.data import load_dataset
-from spfl.environment import describe_environment
+from spfl.config.schema import Config
+from spfl.data.dataset import load_dataset
 from spfl.errors import ConfigError, PacketError
-from spfl.fleet import Fleet
+from spfl.fleet.threads import Fleet
 from spfl.flower import protocol
 from spfl.flower.roster import Place
 from spfl.flower.settings import read_run_config
-from spfl.world import ServerState, World
+from spfl.runs.environment import describe_environment
+from spfl.world.state import ServerState
+from spfl.world.world import World
 
 app = ClientApp()
 

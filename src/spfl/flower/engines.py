@@ -9,17 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from spfl.data import load_dataset
+from spfl.data.dataset import load_dataset
 from spfl.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
-from spfl.experiment import SUMMARY, check_free, read_json
 from spfl.flower.client_app import app
 from spfl.flower.deployment import Federation
 from spfl.flower.inprocess import InProcessGrid
 from spfl.flower.project import write_project
 from spfl.flower.server_app import run_on
 from spfl.flower.settings import Settings, to_run_config
-from spfl.runlog import Json, read_metrics
-from spfl.world import World
+from spfl.runs.experiment import SUMMARY, check_free, read_json
+from spfl.runs.jsons import Json
+from spfl.runs.metrics import read_metrics
+from spfl.world.world import World
 
 Engine = Literal["inprocess", "ray", "deploy"]
 Progress = Callable[[Json], None]

@@ -7,10 +7,10 @@ from typing import Any
 
 import tomli_w
 
-import spfl
-from spfl.config_files import assign
+from spfl.config.files import assign
 from spfl.errors import ConfigError
 from spfl.flower.settings import Settings, to_run_config
+from spfl.version import __version__
 
 PACKAGE = "spfl_app"
 MODULES = {
@@ -47,7 +47,7 @@ def _pyproject(settings: Settings) -> str:
     components = {"serverapp": f"{PACKAGE}.server_app:app", "clientapp": f"{PACKAGE}.client_app:app"}
     project = {
         "name": PACKAGE.replace("_", "-"),
-        "version": spfl.__version__,
+        "version": __version__,
         "description": "Sign-prioritized federated learning",
         "license": "Apache-2.0",
         "dependencies": list[str](),

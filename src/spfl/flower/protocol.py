@@ -17,13 +17,15 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from spfl.aggregation import VECTOR, State, Vector, last_key, residual_key
-from spfl.allocation import AllocationResult
-from spfl.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
-from spfl.environment import fingerprint
+from spfl.allocation.result import AllocationResult
+from spfl.arrays import State, Vector
+from spfl.compensation import VECTOR, last_key, residual_key
 from spfl.errors import PacketError
-from spfl.uplink import Upload, kept_values, packing_of, quantiser_ranges
-from spfl.world import World
+from spfl.packets.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.runs.environment import fingerprint
+from spfl.uplink.format import kept_values, packing_of, quantiser_ranges
+from spfl.uplink.upload import Upload
+from spfl.world.world import World
 
 RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
 NUMBERS = ("loss", "v2", "vbar2", "v_vbar", "delta2")

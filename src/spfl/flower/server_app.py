@@ -8,16 +8,17 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from spfl.config import Config
-from spfl.data import Dataset, load_dataset
+from spfl.config.schema import Config
+from spfl.data.dataset import Dataset, load_dataset
 from spfl.errors import ConfigError
-from spfl.experiment import run_experiment
-from spfl.fleet import Fleet
+from spfl.fleet.threads import Fleet
 from spfl.flower.settings import FlowerConfig, read_run_config
 from spfl.flower.strategy import SpFl
-from spfl.runlog import Json
+from spfl.runs.experiment import run_experiment
+from spfl.runs.jsons import Json
 from spfl.training import RoundRecord
-from spfl.world import ServerState, World
+from spfl.world.state import ServerState
+from spfl.world.world import World
 
 app = ServerApp()
 

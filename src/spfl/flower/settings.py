@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import Field
 
-from spfl.config import Config
-from spfl.config_files import assign, dotted, parse_value, read_values
-from spfl.validation import Section, validated
+from spfl.config.files import assign, dotted, parse_value, read_values
+from spfl.config.schema import Config
+from spfl.config.section import Section, validated
 
 Scalar = str | int | float | bool
 LISTS = ("channel.gains_db",)  # kept as text in a run config

@@ -24,16 +24,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
-from spfl.admission import admit
-from spfl.aggregation import Vector
-from spfl.environment import describe_environment
+from spfl.arrays import Vector
 from spfl.errors import PacketError
 from spfl.flower import protocol
 from spfl.flower.roster import Roster
 from spfl.flower.settings import FlowerConfig
+from spfl.runs.environment import describe_environment
 from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
-from spfl.uplink import Upload, silent
-from spfl.world import ServerState, World
+from spfl.uplink.admission import admit
+from spfl.uplink.upload import Upload, silent
+from spfl.world.state import ServerState
+from spfl.world.world import World
 
 UPLOAD = f"{MessageType.TRAIN}.upload"
 Evaluate = Callable[[Vector], tuple[float, float]]

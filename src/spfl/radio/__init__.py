@@ -1,1 +1,1 @@
-"""Radio models beyond the closed form of `spfl.channel`: every one is an option, off by default (docs/radio.md)."""
+"""The air: outage, path loss, fading, coded links. All beyond `outage` and `path_loss` is an option (docs/radio.md)."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from spfl.aggregation import State, Vector
-from spfl.channel import Bools, Floats, outage_exponent
+from spfl.arrays import Bools, Floats, State, Vector
+from spfl.radio.outage import outage_exponent
 from spfl.rng import Purpose, server_stream
 
 Ints = NDArray[np.int64]

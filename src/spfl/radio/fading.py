@@ -6,13 +6,11 @@ Axis vocabulary: `device`, `segment`, `subband`.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import j0
 
-from spfl.channel import Floats
+from spfl.arrays import Complexes, Floats
 from spfl.rng import Purpose, server_stream
 
-Complexes = NDArray[np.complex128]
 Shape = tuple[int, ...]
 
 

@@ -1,0 +1,221 @@
+"""The one-step convergence bound and the cost of each device that it reveals (THEORY 6).
+
+Only five floats a device enter: ||v||^2, ||vbar||^2, <v, vbar>, delta^2 and the weight w. Arrays: (device,).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+from numba import njit, vectorize
+from numpy.typing import ArrayLike
+
+from spfl.arrays import Floats
+
+Weights = Literal["unbiased", "normalized", "mmse", "plain"]
+
+# How c enters the cost. `normalized` is known only after reception: it is `plain` up to one common scale,
+# which `c` of the caller (the expected normaliser) carries.
+UNBIASED, MMSE, PLAIN = 0, 1, 2
+WEIGHT_CODES: dict[str, int] = {"unbiased": UNBIASED, "mmse": MMSE, "plain": PLAIN, "normalized": PLAIN}
+NEVER = 1e-150  # a smaller q_s counts as 0, so that neither 1 / q_s^2 nor q_s^2 leaves the range of float64
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the server learns of each gradient before it allocates; arrays (device,), all float64 and >= 0.
+
+    weight w_k; v2 = ||v||^2; vbar2 = ||vbar||^2; v_vbar = <v, vbar>; delta2 = the quantiser's variance.
+    Raises ValueError for values that are not finite or negative.
+    """
+
+    weight: Floats
+    v2: Floats
+    vbar2: Floats
+    v_vbar: Floats
+    delta2: Floats
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            array = np.atleast_1d(np.asarray(getattr(self, field.name), np.float64))
+            if not (np.isfinite(array).all() and (array >= 0).all()):
+                raise ValueError(f"{field.name} must be finite and >= 0, got {array}")
+            object.__setattr__(self, field.name, array)
+
+    @property
+    def size(self) -> int:
+        """Number of devices K."""
+        return int(self.weight.size)
+
+    def normalized(self) -> Devices:
+        """The same devices with weights that sum to one (unchanged when all are zero)."""
+        total = self.weight.sum()
+        return replace(self, weight=self.weight / total) if total > 0 else self
+
+
+@njit(cache=True, nogil=True)
+def mean_square_scalar(r_m: float, v2: float, vbar2: float, v_vbar: float) -> float:
+    """||m||^2 for the mean modulus m = r_m v + (1 - r_m) vbar (THEORY 4)."""
+    lost = 1.0 - r_m
+    return r_m * r_m * v2 + 2.0 * r_m * lost * v_vbar + lost * lost * vbar2
+
+
+@njit(cache=True, nogil=True)
+def product_scalar(r_m, v2, v_vbar):  # type: ignore[no-untyped-def]
+    """<m, v> for the mean modulus m; numbers, or arrays (device,)."""
+    return r_m * v2 + (1.0 - r_m) * v_vbar
+
+
+@njit(cache=True, nogil=True)
+def second_moment_scalar(r_m, v2, vbar2, delta2):  # type: ignore[no-untyped-def]
+    """e: the mean square of the modulus that the server uses of a heard device; numbers, or arrays (device,)."""
+    return r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
+
+
+@njit(cache=True, nogil=True)
+def mmse_weight_scalar(
+    q_s: float,
+    r_m: float,
+    v2: float,
+    vbar2: float,
+    v_vbar: float,
+    delta2: float,
+    bias_weight: float,
+    noise_weight: float,
+) -> float:
+    """c* = W <m,v> / (W q_s ||m||^2 + kappa w^2 (e - q_s ||m||^2)), the minimiser of the device's own cost.
+
+    0 for a device that is never heard, and where nothing depends on c.
+    """
+    if q_s <= NEVER:
+        return 0.0
+    m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
+    m_v: float = product_scalar(r_m, v2, v_vbar)
+    e: float = second_moment_scalar(r_m, v2, vbar2, delta2)
+    denominator = bias_weight * q_s * m2 + noise_weight * (e - q_s * m2)
+    return bias_weight * m_v / denominator if denominator > 0.0 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def cost_scalar(
+    q_s: float,
+    r_m: float,
+    v2: float,
+    vbar2: float,
+    v_vbar: float,
+    delta2: float,
+    bias_weight: float,
+    noise_weight: float,
+    weights: int,
+    c: float,
+) -> float:
+    """J_k of THEORY 6, with bias_weight = W_k and noise_weight = kappa w_k^2.
+
+    `weights` is UNBIASED, MMSE or PLAIN; `c` is the fixed weight that PLAIN uses. A device that is never heard
+    (q_s = 0) contributes nothing to the aggregate whatever its weight, so it costs its whole gradient, W ||v||^2.
+    """
+    if q_s <= NEVER:
+        return bias_weight * v2
+    m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
+    e: float = second_moment_scalar(r_m, v2, vbar2, delta2)
+    if weights == UNBIASED:
+        lost = (1.0 - r_m) * (1.0 - r_m)
+        gap = max(v2 - 2.0 * v_vbar + vbar2, 0.0)
+        return bias_weight * lost * gap + noise_weight * max(e / q_s - m2, 0.0)
+    if weights == MMSE:
+        c = mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight)
+    m_v: float = product_scalar(r_m, v2, v_vbar)
+    bias = max(c * c * q_s * q_s * m2 - 2.0 * c * q_s * m_v + v2, 0.0)
+    return bias_weight * bias + noise_weight * c * c * max(q_s * e - q_s * q_s * m2, 0.0)
+
+
+@vectorize(cache=True)
+def _cost(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight, weights, c):  # type: ignore[no-untyped-def]
+    return cost_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight, weights, c)
+
+
+@vectorize(cache=True)
+def _mmse_weight(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight):  # type: ignore[no-untyped-def]
+    return mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight)
+
+
+def bias_weight(weight: Floats, theta: float) -> Floats:
+    """W_k = theta w_k + (1 - theta) w_k^2: theta = 1 is Jensen, theta = 0 exact for uncorrelated biases."""
+    return theta * weight + (1.0 - theta) * weight**2
+
+
+def device_cost(
+    devices: Devices,
+    q_s: ArrayLike,
+    r_m: ArrayLike,
+    *,
+    theta: float = 1.0,
+    kappa: float = 1.0,
+    weights: Weights = "unbiased",
+    c: float = 1.0,
+) -> Floats:
+    """J_k of every device (THEORY 6), shape (device,) or broadcast with q_s and r_m.
+
+    `c` is the common aggregation weight under `plain` and `normalized`; the other two compute their own.
+    """
+    w = devices.weight
+    out = _cost(
+        np.asarray(q_s, np.float64),
+        np.asarray(r_m, np.float64),
+        devices.v2,
+        devices.vbar2,
+        devices.v_vbar,
+        devices.delta2,
+        bias_weight(w, theta),
+        kappa * w**2,
+        WEIGHT_CODES[weights],
+        c,
+    )
+    return np.asarray(out)
+
+
+def aggregation_weight(
+    devices: Devices, q_s: Floats, r_m: Floats, weights: Weights, *, theta: float = 1.0, kappa: float = 1.0
+) -> Floats:
+    """c_k known before reception, (device,): 1/q_s, the mmse weight, or 1 (`plain`; `normalized` rescales later).
+
+    `unbiased` and `mmse` give 0 to a device that is never heard.
+    """
+    if weights == "unbiased":
+        return np.divide(1.0, q_s, out=np.zeros_like(q_s), where=q_s > NEVER)
+    if weights == "mmse":
+        w = devices.weight
+        five = (devices.v2, devices.vbar2, devices.v_vbar, devices.delta2)
+        return np.asarray(_mmse_weight(q_s, r_m, *five, bias_weight(w, theta), kappa * w**2))
+    return np.ones_like(q_s)
+
+
+def common_weight(devices: Devices, q_s: Floats, r_m: Floats) -> float:
+    """The one c for all devices that minimises sum_k J_k at theta = 0, kappa = 1: sum w^2 q <m,v> / sum w^2 q e.
+
+    This is what `normalized` weights come to in the objective: to first order, the error of a weighted mean over the
+    heard devices is minimal where sum_k w_k^2 (c^2 q e - 2 c q <m,v> + ||v||^2) is, at this c (docs/model.md, 9).
+    One when nobody is heard.
+    """
+    heard = devices.weight**2 * q_s
+    denominator = float(heard @ second_moment_scalar(r_m, devices.v2, devices.vbar2, devices.delta2))
+    products = product_scalar(r_m, devices.v2, devices.v_vbar)
+    return float(heard @ products) / denominator if denominator > 0 else 1.0
+
+
+def one_step_bound(
+    gradient2: float, mean2: float, bias2: float, variance: float, *, rate: float, smoothness: float
+) -> float:
+    """Upper bound on E F(w_{t+1}) - F(w_t) for an L-smooth F and rate <= 1/L (THEORY 6).
+
+    gradient2 = ||grad F||^2, mean2 = ||E ghat||^2, bias2 = ||E ghat - grad F||^2, variance = sum_k w_k^2 Var_k.
+    Exact-gradient form: `bias2` is measured against grad F. Raises ValueError when rate * smoothness > 1, where the
+    term of ||E ghat||^2 harms, so that it could no longer be dropped.
+    """
+    kappa = rate * smoothness
+    if not (rate > 0 and 0 < kappa <= 1 and math.isfinite(kappa)):
+        raise ValueError(f"rate * smoothness must lie in (0, 1], got {kappa}")
+    return -rate / 2 * (gradient2 + (1 - kappa) * mean2 - bias2) + rate * kappa / 2 * variance

@@ -1,0 +1,306 @@
+"""The command line: parsing and printing only. Results go to stdout, everything else to stderr.
+
+PyTorch and its company are imported inside the commands, so that `spfl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spfl.cli.allocate import allocate_command
+from spfl.cli.completion import complete_key, complete_schemes
+from spfl.cli.flower import flower_app
+from spfl.cli.options import ConfigPath, DataDir, Out, Resume, check_resume, new_folder
+from spfl.cli.progress import progress_bars
+from spfl.cli.radio import radio_app
+from spfl.cli.report import report_command, watch_command
+from spfl.cli.signals import resumable, sigterm_as_interrupt
+from spfl.cli.sweep import figures_command, sweep_command
+from spfl.cli.verify import verify_command
+from spfl.config.files import load_config, to_toml
+from spfl.config.schema import Config
+from spfl.errors import ConfigError, RunFolderError, SpflError
+from spfl.version import __version__
+
+if TYPE_CHECKING:
+    from spfl.runs.experiment import Existing
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Federated learning over unreliable wireless links, with sign-prioritized uplinks.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, or the schema of all keys.")
+app.add_typer(config_app, name="config")
+app.add_typer(flower_app, name="flower")
+app.add_typer(radio_app, name="radio")
+app.command("allocate")(allocate_command)
+app.command("sweep")(sweep_command)
+app.command("figures")(figures_command)
+app.command("report")(report_command)
+app.command("watch")(watch_command)
+app.command("verify")(verify_command)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. training.rounds=50; `spfl config schema` has all keys.",
+        autocompletion=complete_key,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
+Workers = Annotated[int | None, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="PyTorch device for whole rounds, such as cuda; see torch_device."),
+]
+Every = Annotated[int, typer.Option("--checkpoint-every", metavar="ROUNDS", help="Rounds between checkpoints.")]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", metavar="NAME", help="Report to tensorboard, mlflow or wandb as well; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"spfl {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    workers: Workers = None,
+    device: Device = None,
+    checkpoint_every: Every = 10,
+    profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
+    trackers: Trackers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train once and write a run folder.
+
+    Example: `spfl run configs/demo.toml --set scheme.name=single_packet --seed 1`
+    """
+    check_resume(resume, out)
+    if resume and out and config_path is None:
+        config_path = out / "config.toml"
+        if not config_path.is_file():
+            raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
+    config = _resolve(config_path, overrides, seed=seed, workers=workers, torch_device=device)
+    folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
+    from spfl.data.dataset import load_dataset
+    from spfl.runs.experiment import check_free, run_experiment
+    from spfl.runs.trackers import check_trackers, tracking
+
+    check_trackers(trackers or [])
+    check_free(folder, _existing(overwrite, resume))
+    dataset = load_dataset(config.data.name, data_dir)
+    with resumable(folder), progress_bars() as bar, tracking(trackers or [], config, folder) as track:
+        advance = bar(config.scheme.name, config.training.rounds)
+        summary = run_experiment(
+            config,
+            dataset,
+            folder,
+            existing=_existing(overwrite, resume),
+            checkpoint_every=checkpoint_every,
+            progress=lambda values: (advance(values), track(values))[0],
+        )
+    if as_json:
+        _print_json(summary | {"folder": str(folder)})
+        return
+    print(f"{summary['scheme']}, seed {summary['seed']}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
+    if profile:
+        _print_profile(summary)
+
+
+@app.command()
+def compare(
+    config_path: ConfigPath = None,
+    schemes: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,C", help="Schemes to compare; `spfl info` lists them.", autocompletion=complete_schemes
+        ),
+    ] = "error_free,single_packet,sp_fl",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Seeds, such as 0-4 or 0,2,5-7.")] = "0",
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    workers: Workers = None,
+    device: Device = None,
+    checkpoint_every: Every = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Run several schemes on the same data order, initial weights, gains and fades; print a table, draw a figure.
+
+    Example: `spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-4`
+    """
+    check_resume(resume, out)
+    config, existing = (
+        _resolve(config_path, overrides, workers=workers, torch_device=device),
+        _existing(overwrite, resume),
+    )
+    folder = out or new_folder("compare")
+    from spfl.data.dataset import load_dataset
+    from spfl.runs import comparison
+
+    names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
+    dataset = load_dataset(config.data.name, data_dir)
+    with resumable(folder), progress_bars() as bar:
+        rows = comparison.compare(
+            config,
+            names,
+            numbers,
+            dataset,
+            folder,
+            existing=existing,
+            checkpoint_every=checkpoint_every,
+            watch=lambda run: bar(f"{run.scheme.name}, seed {run.seed}", run.training.rounds),
+        )
+    if as_json:
+        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows})
+        return
+    _print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
+    print(comparison.CAPTION)
+    print(f"table:  {folder / comparison.TABLE_MD}\nfigure: {folder / comparison.FIGURE}")
+
+
+@app.command()
+def plot(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders, finished or not.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: png, pdf or svg.")] = Path("accuracy.png"),
+    title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
+    importance: Annotated[
+        bool, typer.Option("--importance", help="Draw who got the band and who was heard, by importance of the device.")
+    ] = False,
+) -> None:
+    """Draw test accuracy against rounds: one curve a configuration, mean and band over its seeds.
+
+    Example: `spfl plot runs/sp_fl-0 runs/sp_fl-1 runs/single_packet-0 --out accuracy.pdf`
+    """
+    from spfl.figures.curves import accuracy_figure, importance_figure
+    from spfl.figures.style import save_figure
+    from spfl.runs.results import read_curves, read_importance
+
+    draws = importance_figure(read_importance(folders), title) if importance else None
+    save_figure(draws or accuracy_figure(read_curves(folders), title), out)
+    print(out)
+
+
+@app.command()
+def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Versions, devices, datasets found, and the schemes with their sources.
+
+    Example: `spfl info --json`
+    """
+    from spfl.runs.environment import datasets_at_hand, describe_devices, describe_environment
+    from spfl.schemes import SCHEMES
+
+    environment, devices = describe_environment(), describe_devices()
+    found = datasets_at_hand(data_dir)
+    schemes = [{"name": s.name, "source": s.source, "summary": s.summary} for s in SCHEMES.values()]
+    if as_json:
+        _print_json(environment | {"devices": devices, "datasets": found, "schemes": schemes})
+        return
+    print("  ".join(f"{name} {number}" for name, number in environment["versions"].items()))
+    print(*devices, sep="\n")
+    _print_table("Datasets", ["name", "where"], [[name, place] for name, place in found.items()])
+    _print_table("Schemes", ["name", "source", "summary"], [list(scheme.values()) for scheme in schemes])
+
+
+@config_app.command()
+def show(config_path: ConfigPath = None, overrides: Overrides = None) -> None:
+    """Print the resolved configuration as TOML.
+
+    Example: `spfl config show configs/demo.toml --set codec.bits=4`
+    """
+    print(to_toml(load_config(config_path, overrides or [])), end="")
+
+
+@config_app.command()
+def schema() -> None:
+    """Print the JSON Schema of all keys: meaning, unit, default and range.
+
+    Example: `spfl config schema`
+    """
+    _print_json(Config.model_json_schema())
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
+    return load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
+
+
+def _existing(overwrite: bool, resume: bool) -> Existing:
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other")
+    return "overwrite" if overwrite else "resume" if resume else "refuse"
+
+
+def _print_json(value: Any) -> None:
+    from spfl.runs.jsons import dump_json
+
+    print(dump_json(value, indent=2))
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    numbers = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    for column, is_number in zip(columns, numbers, strict=True):
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number or column == columns[0])
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.rstrip("%").strip().replace(".", "", 1).isdecimal()
+
+
+def _print_profile(summary: dict[str, Any]) -> None:
+    seconds, rounds = dict(summary["seconds"]), summary["rounds"]
+    solver, setup, total = seconds.pop("solver"), seconds.pop("setup"), seconds.pop("total")
+    seconds["writing and the rest"] = total - sum(seconds.values())
+    rows = [[name, f"{s:.2f}", f"{1e3 * s / rounds:.2f}", f"{s / total:.1%}"] for name, s in seconds.items()]
+    rows.append(["total", f"{total:.2f}", f"{1e3 * total / rounds:.2f}", "100.0%"])
+    _print_table("", ["phase", "s", "ms/round", "share"], rows)
+    print(f"{rounds} rounds, after {setup:.2f} s of set-up; of `allocate`, {solver:.2f} s is the solver")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """The entry point `spfl`: exit code 0, 2 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+    warnings.showwarning = _show_warning
+    try:
+        with sigterm_as_interrupt():
+            app(prog_name="spfl")  # however it was started
+    except SpflError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

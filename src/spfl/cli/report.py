@@ -1,0 +1,46 @@
+"""`spfl report` and `spfl watch`: a page of what a folder holds, and a live view of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison or a sweep, finished or not.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Page to write; DIR/report.html when left out.")
+    ] = None,
+) -> None:
+    """Write one HTML page with everything: it needs no network and no other file, so it can be sent by mail.
+
+    Example: `spfl report runs/first`
+    """
+    from spfl.report.page import write_report
+
+    print(write_report(folder, out))
+
+
+def watch_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison, or a sweep that keeps its runs.")
+    ],
+    every_s: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """Watch runs in the terminal: accuracy, packets received, speed, time left. Ends when none is under way.
+
+    It reads the folders only, so it can be started and stopped (Ctrl-C) at any time, from anywhere.
+
+    Example: `spfl watch runs/first`
+    """
+    from spfl.runs.live import watch
+
+    try:
+        watch(folder, every_s=every_s, once=once)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

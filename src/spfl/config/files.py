@@ -1,0 +1,95 @@
+"""Configurations as TOML files and as `section.key=value` overrides, there and back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spfl.config.schema import Config, build_config
+from spfl.errors import ConfigError
+
+
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file (defaults when None) and apply `section.key=value` overrides, later ones winning.
+
+    Raises ConfigError for an unreadable file, bad TOML, an unknown key (with the nearest name) or a bad value.
+    """
+    return build_config(read_values(path, overrides))
+
+
+def read_values(path: Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The tables of a TOML file (none when None) with overrides applied; ConfigError as in `load_config`."""
+    values = read_toml(path) if path else {}
+    for override in overrides:
+        assign(values, *parse_override(override))
+    return values
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError when it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config file {path} is not valid TOML: {error}") from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`. Raises ConfigError for anything else."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set needs key=value, got '{text}'")
+    return key.strip(), parse_value(value.strip())
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `section.key` in nested tables. Raises ConfigError where a section of the key is a value."""
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: '{section}' is a value, not a section")
+    values[last] = value
+
+
+def dotted(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as `section.key` -> value, the inverse of `assign`."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value, or the text itself when it is none (so that `--set scheme.name=sp_fl` needs no quotes)."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def to_toml(config: Config) -> str:
+    """The config as TOML that `load_config` reads back to an equal value (absent keys stand for None)."""
+    lines: list[str] = []
+    tables = config.model_dump(mode="json", exclude_none=True)
+    for key, value in tables.items():
+        if not isinstance(value, dict):
+            lines.append(f"{key} = {_toml_value(value)}")
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{k} = {_toml_value(v)}" for k, v in value.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's; DEL is not
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return repr(value)

@@ -1,0 +1,178 @@
+"""The tables [channel] and [device] of a configuration: the cell, its links, and what a device is made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from spfl.config.section import Section
+
+
+class ChannelConfig(Section):
+    """The cell and the uplink (THEORY 3)."""
+
+    bandwidth_hz: float = Field(10e6, ge=1e-3, le=1e15, description="Uplink bandwidth B in Hz, shared by the cohort.")
+    noise_dbm_per_hz: float = Field(
+        -174.0,
+        ge=-400,
+        le=200,
+        description="Thermal noise power density in dBm/Hz; with the noise figure it is N_0 at the receiver.",
+    )
+    noise_figure_db: float = Field(
+        0.0, ge=0, le=100, description="Noise figure of the base station's receiver in dB, for the uplink."
+    )
+    power_dbm: float = Field(10.0, ge=-300, le=300, description="Transmit power P of a device in dBm.")
+    snr_gap_db: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="Gap Gamma in dB between the SNR that the code needs and that of capacity; 0 is an ideal code.",
+    )
+    min_distance_m: float = Field(
+        35.0, ge=1e-3, le=1e9, description="Smallest distance of a device to the base station in m."
+    )
+    radius_m: float = Field(500.0, ge=1e-3, le=1e9, description="Radius of the cell in m.")
+    shadowing_db: float = Field(
+        8.0, ge=0, le=100, description="Standard deviation of the log-normal shadowing in dB; 0 for none."
+    )
+    drop: Literal["fixed", "per_round"] = Field(
+        "fixed", description="Whether devices are placed once for the run (fixed) or anew each round (per_round)."
+    )
+    gains_db: tuple[float, ...] | None = Field(
+        None, description="Mean power gains in dB, one for each device, in place of path loss and shadowing."
+    )
+    median_snr_db: float | None = Field(
+        None,
+        ge=-400,
+        le=400,
+        description="All gains are scaled so that the median device has this SNR in dB on an equal share of the band;"
+        " left as they are when absent.",
+    )
+    fading: Literal["block", "independent", "selective"] = Field(
+        "block",
+        description="Rayleigh fading of a device's two packets: block (one fade for both), independent (one each), or"
+        " selective (one for each packet and subband).",
+    )
+    subbands: int = Field(
+        4, ge=2, le=64, description="Independent fades over the band of a packet (fading = selective)."
+    )
+    doppler_hz: float | None = Field(
+        None,
+        ge=0,
+        le=1e9,
+        description="Doppler spread in Hz, by which fades correlate from round to round; independent rounds when "
+        "absent.",
+    )
+    round_s: float | None = Field(
+        None,
+        ge=1e-9,
+        le=1e9,
+        description="Seconds between rounds for doppler_hz; the uplink time of a round when absent.",
+    )
+    csi_error_db: float = Field(
+        0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
+    )
+    segment_bits: int | None = Field(
+        None,
+        ge=512,
+        le=10**12,
+        description="Packets are cut into segments of at most this many bits, each lost on its own; one segment when "
+        "absent.",
+    )
+    recovery: Literal["all", "segment"] = Field(
+        "all",
+        description="What a lost segment costs: all of its packet (all), or its slice of the vector only (segment).",
+    )
+    sign_parity: int = Field(
+        0,
+        ge=0,
+        le=254,
+        description="Reed-Solomon parity segments that each sign (or single) packet carries: as many of all its "
+        "segments as it has without them tell it.",
+    )
+    link: Literal["outage", "gap", "bler"] = Field(
+        "outage",
+        description="What a packet needs to arrive: capacity at snr_gap_db (outage), at the measured gap of LDPC codes "
+        "as well (gap), or the luck of their measured block error rates (bler).",
+    )
+    bler_curves: Literal["measured", "sionna"] = Field(
+        "measured",
+        description="Error rates of link = bler: of our table of LDPC codes (measured), or of Sionna's tables of 5G NR "
+        "transport blocks with an MCS a packet (sionna).",
+    )
+    model: Literal["macro", "umi", "uma", "rma"] = Field(
+        "macro",
+        description="Mean gains: 128.1 + 37.6 log10(km) and shadowing (macro), or TR 38.901 by Sionna (umi, uma, rma).",
+    )
+    carrier_hz: float = Field(3.5e9, ge=0.5e9, le=100e9, description="Carrier frequency in Hz (model = umi, uma, rma).")
+    bs_height_m: float | None = Field(
+        None,
+        gt=1.5,
+        le=1e6,
+        description="Height of the base station in m; that of TR 38.901 for the model when absent.",
+    )
+    device_height_m: float = Field(1.5, ge=1.5, le=22.5, description="Height of the devices in m (umi, uma, rma).")
+    indoor_share: float = Field(0.0, ge=0, le=1, description="Share of the devices that are indoors (umi, uma, rma).")
+    downlink: Literal["perfect", "stale", "sit_out"] = Field(
+        "perfect",
+        description="The broadcast of the model: always heard (perfect), or missed in a deep fade, when a device "
+        "trains on the last model it heard (stale) or sits out.",
+    )
+    downlink_power_dbm: float = Field(43.0, ge=-300, le=300, description="Transmit power of the base station in dBm.")
+    downlink_noise_figure_db: float = Field(
+        0.0, ge=0, le=100, description="Noise figure of the devices' receivers in dB, for the broadcast."
+    )
+    downlink_bits_per_parameter: float = Field(
+        32.0,
+        gt=0,
+        le=1e6,
+        description="Bits of the broadcast a parameter; it takes as long as the uplink, over the whole band.",
+    )
+    symbols_per_parameter: float = Field(
+        2.0,
+        ge=1e-6,
+        le=1e9,
+        description="Resource ratio B tau / (K d): complex symbols per parameter and device; it sets the uplink time "
+        "of a round.",
+    )
+    tau_s: float | None = Field(
+        None, ge=1e-9, le=1e9, description="Uplink time tau of a round in s; it overrides symbols_per_parameter."
+    )
+
+    @model_validator(mode="after")
+    def _distances_ordered(self) -> ChannelConfig:
+        if self.min_distance_m >= self.radius_m:
+            raise ValueError(f"min_distance_m must be < radius_m, got {self.min_distance_m} and {self.radius_m}")
+        if self.link == "bler" and self.fading == "selective" and self.snr_gap_db > 0:
+            raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
+        if self.recovery == "segment" and self.segment_bits is None:
+            raise ValueError("recovery = segment needs segment_bits")
+        if self.sign_parity and self.segment_bits is None:
+            raise ValueError(f"sign_parity needs segment_bits, got {self.sign_parity} without")
+        return self
+
+
+class DeviceConfig(Section):
+    """What a device spends on computing and sending; counted, and without effect on what is learned."""
+
+    cycles_per_sample: float = Field(
+        0.0, ge=0, le=1e18, description="Processor cycles that a sample of a local step takes; 0 makes computing free."
+    )
+    cpu_hz: float = Field(1e9, ge=1e-3, le=1e18, description="Processor clock of the fastest device in Hz.")
+    cpu_spread: float = Field(
+        1.0,
+        ge=1,
+        le=1e9,
+        description="Clock of the fastest device over that of the slowest possible one, without unit; 1 makes all "
+        "equal.",
+    )
+    switched_capacitance_f: float = Field(
+        1e-28,
+        ge=0,
+        le=1,
+        description="Effective switched capacitance of the processor in farad, which sets the energy of a cycle.",
+    )
+    amplifier_efficiency: float = Field(
+        1.0, ge=1e-6, le=1, description="Radiated power over the power drawn to send, in (0, 1]."
+    )

@@ -1,0 +1,297 @@
+"""The experiment as one frozen, validated value: defaults filled in, one-line errors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from spfl.config.radio import ChannelConfig, DeviceConfig
+from spfl.config.section import Section, validated
+
+WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
+CompensationName = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"]
+AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
+SolverName = Literal["uniform", "alternating", "exact"]
+
+
+class DataConfig(Section):
+    """What is learned, and how it is spread over the devices."""
+
+    name: str = Field(
+        "digits",
+        description="The dataset: digits, cifar10, mnist, fashion_mnist, a Hugging Face id (owner/name), or the path "
+        "of a folder.",
+    )
+    devices: int = Field(20, ge=1, le=10**9, description="Number of devices K in the cell.")
+    cohort_size: int | None = Field(
+        None, ge=1, le=10**6, description="Devices drawn at random to take part in a round; all of them when absent."
+    )
+    partition: Literal["iid", "dirichlet", "shards", "sampled"] = Field(
+        "dirichlet",
+        description="How samples are spread over devices: iid, dirichlet (by class), shards (sorted by label), or "
+        "sampled, where each device draws images by a Dirichlet mixture of its own when it is needed, for"
+        " populations larger than the data.",
+    )
+    dirichlet_alpha: float = Field(
+        0.3,
+        ge=1e-6,
+        le=1e6,
+        description="Concentration of the Dirichlet draw, without unit: small values give each device few classes.",
+    )
+    shards_per_device: int = Field(
+        2, ge=1, le=10**6, description="Label-sorted shards that a device gets (partition = shards)."
+    )
+    samples_per_device: int = Field(100, ge=1, le=10**6, description="Images that a device has (partition = sampled).")
+    min_samples: int = Field(
+        8,
+        ge=1,
+        le=10**6,
+        description="Fewest samples a device may hold; the Dirichlet draw is repeated until all have that many.",
+    )
+    validation_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training set, in [0, 1), that is held out and evaluated on in place of the test "
+        "set; tune on it.",
+    )
+    pool: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Images are averaged over blocks of this many pixels squared, for quick studies; 1 leaves them as"
+        " they are.",
+    )
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: str = Field("mlp", description="The network: softmax, mlp, small_cnn or resnet18.")
+    width: int | None = Field(
+        None,
+        ge=1,
+        le=10**6,
+        description="Hidden units of mlp, or channels of the first layer of small_cnn and resnet18; the network's own"
+        " when absent.",
+    )
+
+
+class TrainingConfig(Section):
+    """Local computation and the server's optimiser."""
+
+    rounds: int = Field(100, ge=1, le=10**9, description="Communication rounds to train for.")
+    batch_size: int = Field(
+        32, ge=1, le=10**6, description="Samples of a device's minibatch; a device with fewer uses all it has."
+    )
+    local_steps: int = Field(
+        1,
+        ge=1,
+        le=10**6,
+        description="Local SGD steps E of a device in a round; 1 sends the gradient of one minibatch.",
+    )
+    local_rate: float = Field(
+        0.05, gt=0, le=1e6, description="Learning rate of the local steps; it is used when local_steps > 1."
+    )
+    rate: float = Field(0.1, gt=0, le=1e6, description="Learning rate eta of the server.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Heavy-ball momentum of the server, in [0, 1).")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="L2 weight decay of the server, as in torch.optim.SGD.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="Learning-rate schedule of the server: constant, or cosine down to zero after the last round.",
+    )
+    warmup_rounds: int = Field(
+        0, ge=0, le=10**9, description="Rounds in which the server's learning rate rises linearly to its full value."
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="Largest Euclidean norm of the aggregate, which is scaled down to it; unlimited when absent.",
+    )
+    flip: bool = Field(False, description="Whether training images are mirrored left to right at random.")
+    eval_every: int = Field(
+        10, ge=1, le=10**9, description="Rounds between evaluations; the last round is evaluated as well."
+    )
+
+
+class CodecConfig(Section):
+    """Packets (THEORY 2)."""
+
+    bits: int = Field(3, ge=1, le=8, description="Bits b of a quantised modulus; its sign takes one more.")
+    per_tensor: bool = Field(
+        False, description="Whether each parameter tensor has a quantiser range of its own, or all share one."
+    )
+
+
+class SchemeConfig(Section):
+    """The transmission scheme; a key left out takes the scheme's own default (`spfl info` lists the schemes)."""
+
+    name: str = Field(
+        "sp_fl",
+        description="The transmission scheme; spfl info lists them. Keys left out below take the scheme's own value.",
+    )
+    weights: WeightsName | None = Field(
+        None,
+        description="Aggregation weight c (THEORY 4): unbiased (1/q_s), normalized (over the heard), mmse, or plain "
+        "(1).",
+    )
+    compensation: CompensationName | None = Field(
+        None, description="What stands for a lost modulus (THEORY 5): global, last, layer, ema, scaled_ema or zero."
+    )
+    shrink: float | None = Field(None, ge=0, le=1, description="Factor in [0, 1] on the compensatory modulus.")
+    error_feedback: bool | None = Field(
+        None,
+        description="Whether a device keeps what the server did not use, and sends it with the next gradient (THEORY "
+        "8).",
+    )
+    error_decay: float = Field(
+        1.0, ge=0, le=1, description="Decay gamma in [0, 1] of the error-feedback memory from round to round."
+    )
+    remembered_devices: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="Devices whose own memory (error feedback, last modulus) is kept, the latest ones; all when "
+        "absent.",
+    )
+    solver: SolverName | None = Field(
+        None,
+        description="Resource allocation (THEORY 7): exact (with a certificate), alternating (the paper's) or uniform.",
+    )
+    rho: float | Literal["proportional"] = Field(
+        "proportional",
+        description="Share of a device's band for its sign packet: a number in (0, 1), or proportional to the "
+        "packets' bits.",
+    )
+    theta: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Weight of the bias in the bound, in [0, 1]: 1 is Jensen's inequality, 0 takes biases as "
+        "uncorrelated.",
+    )
+    kappa: float = Field(1.0, gt=0, le=1, description="L eta in (0, 1], the weight of the variance in the bound.")
+    scheduled: int | None = Field(
+        None,
+        ge=1,
+        le=10**6,
+        description="Devices that a scheduling baseline admits to a round; a quarter of the cohort when absent.",
+    )
+    density: float = Field(0.02, gt=0, le=1, description="Share in (0, 1] of the values that top_k sends.")
+
+    aggregation: AggregationName = Field(
+        "mean",
+        description="How vectors of devices become one: mean (weighted), or by coordinate and with equal weights "
+        "trimmed_mean, median or sign_majority, which a minority of hostile devices cannot steer.",
+    )
+    trim: float = Field(
+        0.2, ge=0, lt=0.5, description="Share in [0, 0.5) that trimmed_mean leaves out at either end of a coordinate."
+    )
+    device_clip: float | None = Field(
+        None,
+        ge=1,
+        le=1e6,
+        description="Largest norm of one device's vector, as a multiple of the cohort's median; unlimited when absent.",
+    )
+    max_samples: float | None = Field(
+        None,
+        ge=1,
+        le=1e6,
+        description="Most samples a device may claim, as a multiple of the cohort's median; unlimited when absent.",
+    )
+    max_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Largest share in (0, 1] of the band that one device may be given; unlimited when absent.",
+    )
+
+    @model_validator(mode="after")
+    def _rho_in_range(self) -> SchemeConfig:
+        if isinstance(self.rho, float) and not 0 < self.rho < 1:
+            raise ValueError(f"rho must lie in (0, 1) or be 'proportional', got {self.rho}")
+        return self
+
+
+class AttackConfig(Section):
+    """Hostile devices, for experiments on the defences of [scheme]."""
+
+    kind: Literal["none", "sign_flip", "scale", "noise", "nan", "inflate", "samples", "replay", "stale"] = Field(
+        "none",
+        description="What hostile devices do: sign_flip, scale or noise the gradient, nan in all they claim, inflate "
+        "their norm or samples, replay old packets, or send a stale gradient; none of it with none.",
+    )
+    devices: int = Field(0, ge=0, le=10**9, description="Number of hostile devices, drawn at random from all.")
+    factor: float = Field(
+        10.0, gt=0, le=1e15, description="Strength, without unit: factor on the gradient or on the claim."
+    )
+
+
+NO_EFFECT = ("workers", "processes")  # keys of a configuration that change no result
+
+
+class Config(Section):
+    """A whole experiment. Two runs with equal configs give equal bits."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of every random stream; equal seeds and configurations give equal bits."
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Threads that compute gradients; 0 is one for each core. It never changes results.",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="Processes that share these threads, for machines of many cores. It never changes results.",
+    )
+    torch_device: str | None = Field(
+        None,
+        max_length=40,
+        description="PyTorch device on which whole rounds run, such as cuda; worker threads and the NumPy codec when "
+        "absent. Results differ in the last bits of sums.",
+    )
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+    channel: ChannelConfig = Field(default_factory=lambda: ChannelConfig())
+    device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
+    codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
+    scheme: SchemeConfig = Field(default_factory=lambda: SchemeConfig())
+    attack: AttackConfig = Field(default_factory=lambda: AttackConfig())
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Config:
+        gains, cohort = self.channel.gains_db, self.data.cohort_size
+        if gains is not None and len(gains) != self.data.devices:
+            raise ValueError(f"channel.gains_db needs one value a device ({self.data.devices}), got {len(gains)}")
+        if gains is not None and not all(-400 <= gain <= 400 for gain in gains):
+            raise ValueError(f"channel.gains_db must lie in [-400, 400] dB, got {min(gains)} to {max(gains)}")
+        if cohort is not None and cohort > self.data.devices:
+            raise ValueError(f"data.cohort_size must be <= data.devices ({self.data.devices}), got {cohort}")
+        if self.attack.devices > self.data.devices:
+            raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
+        if self.scheme.max_share is not None and self.scheme.max_share * self.cohort < 1.0:
+            raise ValueError(
+                f"scheme.max_share must be >= 1 / {self.cohort}, an equal share, got {self.scheme.max_share}"
+            )
+        if self.scheme.aggregation != "mean" and self.channel.recovery == "segment":
+            raise ValueError(
+                f"scheme.aggregation must be mean with channel.recovery = segment, got {self.scheme.aggregation}"
+            )
+        return self
+
+    @property
+    def cohort(self) -> int:
+        """Devices that take part in a round."""
+        return self.data.cohort_size or self.data.devices
+
+
+def build_config(values: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping. Raises ConfigError with one line for the first broken rule."""
+    return validated(Config, values)

@@ -1,0 +1,144 @@
+"""How samples are dealt to the devices, and a device's minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from spfl.arrays import Indices
+from spfl.errors import ConfigError, DataError, did_you_mean
+from spfl.rng import SETUP_ROUND, Purpose, stream
+
+Partition = Literal["iid", "dirichlet", "shards", "sampled"]
+DIRICHLET_TRIES = 100
+
+
+def partition(
+    labels: ArrayLike,
+    devices: int,
+    *,
+    kind: Partition,
+    rng: np.random.Generator,
+    dirichlet_alpha: float = 0.3,
+    shards_per_device: int = 2,
+    min_samples: int = 1,
+) -> list[Indices]:
+    """Deals sample indices 0..n-1 to `devices`: disjoint, none left over; sorted within a device.
+
+    * "iid": equal parts of a random permutation.
+    * "dirichlet": each class is shared out by a Dirichlet(alpha) draw (Hsu, Qi, Brown 2019); drawn again, at most
+      100 times, until every device has `min_samples`.
+    * "shards": sorted by label, cut into devices * shards_per_device pieces, dealt at random (McMahan et al. 2017).
+    Raises ConfigError for a parameter outside its range, DataError if the data cannot give what is asked.
+    """
+    label_of = np.asarray(labels)
+    _check_partition(len(label_of), devices, kind, dirichlet_alpha, shards_per_device, min_samples)
+    if kind == "iid":
+        parts = np.array_split(rng.permutation(len(label_of)), devices)
+    elif kind == "shards":
+        parts = _deal_shards(label_of, devices, shards_per_device, rng)
+    else:
+        parts = _deal_dirichlet(label_of, devices, dirichlet_alpha, min_samples, rng)
+    if min(map(len, parts)) < min_samples:
+        raise DataError(f"{kind}: a device got {min(map(len, parts))} samples, min_samples is {min_samples}")
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+class SampledParts(Sequence[Indices]):
+    """A population of any size: a device's samples are drawn when they are asked for; only the last few are kept.
+
+    Device k draws its label mixture from Dirichlet(alpha) and then `samples` images, without replacement as long as the
+    class has enough. Devices share images, as a million devices must. Raises ConfigError for a parameter out of range.
+    """
+
+    def __init__(self, labels: ArrayLike, devices: int, *, seed: int, dirichlet_alpha: float, samples: int) -> None:
+        if devices < 1 or samples < 1 or not 0 < dirichlet_alpha < np.inf:
+            raise ConfigError(
+                "devices and samples must be >= 1 and dirichlet_alpha positive and finite, "
+                f"got {devices}, {samples} and {dirichlet_alpha}"
+            )
+        label_of = np.asarray(labels)
+        self._members = [np.flatnonzero(label_of == label) for label in np.unique(label_of)]
+        self._devices, self._seed, self._alpha, self._samples = devices, seed, dirichlet_alpha, samples
+        self._recent = lru_cache(maxsize=4096)(self._draw)  # a round asks several times
+
+    def __len__(self) -> int:
+        return self._devices
+
+    def __getitem__(self, device: Any) -> Any:
+        """Sorted indices (samples,) of one device, the same at every call."""
+        if not 0 <= device < self._devices:
+            raise IndexError(f"device must be in 0..{self._devices - 1}, got {device}")
+        return self._recent(int(device))
+
+    def _draw(self, device: int) -> Indices:
+        rng = stream(self._seed, SETUP_ROUND, device, Purpose.PARTITION)
+        counts = rng.multinomial(self._samples, rng.dirichlet(np.full(len(self._members), self._alpha)))
+        drawn = [
+            rng.choice(members, count, replace=bool(count > len(members)), shuffle=False)
+            for members, count in zip(self._members, counts, strict=True)
+            if count
+        ]
+        return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
+def _check_partition(
+    samples: int, devices: int, kind: str, alpha: float, shards_per_device: int, min_samples: int
+) -> None:
+    if kind not in ("iid", "dirichlet", "shards"):
+        raise ConfigError(f"unknown partition {kind!r}{did_you_mean(kind, ['iid', 'dirichlet', 'shards'])}")
+    if devices < 1 or shards_per_device < 1 or min_samples < 0:
+        raise ConfigError(
+            "devices and shards_per_device must be >= 1 and min_samples >= 0, "
+            f"got {devices}, {shards_per_device} and {min_samples}"
+        )
+    if not 0 < alpha < np.inf:
+        raise ConfigError(f"dirichlet_alpha must be positive and finite, got {alpha}")
+    if devices * min_samples > samples:
+        raise DataError(
+            f"{devices} devices with at least {min_samples} samples each need {devices * min_samples} "
+            f"samples, the data have {samples}"
+        )
+
+
+def _deal_shards(labels: NDArray[Any], devices: int, per_device: int, rng: np.random.Generator) -> list[NDArray[Any]]:
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    shards = np.array_split(by_label, devices * per_device)
+    hands = rng.permutation(len(shards)).reshape(devices, per_device)
+    return [np.concatenate([shards[shard] for shard in hand]) for hand in hands]
+
+
+def _deal_dirichlet(
+    labels: NDArray[Any], devices: int, alpha: float, min_samples: int, rng: np.random.Generator
+) -> list[NDArray[Any]]:
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    for _ in range(DIRICHLET_TRIES):
+        shares = rng.dirichlet(np.full(devices, alpha), size=len(members))
+        cuts = [(np.cumsum(share)[:-1] * len(m)).astype(int) for share, m in zip(shares, members, strict=True)]
+        if _sizes(cuts, members).min() >= min_samples:
+            dealt = [np.split(rng.permutation(m), cut) for m, cut in zip(members, cuts, strict=True)]
+            return [np.concatenate(pieces) for pieces in zip(*dealt, strict=True)]
+    raise DataError(
+        f"dirichlet: {DIRICHLET_TRIES} draws at dirichlet_alpha={alpha} left one of {devices} devices with fewer than "
+        f"{min_samples} of the {len(labels)} samples; raise dirichlet_alpha, or use fewer devices or min_samples"
+    )
+
+
+def _sizes(cuts: Sequence[NDArray[Any]], members: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Samples of each device over all classes, shape (device,)."""
+    edges = [np.concatenate([[0], cut, [len(m)]]) for cut, m in zip(cuts, members, strict=True)]
+    return np.asarray(np.diff(edges).sum(0))
+
+
+def batch_indices(indices: Indices, batch_size: int, rng: np.random.Generator) -> Indices:
+    """One device's minibatch: `batch_size` of its indices without replacement, all of them if it has no more."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+    if batch_size >= len(indices):
+        return indices
+    return rng.choice(indices, batch_size, replace=False, shuffle=False)

@@ -1,0 +1,355 @@
+"""A whole round on one PyTorch device: gradients, rotation, codec, aggregation; the host gets a few floats a device.
+
+All that has a row a device and a column a parameter stays on the device: minibatches, gradients, packed signs and
+moduli. The host gets the side information (THEORY 2), shares the resources and draws what arrives, by the same code as
+for worker threads, and gets the aggregate, for the server's step. Rotations and dither are those of the worker threads,
+so both ways meet the same numbers, and differ in the last bits of sums.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
+
+from spfl.allocation.result import AllocationResult
+from spfl.arrays import State, Vector
+from spfl.compensation import VECTOR
+from spfl.config.schema import SchemeConfig
+from spfl.data.partitioning import batch_indices
+from spfl.errors import ConfigError
+from spfl.models import ChannelsLast
+from spfl.packets import gpu as codec
+from spfl.packets.layout import Layout
+from spfl.radio.outage import Outcome
+from spfl.rng import Purpose, stream
+from spfl.schemes import Scheme
+from spfl.uplink.format import packing_of
+from spfl.uplink.reception import Update, conclude, scales
+from spfl.uplink.upload import Upload, silent
+from spfl.world.state import ServerState
+from spfl.world.torch_device import repeatable, use_device
+from spfl.world.world import World
+
+EVAL_CHUNK = 1000
+CPU_CHUNK = 4  # devices whose gradients are computed at a time
+MEMORY_SHARE = 0.4  # of a GPU's memory, for the activations and code words of a chunk
+WORDS = 12  # 8-byte words a parameter that a chunk's codec holds at its largest
+PASSES = 4  # a layer's outputs are held so many times over: forward, backward, workspace
+
+
+@dataclass
+class _Sent:
+    """What the devices of a chunk have put on the air: packed payloads, or exact gradients; rows as in `members`.
+
+    `flips` are the bytes of their rotations, which the server draws from the same streams.
+    """
+
+    members: list[int]
+    flips: torch.Tensor | None = None
+    signs: torch.Tensor | None = None
+    moduli: torch.Tensor | None = None
+    limits: torch.Tensor | None = None
+    exact: torch.Tensor | None = None
+
+
+class TorchFleet:
+    """As `fleet.Fleet`, on the PyTorch device of the configuration, with a `receive` of its own."""
+
+    def __init__(self, world: World) -> None:
+        assert world.config.torch_device is not None
+        self._world, self._packing = world, packing_of(world.scheme, world.layout)
+        self._device = use_device(world.config.torch_device)
+        data = world.dataset
+        self._images, self._labels = data.train_images.to(self._device), data.train_labels.to(self._device)
+        self._normalisation = tuple(part.to(self._device) for part in data.normalisation)
+        self._module = _without_memory_format(world.model().module).to(self._device)
+        self._sent: list[_Sent] = []
+
+    def __enter__(self) -> TorchFleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sent = []
+
+    # --- the devices' side ---------------------------------------------------------------------------------------
+
+    @repeatable()
+    def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
+        """Every device's side information in cohort order, and the share of the time that went into packets.
+
+        Raises ConfigError when the device has too little memory.
+        """
+        try:
+            return self._uploads(server, list(cohort), round_)
+        except torch.OutOfMemoryError:
+            name, many = self._world.config.torch_device, self.chunk
+            raise ConfigError(
+                f"torch_device {name!r} is out of memory with {many} devices at a time; if nothing else runs on it, "
+                "lower training.batch_size or model.width"
+            ) from None
+
+    def _uploads(self, server: ServerState, cohort: list[int], round_: int) -> tuple[list[Upload], float]:
+        world = self._world
+        weights = torch.from_numpy(server.weights).to(self._device)
+        heard = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
+        found, self._sent = {k: silent(world.scheme, world.layout, k) for k in cohort}, []
+        spent = [0.0, 0.0]
+        for members, batch in self._batches(heard, round_):
+            began = self._now()
+            gradients, losses = self._gradients(weights, *batch)
+            middle = self._now()
+            found |= self._encode(gradients, losses.tolist(), members, server.memory, round_)
+            spent[0] += middle - began
+            spent[1] += self._now() - middle
+        return [found[k] for k in cohort], spent[1] / max(sum(spent), 1e-9)
+
+    def _now(self) -> float:
+        """Seconds, when all that was asked of the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _batches(
+        self, cohort: Sequence[int], round_: int
+    ) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor]]]:
+        """Devices with minibatches of one size, a chunk at a time: inputs (device, image, ...) and labels."""
+        training, seed = self._world.config.training, self._world.config.seed
+        by_size: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        for k in cohort:
+            rng = stream(seed, round_, k, Purpose.BATCH)
+            index = batch_indices(self._world.parts[k], training.batch_size, rng)
+            flips = rng.random(len(index)) < 0.5 if training.flip else np.zeros(len(index), np.bool_)
+            by_size.setdefault(len(index), []).append((k, index, flips))
+        for rows in by_size.values():
+            for start in range(0, len(rows), self.chunk):
+                members, index, flips = zip(*rows[start : start + self.chunk], strict=True)
+                places = torch.from_numpy(np.stack(index)).to(self._device)
+                images = self._images[places.flatten()]
+                if training.flip:
+                    mirrored = torch.from_numpy(np.concatenate(flips)).to(self._device).view(-1, 1, 1, 1)
+                    images = torch.where(mirrored, images.flip(3), images)
+                inputs = self._inputs(images).view(*places.shape, *images.shape[1:])
+                yield list(members), (inputs, self._labels[places])
+
+    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
+        scale, shift = self._normalisation
+        return torch.addcmul(shift, images.float(), scale)
+
+    def _gradients(
+        self, weights: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients (device, dim) and mean losses (device,), in float32."""
+
+        def loss(flat: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(functional_call(self._module, self._views(flat), (x,)), y)
+
+        gradients, losses = vmap(grad_and_value(loss), in_dims=(None, 0, 0))(weights, inputs, labels)
+        return gradients, losses
+
+    def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        layout = self._world.layout
+        parts = flat.split(layout.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(layout.names, parts, layout.shapes, strict=True)}
+
+    @cached_property
+    def chunk(self) -> int:
+        """Devices at a time: a function of the machine and the configuration alone, so that a run repeats itself."""
+        if self._device.type != "cuda":
+            return CPU_CHUNK
+        outputs = _outputs_per_image(self._module, self._inputs(self._images[:1]))
+        each = 4 * PASSES * outputs * self._world.config.training.batch_size + 8 * WORDS * self._world.layout.size
+        memory = torch.cuda.get_device_properties(self._device).total_memory
+        return max(1, int(MEMORY_SHARE * memory / each))
+
+    # --- packets -------------------------------------------------------------------------------------------------
+
+    def _encode(
+        self, gradients: torch.Tensor, losses: list[float], members: list[int], state: Mapping[str, Vector], round_: int
+    ) -> dict[int, Upload]:
+        """Put packets on the air for the finite gradients (device, dim), and tell the server of them."""
+        world, scheme, packing = self._world, self._world.scheme, self._packing
+        finite = gradients.isfinite().all(1)
+        if not bool(finite.all()):
+            keep = finite.nonzero().flatten()
+            gradients, kept = gradients[keep], keep.tolist()
+            members, losses = [members[i] for i in kept], [losses[i] for i in kept]
+        if not members:
+            return {}
+        aside = gradients[:, gradients.shape[1] - packing.aside :]
+        sent, delta2 = _Sent(members, self._flips(members, round_)), torch.zeros(len(members), dtype=torch.float64)
+        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.aside], sent.flips)
+        if scheme.uplink == "ideal":
+            sent.exact = gradients
+        else:
+            sent.signs = codec.pack(vectors < 0, 1)
+        if scheme.uplink in ("split", "single"):
+            keys = [stream(world.config.seed, round_, k, Purpose.QUANTISE) for k in members]
+            drawn = [codec.signed(int(key.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))) for key in keys]
+            dither = torch.tensor(drawn, device=self._device)
+            sent.moduli, sent.limits, delta2 = codec.quantise(vectors, world.config.codec.bits, self._ranges, dither)
+        self._sent.append(sent)
+        means = self._means(vectors)
+        v, vbar = vectors.abs().double(), self._stand_in(means, state).double()
+        figures = torch.stack([(v * v).sum(1), (vbar * vbar).sum(1), (v * vbar).sum(1), delta2.to(v.device)], 1)
+        sides = zip(figures.tolist(), means.cpu().numpy(), aside.cpu().numpy().copy(), strict=True)
+        return {
+            k: Upload(k, len(world.parts[k]), loss, mean, v2, vbar2, v_vbar, noise, aside=side)
+            for k, loss, ((v2, vbar2, v_vbar, noise), mean, side) in zip(members, losses, sides, strict=True)
+        }
+
+    @cached_property
+    def _ranges(self) -> codec.Ranges:
+        packets = self._packing.packets
+        return codec.Ranges(packets.sizes if self._world.config.codec.per_tensor else [packets.size])
+
+    def _flips(self, members: Sequence[int], round_: int) -> torch.Tensor | None:
+        """The bytes of the devices' rotations, uint8 (device, ceil(size / 8)); None where nothing is rotated."""
+        if not self._packing.rotated:
+            return None
+        size, seed = -(-self._packing.packets.size // 8), self._world.config.seed
+        drawn = b"".join(stream(seed, round_, k, Purpose.ROTATION).bytes(size) for k in members)
+        return torch.frombuffer(bytearray(drawn), dtype=torch.uint8).view(len(members), size).to(self._device)
+
+    def _rotate(self, rest: torch.Tensor, flips: torch.Tensor | None) -> torch.Tensor:
+        if flips is None:
+            return rest
+        size, block = self._packing.packets.size, self._packing.packets.sizes[0]
+        padded = F.pad(rest, (0, size - rest.shape[1]))
+        return codec.hadamard(padded * codec.random_signs(flips, size), block)
+
+    def _rotate_back(self, vectors: torch.Tensor, flips: torch.Tensor | None) -> torch.Tensor:
+        if flips is None:
+            return vectors
+        size, block = self._packing.packets.size, self._packing.packets.sizes[0]
+        turned = codec.hadamard(vectors, block) * codec.random_signs(flips, size)
+        return turned[:, : self._packing.parameters.size - self._packing.aside]
+
+    def _means(self, vectors: torch.Tensor) -> torch.Tensor:
+        """What a sign alone stands for in each tensor, float32 (device, tensor): see `Packing.scales`."""
+        tensors, modulus = codec.Ranges(self._packing.packets.sizes), vectors.abs().double()
+        if self._world.scheme.one_mean:
+            return modulus.mean(1, keepdim=True).float().expand(-1, len(tensors.sizes))
+        means = (tensors.reduce(modulus, "mean")).float()
+        if not self._packing.rotated:
+            return means
+        squares = tensors.reduce(modulus.float().square().double(), "mean").float()
+        return torch.where(means > 0, squares / means, 0.0)
+
+    def _stand_in(self, means: torch.Tensor, state: Mapping[str, Vector]) -> torch.Tensor:
+        """vbar_k of THEORY 5, shrunk, float32 (device, dim): see `aggregation.compensatory_modulus`."""
+        scheme = self._world.scheme
+        if scheme.compensation == "global" and VECTOR in state:
+            vbar = torch.from_numpy(state[VECTOR]).to(self._device).expand(len(means), -1)
+        else:
+            vbar = codec.Ranges(self._packing.packets.sizes).spread(means)
+        return vbar * (0.0 if scheme.compensation == "zero" else scheme.shrink)
+
+    # --- the server's side ---------------------------------------------------------------------------------------
+
+    @repeatable()
+    def receive(
+        self,
+        scheme: Scheme,
+        config: SchemeConfig,
+        layout: Layout,
+        uploads: Sequence[Upload],
+        outcome: Outcome,
+        allocation: AllocationResult,
+        state: State,
+        round_: int,
+        *,
+        seed: int,
+    ) -> Update:
+        """See `reception.receive`: sum over the heard devices of scale, signs and moduli, unpacked where they are."""
+        scale = scales(scheme, config, uploads, outcome, allocation)
+        place = {upload.device: i for i, upload in enumerate(uploads)}
+        total, heard = torch.zeros(layout.size, device=self._device), 0.0
+        rejected = sum(not upload.samples for upload in uploads)
+        for sent in self._sent:
+            rows = [i for i, k in enumerate(sent.members) if outcome.sign[place[k]] and uploads[place[k]].samples]
+            if not rows:
+                continue
+            places = [place[sent.members[i]] for i in rows]
+            vectors = self._decode(sent, rows, [uploads[i] for i in places], outcome.modulus[places], state)
+            finite = vectors.isfinite().all(1)
+            rejected += len(rows) - int(finite.sum())
+            weight = torch.where(finite, torch.from_numpy(scale[places]).to(self._device), 0.0)
+            total += weight.float() @ torch.where(finite[:, None], vectors, 0.0)
+            heard += float(weight.sum())
+        if heard > 0 and (scheme.rule == "calibrated" or (scheme.rule == "mean" and scheme.weights == "normalized")):
+            total /= heard
+        self._sent = []
+        return conclude(scheme, config, layout, uploads, outcome, scale, total.cpu().numpy(), state, {}, rejected)
+
+    def _decode(
+        self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State
+    ) -> torch.Tensor:
+        """What the server uses of heard devices, float32 (device, dim)."""
+        if sent.exact is not None:
+            return sent.exact[rows]
+        packing, scheme = self._packing, self._world.scheme
+        assert sent.signs is not None
+        signs = codec.signs(sent.signs[rows], packing.packets.size)
+        if scheme.rule == "vote":
+            return signs
+        means = torch.from_numpy(np.stack([upload.tensor_means for upload in uploads])).to(self._device)
+        moduli = self._stand_in(means, state)
+        if sent.moduli is not None and sent.limits is not None and exact.any():
+            bits, arrived = self._world.config.codec.bits, torch.from_numpy(exact).to(self._device)[:, None]
+            own = codec.dequantise(sent.moduli[rows], bits, self._ranges, sent.limits[rows])
+            moduli = torch.where(arrived, own, moduli)
+        vectors = self._rotate_back(signs * moduli, None if sent.flips is None else sent.flips[rows])
+        if packing.aside:
+            aside = torch.from_numpy(np.stack([upload.aside for upload in uploads])).to(self._device)
+            vectors = torch.cat([vectors, aside], 1)
+        return vectors
+
+    @repeatable()
+    def evaluate(self, weights: Vector) -> tuple[float, float]:
+        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+        data, views = self._world.dataset, self._views(torch.from_numpy(weights).to(self._device))
+        loss, correct = 0.0, 0
+        with torch.inference_mode():
+            for images, labels in zip(
+                data.test_images.split(EVAL_CHUNK), data.test_labels.to(self._device).split(EVAL_CHUNK), strict=True
+            ):
+                logits = functional_call(self._module, views, (self._inputs(images.to(self._device)),))
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+                correct += int((logits.argmax(1) == labels).sum())
+        return loss / len(data.test_labels), correct / len(data.test_labels)
+
+
+def _without_memory_format(module: nn.Module) -> nn.Module:
+    """The network in which images keep the order that vmap knows; parameters and their names stay."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, ChannelsLast):
+                setattr(parent, name, nn.Identity())
+    return module
+
+
+def _outputs_per_image(module: nn.Module, image: torch.Tensor) -> int:
+    """Elements of all layers' outputs for one image (1, channels, height, width)."""
+    count = 0
+
+    def add(_: nn.Module, __: object, output: torch.Tensor) -> None:
+        nonlocal count
+        count += output.numel()
+
+    hooks = [layer.register_forward_hook(add) for layer in module.modules() if not list(layer.children())]
+    with torch.inference_mode():
+        module(image)
+    for hook in hooks:
+        hook.remove()
+    return count

@@ -1,0 +1,174 @@
+"""The devices' side of a round, computed by worker threads that share one set of weights.
+
+Each worker owns a copy of the network and runs torch on one thread, so a gradient does not depend on how many
+workers there are; results come back in the order of the cohort. PyTorch and the codec release the interpreter
+lock, so threads keep all cores busy without copying data between processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import local
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from spfl.arrays import Vector
+from spfl.data.dataset import flip_half, to_inputs
+from spfl.data.partitioning import batch_indices
+from spfl.errors import PacketError
+from spfl.models import FlatModel
+from spfl.rng import Purpose, stream
+from spfl.uplink.reception import receive
+from spfl.uplink.upload import Upload, encode, silent
+from spfl.world.attack import FIRST_ROUND, disguise, tamper
+from spfl.world.state import ServerState
+from spfl.world.world import World
+
+Score = tuple[float, float, int]  # mean cross-entropy, accuracy, images
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+EVAL_CHUNK = 500  # images evaluated at a time; fixed, because the order of sums is part of reproducibility
+
+
+@dataclass(frozen=True)
+class Work:
+    """A device's upload, and the seconds its gradient and its packets took."""
+
+    upload: Upload
+    gradient_s: float
+    encode_s: float
+
+
+class Fleet:
+    """Worker threads that compute gradients and evaluate; a context manager. `threads`: as configured, unless given."""
+
+    receive = staticmethod(receive)
+
+    def __init__(self, world: World, threads: int | None = None) -> None:
+        self._world = world
+        self._local = local()
+        keep_freed_memory()
+        self._pool = ThreadPoolExecutor(threads or cores(world.config.workers), initializer=self._start_worker)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        del self._pool  # it refers back to this fleet: data would stay in memory until the next full collection
+
+    def _start_worker(self) -> None:
+        torch.set_num_threads(1)
+        self._local.model = self._world.model()
+
+    def _map(self, function: Callable[[FlatModel, Item], Result], items: Iterable[Item]) -> list[Result]:
+        return list(self._pool.map(lambda item: function(self._local.model, item), items))
+
+    def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
+        """Every device's upload in cohort order, and the share of the time that went into making packets."""
+        cohort = list(cohort)
+        pairs = zip(cohort, self._world.models(server, cohort, round_), strict=True)
+        work = self._map(lambda model, pair: self._work(model, server, pair[1], pair[0], round_), pairs)
+        gradient_s, encode_s = sum(w.gradient_s for w in work), sum(w.encode_s for w in work)
+        return [w.upload for w in work], encode_s / max(gradient_s + encode_s, 1e-9)
+
+    def _work(self, model: FlatModel, server: ServerState, weights: Vector | None, device: int, round_: int) -> Work:
+        world = self._world
+        if weights is None:
+            return Work(silent(world.scheme, world.layout, device), 0.0, 0.0)
+        started = time.perf_counter()
+        attack, moment = world.config.attack if device in world.hostile else None, round_
+        if attack is not None and attack.kind in ("replay", "stale"):
+            weights, moment = world.start().weights, FIRST_ROUND
+        gradient, loss = local_gradient(world, model, torch.from_numpy(weights), device, moment)
+        if attack is not None:
+            gradient = disguise(attack, gradient, seed=world.config.seed, round_=round_, device=device)
+        middle = time.perf_counter()
+        try:
+            upload = encode(
+                world.scheme,
+                gradient,
+                state=server.memory,
+                layout=world.layout,
+                codec=world.config.codec,
+                seed=world.config.seed,
+                round_=moment if attack is not None and attack.kind == "replay" else round_,
+                device=device,
+                samples=len(world.parts[device]),
+                loss=loss,
+            )
+        except PacketError:  # a gradient that is not finite: the device is out of this round
+            upload = silent(world.scheme, world.layout, device)
+        upload = upload if attack is None else tamper(attack, upload)
+        return Work(upload, middle - started, time.perf_counter() - middle)
+
+    def evaluate(self, weights: Vector) -> tuple[float, float]:
+        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+        return mean_score(self.scores(weights, range(0, len(self._world.dataset.test_labels), EVAL_CHUNK)))
+
+    def scores(self, weights: Vector, starts: Sequence[int]) -> list[Score]:
+        """The score of each chunk of test images that begins at one of `starts`."""
+        images, labels = self._world.dataset.test_images, self._world.dataset.test_labels
+        flat = torch.from_numpy(weights)
+
+        def chunk(model: FlatModel, start: int) -> Score:
+            model.load(flat)
+            part = slice(start, start + EVAL_CHUNK)
+            loss, accuracy = model.evaluate(images[part], labels[part], lambda x: to_inputs(x, self._world.dataset))
+            return loss, accuracy, len(labels[part])
+
+        return self._map(chunk, starts)
+
+
+def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
+    """(mean cross-entropy, accuracy) of chunks, summed in their order."""
+    size = sum(count for _, _, count in scores)
+    return sum(loss * count for loss, _, count in scores) / size, sum(a * count for _, a, count in scores) / size
+
+
+def cores(workers: int) -> int:
+    """Threads that `workers` of a configuration stands for."""
+    return workers or os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to 32 MB a block: the activations of the next minibatch take its place.
+
+    Without it every minibatch may hand its activations back to the system and fault them in again, page by page: up to
+    a quarter of the time of a small CNN (benchmarks/limit.py). Elsewhere than with glibc, nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def local_gradient(
+    world: World, model: FlatModel, weights: torch.Tensor, device: int, round_: int
+) -> tuple[Vector, float]:
+    """A minibatch gradient (dim,), or the pseudo-gradient (w_t - w^E) / eta after E local steps; and the mean loss."""
+    training, rng = world.config.training, stream(world.config.seed, round_, device, Purpose.BATCH)
+    model.load(weights)
+    losses = []
+    for _ in range(training.local_steps):
+        batch = torch.from_numpy(batch_indices(world.parts[device], training.batch_size, rng))
+        images = world.dataset.train_images[batch]
+        images = flip_half(images, rng) if training.flip else images
+        losses.append(model.loss_and_gradient(to_inputs(images, world.dataset), world.dataset.train_labels[batch]))
+        if training.local_steps > 1:
+            model.weights.sub_(model.gradient, alpha=training.local_rate)
+    if training.local_steps > 1:
+        torch.sub(weights, model.weights, out=model.gradient).div_(training.local_rate)
+    return model.gradient.numpy(), math.fsum(losses) / len(losses)

@@ -1,0 +1,272 @@
+"""Gradients to packets and back: signs, quantised moduli, and the binary format on the wire (THEORY 2).
+
+A gradient is float32 of shape (dim,), the parameter tensors of a `Layout` one after the other. It becomes two
+packets, little-endian:
+
+    header (36 bytes) | (v_min, v_max) float32, one pair a range | codes, b bits an element | CRC-32 (4 bytes)
+
+Element i lies at the bits b i .. b i + b - 1 of the codes, counted from the least significant bit of the first
+byte; a sign is a code of one bit, 1 for negative. A third kind, the sparse packet of the baseline top-k, has float32
+values in place of the ranges, and their places, ascending, as codes. The bits counted on the air are exact; a packet
+held as bytes is padded with zero bits to the next byte, so 8 len(packet) exceeds them by 0 .. 7.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spfl.arrays import Bytes, Vector
+from spfl.errors import ConfigError, PacketError
+from spfl.packets import quantiser as kernels
+from spfl.packets.layout import Layout, _vector
+
+MAGIC = b"SPFL"
+VERSION = 1
+MAX_BITS = 8
+RANGE_BITS = 64  # two float32
+VALUE_BITS = 32  # one
+_HEADER = struct.Struct("<4sBBHIIQI8s")
+_CRC = struct.Struct("<I")
+HEADER_BITS = 8 * (_HEADER.size + _CRC.size)  # everything that is not payload
+
+
+class Kind(IntEnum):
+    """What a packet carries."""
+
+    SIGN = 1
+    MODULUS = 2
+    SPARSE = 3
+
+
+def sign_packet_bits(dim: int) -> int:
+    """L_s: bits on the air of a sign packet, header and CRC included."""
+    return _packet_bits(dim, 1, 0)
+
+
+def modulus_packet_bits(dim: int, bits: int, ranges: int = 1) -> int:
+    """L_m: bits on the air of a modulus packet of `ranges` (v_min, v_max) pairs, header and CRC included."""
+    return _packet_bits(dim, bits, ranges)
+
+
+def sparse_packet_bits(dim: int, kept: int) -> int:
+    """Bits on the air of a sparse packet of `kept` values and their places, header and CRC included."""
+    return HEADER_BITS + (VALUE_BITS + place_bits(dim)) * kept
+
+
+def place_bits(dim: int) -> int:
+    """ceil(log2 dim): bits that name one of `dim` elements."""
+    return (dim - 1).bit_length()
+
+
+def _packet_bits(dim: int, bits: int, ranges: int) -> int:
+    return HEADER_BITS + bits * dim + RANGE_BITS * ranges
+
+
+def encode_signs(gradient: Vector, *, layout: Layout, round_: int, device: int) -> bytes:
+    """The sign packet of a gradient (dim,): zero, of either sign, counts as +1.
+
+    Raises PacketError for a gradient that is not finite float32 of the layout's size.
+    """
+    values = _vector(gradient, layout.size, "gradient")
+    packet, _, codes = _blank(Kind.SIGN, 1, 0, layout, round_, device)
+    if not kernels.pack_signs(values.view(np.uint32), codes):
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    return _seal(packet)
+
+
+def encode_modulus(
+    gradient: Vector,
+    bits: int,
+    *,
+    layout: Layout,
+    round_: int,
+    device: int,
+    rng: np.random.Generator,
+    per_tensor: bool = False,
+) -> tuple[bytes, float]:
+    """The modulus packet of a gradient (dim,), and delta^2, the variance that its quantiser adds (THEORY 2).
+
+    Stochastic uniform quantiser with 2^bits levels from v_min to v_max, both of them levels: unbiased up to the
+    float32 rounding of the decoded levels. `per_tensor` takes one range a parameter tensor (64 bits each) in place
+    of one for the vector: our extension. One 64-bit draw from `rng` keys the dither, which is a hash of key and
+    element index, so no random array is held.
+    Raises ConfigError for bits outside 1..8, PacketError as `encode_signs` does.
+    """
+    if not 1 <= bits <= MAX_BITS:
+        raise ConfigError(f"bits must be in 1..{MAX_BITS}, got {bits}")
+    values = _vector(gradient, layout.size, "gradient")
+    edges = layout.edges if per_tensor else layout.edges[[0, -1]]
+    packet, floats, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
+    ranges = floats.reshape(-1, 2)
+    if not kernels.find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    key = rng.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)
+    delta2 = kernels.quantise(values, bits, edges, ranges, key, codes)
+    return _seal(packet), delta2
+
+
+def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, device: int) -> bytes:
+    """The `kept` elements of largest modulus of a gradient (dim,), exact, with their places; ties go to the first.
+
+    Raises ConfigError for kept outside 1..dim, PacketError as `encode_signs` does.
+    """
+    values = _vector(gradient, layout.size, "gradient")
+    if not 1 <= kept <= layout.size:
+        raise ConfigError(f"kept must be in 1..{layout.size}, got {kept}")
+    if not np.isfinite(values).all():
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    modulus = np.abs(values)
+    least = np.partition(modulus, -kept)[-kept]
+    above, equal = np.flatnonzero(modulus > least), np.flatnonzero(modulus == least)
+    places = np.sort(np.concatenate([above, equal[: kept - above.size]]))
+    packet, floats, codes = _blank(Kind.SPARSE, place_bits(layout.size), kept, layout, round_, device)
+    floats[:] = values[places]
+    codes[:] = np.packbits(places[:, None] >> np.arange(place_bits(layout.size)) & 1, bitorder="little")
+    return _seal(packet)
+
+
+def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out: Vector | None = None) -> Vector:
+    """Signs +-1, float32 (dim,), written to `out` if given.
+
+    Raises PacketError for a packet that is damaged or was made for another layout, round, device or purpose.
+    """
+    _, _, codes = _open(packet, Kind.SIGN, layout, round_, device)
+    out = _output(out, layout.size)
+    kernels.unpack_signs(codes, out)
+    return out
+
+
+def decode_modulus(packet: bytes, *, layout: Layout, round_: int, device: int, out: Vector | None = None) -> Vector:
+    """Quantised moduli, float32 (dim,), written to `out` if given. Raises PacketError as `decode_signs` does."""
+    header, floats, codes = _open(packet, Kind.MODULUS, layout, round_, device)
+    ranges = floats.reshape(-1, 2)
+    if not (np.isfinite(ranges).all() and (ranges[:, 0] >= 0).all() and (ranges[:, 0] <= ranges[:, 1]).all()):
+        raise PacketError("packet ranges must be finite with 0 <= v_min <= v_max")
+    out = _output(out, layout.size)
+    kernels.dequantise(codes, header.bits, _edges(layout, header.ranges), ranges, out)
+    return out
+
+
+def decode_sparse(packet: bytes, *, layout: Layout, round_: int, device: int) -> Vector:
+    """The gradient with zeros for what was not sent, float32 (dim,). Raises PacketError as `decode_signs` does."""
+    header, values, codes = _open(packet, Kind.SPARSE, layout, round_, device)
+    bits, kept = header.bits, header.ranges
+    digits = np.unpackbits(codes, count=bits * kept, bitorder="little").reshape(kept, bits)
+    places = digits.astype(np.int64) @ (1 << np.arange(bits))
+    if places[-1] >= layout.size or (np.diff(places) <= 0).any():
+        raise PacketError(f"packet places must ascend and be below {layout.size}")
+    if not np.isfinite(values).all():
+        raise PacketError("packet values must be finite")
+    out = np.zeros(layout.size, np.float32)
+    out[places] = values
+    return out
+
+
+def gradient_stats(gradient: Vector, vbar: Vector) -> tuple[float, float, float]:
+    """||v||^2, ||vbar||^2 and <v, vbar> with v = |gradient|, both (dim,) float32, summed in float64."""
+    values = _vector(gradient, gradient.size, "gradient")
+    v2, vbar2, v_vbar = kernels.moments(values, _vector(vbar, values.size, "vbar"))
+    return v2, vbar2, v_vbar
+
+
+# --- the container ---------------------------------------------------------------------------------------------
+
+
+class _Header(NamedTuple):
+    magic: bytes
+    version: int
+    kind: int
+    bits: int
+    round_: int
+    device: int
+    elements: int
+    ranges: int
+    digest: bytes
+
+
+def _blank(
+    kind: Kind, bits: int, ranges: int, layout: Layout, round_: int, device: int
+) -> tuple[bytearray, Vector, Bytes]:
+    """A packet with its header written, and the views of its floats and of its codes, to be filled."""
+    for name, value in (("round_", round_), ("device", device)):
+        if not 0 <= value < 2**32:
+            raise ConfigError(f"{name} must be in 0..2^32 - 1, got {value}")
+    packet = bytearray(_byte_length(kind, layout.size, bits, ranges))
+    _HEADER.pack_into(packet, 0, MAGIC, VERSION, kind, bits, round_, device, layout.size, ranges, layout.digest)
+    return packet, *_payload(packet, kind, ranges)
+
+
+def _seal(packet: bytearray) -> bytes:
+    body = memoryview(packet)[: -_CRC.size]
+    _CRC.pack_into(packet, len(body), zlib.crc32(body))
+    return bytes(packet)
+
+
+def _open(packet: bytes, kind: Kind, layout: Layout, round_: int, device: int) -> tuple[_Header, Vector, Bytes]:
+    """Check everything, the cheap and telling first. Nothing is allocated from what the packet claims."""
+    if len(packet) < HEADER_BITS // 8:
+        raise PacketError(f"packet length must be at least {HEADER_BITS // 8} bytes, got {len(packet)}")
+    header = _Header(*_HEADER.unpack_from(packet))
+    _expect("magic", MAGIC, header.magic)
+    _expect("version", VERSION, header.version)
+    _expect("kind", int(kind), header.kind)
+    least, most, counts = _rules(kind, layout)
+    if not least <= header.bits <= most:
+        raise PacketError(f"packet bits must be in {least}..{most}, got {header.bits}")
+    if header.ranges not in counts:
+        raise PacketError(f"packet ranges must be one of {counts}, got {header.ranges}")
+    _expect("length in bytes", _byte_length(kind, layout.size, header.bits, header.ranges), len(packet))
+    body = memoryview(packet)[: -_CRC.size]
+    _expect("CRC-32", zlib.crc32(body), _CRC.unpack_from(packet, len(body))[0])
+    _expect("layout digest", layout.digest.hex(), header.digest.hex())
+    _expect("element count", layout.size, header.elements)
+    _expect("round", round_, header.round_)
+    _expect("device", device, header.device)
+    floats, codes = _payload(packet, kind, header.ranges)
+    used = header.bits * (header.ranges if kind == Kind.SPARSE else layout.size) % 8
+    if used and codes[-1] >> used:
+        raise PacketError("packet padding bits must be zero")
+    return header, floats, codes
+
+
+def _rules(kind: Kind, layout: Layout) -> tuple[int, int, Sequence[int]]:
+    """Least and most bits of a code, and how many ranges (values, in a sparse packet) there may be."""
+    if kind == Kind.SPARSE:
+        return place_bits(layout.size), place_bits(layout.size), range(1, layout.size + 1)
+    return (1, 1, [0]) if kind == Kind.SIGN else (1, MAX_BITS, sorted({1, len(layout.names)}))
+
+
+def _expect(what: str, expected: object, got: object) -> None:
+    if got != expected:
+        raise PacketError(f"packet {what} must be {expected}, got {got}")
+
+
+def _byte_length(kind: Kind, dim: int, bits: int, ranges: int) -> int:
+    length = HEADER_BITS + (bits + VALUE_BITS) * ranges if kind == Kind.SPARSE else _packet_bits(dim, bits, ranges)
+    return -(-length // 8)
+
+
+def _payload(packet: bytes | bytearray, kind: Kind, ranges: int) -> tuple[Vector, Bytes]:
+    count = ranges if kind == Kind.SPARSE else 2 * ranges
+    start = _HEADER.size + count * VALUE_BITS // 8
+    floats = np.frombuffer(packet, "<f4", count, _HEADER.size)
+    return floats, np.frombuffer(packet, np.uint8, len(packet) - start - _CRC.size, start)
+
+
+def _edges(layout: Layout, ranges: int) -> NDArray[np.int64]:
+    return layout.edges if ranges == len(layout.names) else layout.edges[[0, -1]]
+
+
+def _output(out: Vector | None, size: int) -> Vector:
+    if out is None:
+        return np.empty(size, np.float32)
+    if out.dtype != np.float32 or out.shape != (size,) or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous float32 of shape ({size},), got {out.dtype} of {out.shape}")
+    return out

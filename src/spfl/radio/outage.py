@@ -1,0 +1,240 @@
+"""The wireless uplink: cell geometry, outage, and which packets arrive (THEORY 3).
+
+All powers are in watt, bandwidths in hertz, gains and gaps linear. Axis vocabulary: `device`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numba import njit, vectorize
+from numpy.typing import ArrayLike, NDArray
+
+from spfl.arrays import Bools, Floats
+from spfl.rng import Purpose, server_stream
+
+Fading = Literal["block", "independent", "selective"]
+
+LN2 = math.log(2.0)
+MAX_LOG = 709.0  # exp of more overflows float64
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the server knows of the uplink of K devices before a round: long-term statistics, no fades.
+
+    Arrays have shape (device,); scalars given for `tau_s`, `sign_bits`, `modulus_bits`, `rho` are broadcast.
+    `sign_bits` and `modulus_bits` are L_s and L_m, whole packets with their headers. A packet of 0 bits always
+    arrives: `modulus_bits = 0, rho = 1` is the conventional single packet.
+    `rho` is the fraction of a device's band that carries its sign packet; None takes the proportional default
+    L_s / (L_s + L_m), at which the conventional scheme is a feasible point (THEORY 3).
+    The gap of a coded link grows with the rate: Gamma(r) = snr_gap exp(gap_slope r), r in bit/s/Hz. A `law` says what
+    the closed form does not (`spfl.radio.selective`); the allocator works with the closed form all the same.
+    Raises ValueError for a value outside its range or a shape that does not broadcast.
+    """
+
+    bandwidth_hz: float
+    noise_w_per_hz: float
+    power_w: Floats
+    gain: Floats
+    tau_s: Floats
+    sign_bits: Floats
+    modulus_bits: Floats
+    snr_gap: float = 1.0
+    fading: Fading = "block"
+    rho: Floats | None = None
+    gap_slope: float = 0.0
+    law: Law | None = None
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.gain)
+        rho = self.proportional_rho() if self.rho is None else self.rho
+        values = {"power_w": self.power_w, "gain": self.gain, "tau_s": self.tau_s, "rho": rho}
+        values |= {"sign_bits": self.sign_bits, "modulus_bits": self.modulus_bits}
+        for name, value in values.items():
+            array = np.broadcast_to(np.asarray(value, np.float64), shape)
+            if not (np.isfinite(array).all() and (array >= 0).all()):
+                raise ValueError(f"{name} must be finite and >= 0, got {value}")
+            object.__setattr__(self, name, array)
+        if (self.split > 1).any():
+            raise ValueError(f"rho must lie in [0, 1], got {self.rho}")
+        least_gap = 1.0 if self.law is None else 0.0  # with a law, the gap is of the allocator's approximation
+        if not (
+            self.bandwidth_hz > 0 and self.noise_w_per_hz > 0 and self.snr_gap >= least_gap and self.gap_slope >= 0
+        ):
+            raise ValueError("bandwidth_hz and noise_w_per_hz must be > 0, snr_gap >= 1 and gap_slope >= 0")
+        if self.fading not in ("block", "independent", "selective"):
+            raise ValueError(f"fading must be 'block', 'independent' or 'selective', got {self.fading!r}")
+
+    def proportional_rho(self) -> Floats:
+        """L_s / (L_s + L_m), shape (device,)."""
+        sign, modulus = np.asarray(self.sign_bits, np.float64), np.asarray(self.modulus_bits, np.float64)
+        return np.asarray(sign / np.maximum(sign + modulus, 1.0))
+
+    @property
+    def split(self) -> Floats:
+        """rho as an array of shape (device,), whatever was given."""
+        assert self.rho is not None  # __post_init__ filled it in
+        return self.rho
+
+    @property
+    def size(self) -> int:
+        """Number of devices K."""
+        return int(np.size(self.gain))
+
+    @property
+    def noise_to_signal(self) -> Floats:
+        """Gamma B N_0 / (P zeta): the outage exponent's scale with the whole band and power, (device,)."""
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.asarray(self.snr_gap * self.bandwidth_hz * self.noise_w_per_hz / (self.power_w * self.gain))
+
+    @property
+    def sign_load(self) -> Floats:
+        """L_s / (B tau): spectral efficiency of a sign packet that has the whole band, bit/s/Hz, (device,)."""
+        return _load(self.sign_bits, self.bandwidth_hz * self.tau_s)
+
+    @property
+    def modulus_load(self) -> Floats:
+        """L_m / (B tau) in bit/s/Hz, shape (device,)."""
+        return _load(self.modulus_bits, self.bandwidth_hz * self.tau_s)
+
+
+def _load(bits: Floats, symbols: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(bits > 0, bits / symbols, 0.0)
+
+
+@njit(cache=True, nogil=True)
+def outage_exponent_scalar(
+    load: float, band: float, power: float, noise_to_signal: float, gap_slope: float = 0.0
+) -> float:
+    """x of THEORY 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
+
+    x = noise_to_signal * band / power * (2^r - 1) exp(gap_slope r) with r = load / band, computed in logarithms: any
+    finite input gives a finite x or inf, never NaN. `load` is L / (B tau) in bit/s/Hz. An empty packet gives 0.
+    """
+    if load <= 0.0:
+        return 0.0
+    if band <= 0.0 or power <= 0.0 or not noise_to_signal < math.inf:
+        return math.inf
+    if load >= 1e300 * band:  # before load / band can overflow
+        return math.inf
+    if noise_to_signal <= 0.0:
+        return 0.0
+    y = load / band * LN2
+    if y < 1e-12:  # 2^r - 1 -> r ln 2
+        log_growth = math.log(load) + math.log(LN2) - math.log(band)
+    else:
+        log_growth = y + math.log(-math.expm1(-y))
+    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + log_growth + gap_slope * (load / band)
+    return math.exp(log_x) if log_x < MAX_LOG else math.inf
+
+
+@vectorize(cache=True)
+def _outage_exponent(load, band, power, noise_to_signal, gap_slope):  # type: ignore[no-untyped-def]
+    return outage_exponent_scalar(load, band, power, noise_to_signal, gap_slope)
+
+
+def outage_exponent(
+    load: ArrayLike, band: ArrayLike, power: ArrayLike, noise_to_signal: ArrayLike, gap_slope: ArrayLike = 0.0
+) -> Floats:
+    """`outage_exponent_scalar` over arrays that broadcast."""
+    x: Floats = _outage_exponent(load, band, power, noise_to_signal, gap_slope)
+    return x
+
+
+@dataclass(frozen=True)
+class Success:
+    """Outage exponents and success probabilities, shape (device,): q_s of the sign packet, r_m = Pr[modulus | sign]."""
+
+    x_s: Floats
+    x_m: Floats
+    q_s: Floats
+    r_m: Floats
+
+
+def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None = None) -> Success:
+    """Success probabilities of an allocation (THEORY 3).
+
+    `beta` share of the band, `alpha` share of the power for signs, `rho` share of the device's band for signs
+    (default: the link's); all broadcast against (device,).
+    """
+    share, sign_power = np.asarray(beta, np.float64), np.asarray(alpha, np.float64)
+    split = link.split if rho is None else np.asarray(rho, np.float64)
+    noise = link.noise_to_signal
+    x_s = outage_exponent(link.sign_load, split * share, sign_power, noise, link.gap_slope)
+    x_m = outage_exponent(link.modulus_load, (1 - split) * share, 1 - sign_power, noise, link.gap_slope)
+    return Success(x_s, x_m, np.exp(-x_s), conditional_modulus_success(x_s, x_m, link.fading))
+
+
+def conditional_modulus_success(x_s: Floats, x_m: Floats, fading: Fading) -> Floats:
+    """r_m = Pr[modulus | sign]: nested events under block fading, exp(-x_m) under independent fading."""
+    if fading != "block":
+        return np.exp(-x_m)
+    with np.errstate(invalid="ignore"):  # inf - inf: the sign never arrives either
+        return np.exp(-np.maximum(np.where(np.isinf(x_m), np.inf, x_m - x_s), 0.0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one round's fades let through, shape (device,): sign packets, and modulus packets with their sign.
+
+    `votes` float32 (dim,) is what an analogue uplink superposes in the air in place of packets: a sum of signs, with
+    noise; None for every other uplink. Where packets are recovered segment by segment, the segments that arrived,
+    (device, segment); `sign` and `modulus` then say whether any did.
+    """
+
+    sign: Bools
+    modulus: Bools
+    votes: NDArray[np.float32] | None = None
+    sign_segments: Bools | None = None
+    modulus_segments: Bools | None = None
+
+
+def by_segment(sign: Bools, modulus: Bools) -> Outcome:
+    """What arrives where segments are recovered one by one: (device, segment) of both packets."""
+    heard = np.asarray(sign.any(1))
+    return Outcome(heard, heard & np.asarray(modulus.any(1)), sign_segments=sign, modulus_segments=modulus)
+
+
+class Law(Protocol):
+    """What a link does where the closed form of THEORY 3 does not tell: probabilities, and draws that have them."""
+
+    def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
+        """As `channel.success`."""
+
+    def transmit(
+        self,
+        link: Link,
+        beta: Floats,
+        alpha: Floats,
+        rho: Floats,
+        fades: tuple[Floats, Floats],
+        rng: np.random.Generator,
+    ) -> Outcome:
+        """Which packets arrive. `fades`: power fades of both packets, each (device, segment, subband)."""
+
+
+def draw_fades(seed: int, round_: int, devices: int, fading: Fading) -> tuple[Floats, Floats]:
+    """Power fades |h|^2 ~ Exp(1) of the sign and of the modulus packet, each (device,).
+
+    They depend on (seed, round) only, so every scheme meets the same fades. Block fading: one fade for both.
+    """
+    sign = server_stream(seed, round_, Purpose.FADING_SIGN).exponential(size=devices)
+    if fading == "block":
+        return sign, sign
+    return sign, server_stream(seed, round_, Purpose.FADING_MODULUS).exponential(size=devices)
+
+
+def level(fade: Floats) -> Floats:
+    """The mean fade of a packet, (device,): over its segments and subbands, where it has several."""
+    return fade if fade.ndim == 1 else np.asarray(fade.mean(axis=tuple(range(1, fade.ndim))))
+
+
+def transmit(probabilities: Success, fades: tuple[Floats, Floats]) -> Outcome:
+    """Which packets arrive: a packet survives a fade of at least its outage exponent (Pr = exp(-x))."""
+    sign = np.asarray(fades[0] >= probabilities.x_s)
+    return Outcome(sign, sign & (fades[1] >= probabilities.x_m))

@@ -1,0 +1,264 @@
+"""`spfl report`: one HTML page of a run, a comparison or a sweep. It needs no network and no other file."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spfl.config.files import dotted, to_toml
+from spfl.report.parts import RESULTS_NOTE, Panel, Section, Table
+from spfl.runs.experiment import CONFIG, ENVIRONMENT, read_json
+from spfl.runs.folders import write_atomically
+from spfl.runs.jsons import Json
+from spfl.runs.results import Group, Value, check_report, differing, progress, read_groups
+from spfl.studies.tables import TABLE
+from spfl.version import __version__
+
+REPORT = "report.html"
+SWEEP_FILE = "sweep.toml"
+
+
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, comparison or sweep folder to `out` (FOLDER/report.html) and return its path.
+
+    Unfinished runs are reported as far as they have come. Raises RunFolderError where there is nothing to report.
+    """
+    groups = read_groups(folder) if folder.is_dir() else []
+    has_table = (folder / TABLE).is_file()
+    check_report(folder, groups, has_table)
+    sections = _sweep(folder) if has_table else []
+    sections += _run_sections(folder, groups, compared=not has_table) if groups else []
+    sections.append(_reproduction(folder, groups))
+    path = out or folder / REPORT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, render(_title(folder, groups), _facts(groups), sections).encode())
+    return path
+
+
+def _sweep(folder: Path) -> list[Section]:
+    from spfl.report.study import study_sections  # plotly takes its time
+
+    return study_sections(folder)
+
+
+def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+    """The page: text escaped, figures as JSON, plotly and the style within it."""
+    from importlib.resources import files
+
+    from jinja2 import Environment
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = lambda figure: figure.to_json().replace(
+        "</", "<\\/"
+    )  # a scheme's name ends no script
+    template = environment.from_string(files("spfl.report").joinpath("report.html").read_text(encoding="utf-8"))
+    made = f"spfl {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return template.render(title=title, facts=facts, sections=sections, made=made, plotly=get_plotlyjs())
+
+
+def _title(folder: Path, groups: Sequence[Group]) -> str:
+    if not groups:
+        return f"Sweep {folder.resolve().name}"
+    labels = list(dict.fromkeys(group.scheme for group in groups))
+    return labels[0] if len(labels) == 1 else f"{len(labels)} schemes compared"
+
+
+def _facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    if not groups:
+        return []
+    run, config = groups[0].runs[0], groups[0].runs[0].config
+    channel, data = config.channel, config.data
+    spread = f" {data.dirichlet_alpha:g}" if data.partition == "dirichlet" else ""
+    snr = "from the cell" if channel.median_snr_db is None else f"{channel.median_snr_db:g} dB"
+    per_parameter = ("Symbols/param", f"{channel.symbols_per_parameter:g}")
+    air = per_parameter if channel.tau_s is None else ("Uplink/round", f"{channel.tau_s:g} s")
+    facts = [
+        ("Data", str(run.environment.get("dataset", {}).get("name", data.name))),
+        ("Devices", str(data.devices)),
+        ("Partition", f"{data.partition}{spread}"),
+        ("Model", config.model.name),
+        ("Rounds", str(config.training.rounds)),
+        ("Median SNR", snr),
+        air,
+        ("Fading", str(channel.fading)),
+        ("Modulus bits", str(config.codec.bits)),
+    ]
+    unfinished = sum(not run.finished for group in groups for run in group.runs)
+    return facts + ([("Unfinished runs", str(unfinished))] if unfinished else [])
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list[Section]:
+    from spfl.figures import interactive
+    from spfl.report import figures as draw
+
+    accuracy, kind = interactive.accuracy_figure([progress(group) for group in groups])
+    width = draw.window(max(len(run.rounds) for group in groups for run in group.runs))
+    smoothed = f"Running mean over {width} rounds, mean over seeds." if width > 1 else "Mean over seeds."
+    odds = draw.by_round_figure(groups, ODDS, "Probability, mean over devices")
+    packets = draw.by_round_figure(groups, RECEIVED, "Packets received")
+    loss = draw.by_round_figure(groups, {"loss": lambda r: r["loss"]}, "Training loss")
+    gaps = draw.gap_figure(groups)
+    head = [
+        Section("Results", RESULTS_NOTE, [Panel(tables=[_headline(groups)])]),
+        Section(
+            "Accuracy", f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.", [Panel(figures=[accuracy])]
+        ),
+    ]
+    cell = [
+        Panel(g.label, figures=[f for f in (draw.cell_figure(g.runs[0]), draw.devices_figure(g.runs[0])) if f])
+        for g in groups
+        if any(r["mean_q_s"] < 1 for r in g.runs[0].rounds)
+    ]
+    rest = [
+        Section("The cell", CELL_NOTE, [panel for panel in cell if panel.figures]),
+        Section(
+            "Packets round by round",
+            f"Solid: the sign packet, or the single one. Dashed: the modulus packet. {smoothed}",
+            [
+                Panel("success probability", figures=[odds]),
+                Panel("packets received", figures=[packets]),
+            ],
+        ),
+        Section("Training loss", f"Of the devices' minibatches. {smoothed}", [Panel(figures=[loss])]),
+        Section(
+            "Allocation certificate",
+            CERTIFICATE_NOTE,
+            [Panel(tables=[_certificates(groups)], figures=[gaps] if gaps else [])],
+        ),
+        Section(
+            "Where the time goes",
+            "Wall-clock time of the simulation, not of the radio.",
+            [Panel(figures=[draw.phase_figure(groups)])],
+        ),
+        Section("Configuration", "", [_configuration(folder, groups)]),
+    ]
+    return [section for section in (head if compared else []) + rest if section.panels]
+
+
+ODDS: dict[str, Value] = {
+    "sign": lambda r: r["mean_q_s"],
+    "modulus, once the sign has arrived": lambda r: r["mean_r_m"],
+}
+RECEIVED: dict[str, Value] = {
+    "signs": lambda r: r["signs_received"],
+    "moduli": lambda r: r["moduli_received"],
+}
+CELL_NOTE = (
+    "Of the first seed. Area: mean share of the band. Colour: mean share of the power that goes to the sign packet."
+    " Distances are the model's; it has no angles, those are drawn for legibility. Predicted are the probabilities "
+    "that the allocator works with, observed is the share of the rounds in which the packet came through."
+)
+CERTIFICATE_NOTE = (
+    "The gap bounds what any other allocation could have gained in a round, relative to its cost; it comes from the "
+    "Lagrange dual of the exact solver. The other solvers prove nothing."
+)
+
+
+def _headline(groups: Sequence[Group]) -> Table:
+    header = [
+        "scheme",
+        "accuracy %",
+        "±",
+        "n",
+        "final %",
+        "sign arrives",
+        "signs/round",
+        "moduli/round",
+        "payload Mbit/round",
+        "side kbit/round",
+    ]
+    energy = any(g.mean(lambda s: s.get("joules")) for g in groups)
+    rows = []
+    for g in groups:
+        spread = g.spread("accuracy_last")
+        row = [
+            g.label,
+            _number(g.mean(lambda s: s["accuracy_last"]), 100, ".1f"),
+            "-" if spread is None else f"{100 * spread:.1f}",
+            str(len(g.runs)),
+            _number(g.mean(lambda s: s["accuracy_final"]), 100, ".1f"),
+            _number(g.mean(lambda s: s["mean_q_s"]), 1, ".3f"),
+            _number(g.mean(lambda s: s["signs_received"] / s["rounds"]), 1, ".1f"),
+            _number(g.mean(lambda s: s["moduli_received"] / s["rounds"]), 1, ".1f"),
+            _number(g.mean(lambda s: s["payload_bits"] / s["rounds"]), 1e-6, ".3f"),
+            _number(g.mean(lambda s: s["side_bits"] / s["rounds"]), 1e-3, ".1f"),
+        ]
+        rows.append(row + ([_number(g.mean(lambda s: s["joules"] / s["rounds"]), 1e3, ".3g")] if energy else []))
+    return Table(header + (["mJ/round"] if energy else []), rows, bar=1)
+
+
+def _number(value: float | None, scale: float, form: str) -> str:
+    return "-" if value is None else format(scale * value, form)
+
+
+def _certificates(groups: Sequence[Group]) -> Table:
+    rows = []
+    for group in groups:
+        said = [r["solver"] for run in group.runs for r in run.rounds if "solver" in r]
+        gaps = [s["gap"] for s in said if s["gap"] is not None]
+        states = ", ".join(
+            f"{state} {count / len(said):.0%}" for state, count in Counter(s["status"] for s in said).most_common()
+        )
+        proof = [f"{statistics.median(gaps):.1e}", f"{max(gaps):.1e}"] if gaps else ["no proof", "-"]
+        iterations = f"{statistics.fmean(s['iterations'] for s in said):.1f}" if said else "-"
+        rows.append([group.label, states or "-", *proof, iterations])
+    return Table(["scheme", "status, share of rounds", "median gap", "largest gap", "iterations"], rows)
+
+
+def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
+    panel = Panel()
+    if len(groups) > 1:
+        keys = differing(groups)
+        panel.tables.append(Table(["differs in", *(g.label for g in groups)], [[key, *values] for key, values in keys]))
+    for group in groups:
+        seeds = ", ".join(str(run.config.seed) for run in group.runs)
+        panel.listings.append((f"{group.label} (seeds {seeds})", to_toml(group.runs[0].config)))
+    return panel
+
+
+# --- how to do it again -------------------------------------------------------------------------------------
+
+
+def _reproduction(folder: Path, groups: Sequence[Group]) -> Section:
+    environment = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else {}
+    if not environment and groups:
+        environment = groups[0].runs[0].environment
+    listings = [("Commands", "\n".join(_commands(folder, groups, environment)))]
+    if (folder / SWEEP_FILE).is_file():
+        listings.append((SWEEP_FILE, (folder / SWEEP_FILE).read_text(encoding="utf-8")))
+    facts = {key: value for key, value in dotted(environment).items() if value not in (None, "", [])}
+    listings.append(("Environment", "\n".join(f"{key} = {value}" for key, value in facts.items())))
+    digests = [[g.label, str(run.config.seed), run.summary["digest"]] for g in groups for run in g.runs]
+    tables = [Table(["run", "seed", "SHA-256 of its metrics"], digests)] if digests else []
+    return Section("Do it again", REPRODUCTION_NOTE, [Panel(listings=listings, tables=tables)])
+
+
+REPRODUCTION_NOTE = (
+    "Equal configurations give equal digests on the same machine and versions. Parts that the caller brought, if "
+    "any, are named under custom; their code is not kept here."
+)
+
+
+def _commands(folder: Path, groups: Sequence[Group], environment: Json) -> list[str]:
+    commit = environment.get("commit")
+    lines = [
+        f"# spfl {environment.get('versions', {}).get('spfl', __version__)}" + (f", commit {commit}" if commit else "")
+    ]
+    if (folder / SWEEP_FILE).is_file():
+        return [*lines, f"spfl sweep {folder / SWEEP_FILE} --out runs/again"]
+    if len(groups) == 1 and len(groups[0].runs) == 1:
+        return [*lines, f"spfl run {groups[0].runs[0].folder / CONFIG} --out runs/again"]
+    seeds = ",".join(str(seed) for seed in sorted({run.config.seed for group in groups for run in group.runs}))
+    schemes = ",".join(dict.fromkeys(group.scheme for group in groups))
+    if (folder / CONFIG).is_file():
+        return [*lines, f"spfl compare {folder / CONFIG} --schemes {schemes} --seeds {seeds} --out runs/again"]
+    return lines + [
+        f"spfl run {run.folder / CONFIG} --out runs/{run.folder.name}" for group in groups for run in group.runs
+    ]

@@ -1,0 +1,123 @@
+"""The part of a report that shows a sweep: a table, accuracy against rounds, and against every swept number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from spfl.figures.interactive import add_line, new_figure
+from spfl.figures.style import LABELS, band, band_kind
+from spfl.report.parts import RESULTS_NOTE, Panel, Section, Table
+from spfl.runs.jsons import Json
+from spfl.studies.study import Setting, Study, curves, read_study, title, typeset
+from spfl.studies.tables import cells
+
+
+def study_sections(folder: Path) -> list[Section]:
+    """Table and figures of a sweep folder."""
+    study = read_study(folder)
+    figure, kind = study_curves_figure(study)
+    sections = [
+        Section(
+            "Results", f"{RESULTS_NOTE} Accuracies are of the {study.part} data.", [Panel(tables=[_study_table(study)])]
+        ),
+        Section(
+            "Accuracy against rounds",
+            f"Lines and bands: {kind}. Choose a setting; click a name to hide it.",
+            [Panel(figures=[figure])],
+        ),
+    ]
+    axes = study_axis_figures(study)
+    if axes:
+        note = "Mean, lowest and highest over all seeds and other settings that have this value."
+        sections.append(Section("What was swept", note, [Panel(axis, figures=[figure]) for axis, figure in axes]))
+    return sections
+
+
+STUDY_COLUMNS = (
+    ("accuracy_final", 100, ".1f"),
+    ("mean_q_s", 1, ".3f"),
+    ("payload_bits_per_round", 1e-6, ".3f"),
+    ("wall_s", 1, ".1f"),
+)
+
+
+def _study_table(study: Study) -> Table:
+    rows: list[Json] = [dict(row, status="done", settings={key: row[key] for key in study.swept}) for row in study.rows]
+    header = ["scheme", "accuracy %", "±", "n", *study.varied, "final %", "sign arrives", "Mbit/round", "s/run"]
+    table = []
+    for cell in cells(rows):
+        spread = "-" if cell.std is None else f"{100 * cell.std:.1f}"
+        settings = [str(cell.settings[key]) for key in study.varied]
+        tail = [f"{scale * cell.mean(name):{form}}" for name, scale, form in STUDY_COLUMNS]
+        table.append(
+            [
+                cell.rows[0]["scheme"],
+                f"{100 * cell.mean('accuracy_last'):.1f}",
+                spread,
+                str(len(cell.rows)),
+                *settings,
+                *tail,
+            ]
+        )
+    return Table(header, table, bar=1)
+
+
+def study_curves_figure(study: Study) -> tuple[go.Figure, str]:
+    """Accuracy against rounds, a setting of the world at a time, chosen from a list."""
+    slices = study.slices()
+    kind = band_kind(len(m) for rows in slices.values() for m in study.series(rows).values())
+    order, figure, per_slice = list(study.series(study.rows)), new_figure(margin_t=52), []
+    for number, (setting, rows) in enumerate(slices.items()):
+        before = len(figure.data)
+        for label, members in study.series(rows).items():
+            x, accuracy = curves(members, "round")
+            hover = f"{label}<br>round %{{x}}: %{{y:.1f}} %<extra></extra>"
+            edges = band(100 * accuracy, kind)
+            add_line(figure, order.index(label), label, x, 100 * accuracy.mean(0), edges, hover, visible=number == 0)
+        per_slice.append((setting, range(before, len(figure.data))))
+    figure.update_layout(xaxis_title="Round", yaxis_title=f"{study.part.capitalize()} accuracy (%)")
+    if len(slices) > 1:
+        figure.update_layout(updatemenus=[_list(figure, per_slice)])
+    return figure, kind
+
+
+def _list(figure: go.Figure, choices: Sequence[tuple[Setting, range]]) -> dict[str, Any]:
+    buttons = [
+        {
+            "label": title(setting),
+            "method": "update",
+            "args": [{"visible": [i in traces for i in range(len(figure.data))]}],
+        }
+        for setting, traces in choices
+    ]
+    return {
+        "type": "dropdown",
+        "buttons": buttons,
+        "x": 0,
+        "y": 1.02,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "bgcolor": "white",
+    }
+
+
+def study_axis_figures(study: Study) -> list[tuple[str, go.Figure]]:
+    """Accuracy against each swept number, the mean and extremes over everything that has it."""
+    found = []
+    for axis in study.axes():
+        figure = new_figure(xaxis_title=LABELS.get(axis, axis), yaxis_title=f"{study.part.capitalize()} accuracy (%)")
+        for i, (label, rows) in enumerate(study.series(study.rows, axis).items()):
+            values = sorted({row[axis] for row in rows} - {None})
+            points = [np.array([100 * r["accuracy_last"] for r in rows if r[axis] == value]) for value in values]
+            edges = (np.array([p.min() for p in points]), np.array([p.max() for p in points]))
+            hover = f"{label}<br>{axis} = %{{x}}: %{{y:.1f}} %<extra></extra>"
+            y = np.array([p.mean() for p in points])
+            add_line(figure, i, label, [typeset(v) for v in values], y, edges, hover)
+        figure.update_xaxes(type="category")
+        found.append((axis, figure))
+    return found

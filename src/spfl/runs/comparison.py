@@ -1,0 +1,130 @@
+"""Several schemes on the same data order, initial weights, gains and fades, a few seeds each; a table and a figure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from spfl.config.schema import Config, build_config
+from spfl.data.dataset import Dataset
+from spfl.errors import ConfigError
+from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
+from spfl.runs.folders import locked, write_atomically, writing
+from spfl.figures.curves import accuracy_figure
+from spfl.runs.results import read_curves
+from spfl.figures.style import save_figure
+from spfl.runs.jsons import Json, dump_json
+from spfl.world.world import World
+
+TABLE_JSON, TABLE_MD, FIGURE = "table.json", "table.md", "accuracy.png"
+COLUMNS = ("scheme", "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "s/run")
+
+CAPTION = (
+    "acc: test accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
+    "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, heard or not."
+)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"0-4"`, `"3"` or `"0,2,5-7"` as a list without repeats. Raises ConfigError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ConfigError(f"seeds must look like 0-4 or 0,2,5-7, got '{text}'")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def compare(
+    config: Config,
+    schemes: Sequence[str],
+    seeds: Sequence[int],
+    dataset: Dataset,
+    folder: Path,
+    *,
+    existing: Existing = "refuse",
+    checkpoint_every: int = 10,
+    watch: Callable[[Config], Callable[[Json], None]] = lambda _: lambda _: None,
+) -> list[Json]:
+    """Run every scheme with every seed in FOLDER/SCHEME-SEED; write table.json, table.md and accuracy.png.
+
+    A scheme takes its own defaults for every key of [scheme] that `config` leaves out. Returns the rows of the table.
+    `watch` is called with each run's configuration, and what it returns with each round's metrics.
+    Raises ConfigError, DataError or RunFolderError before the first run, and what `run_experiment` raises.
+    """
+    runs = [_variant(config, scheme, seed) for scheme in dict.fromkeys(schemes) for seed in seeds]
+    check_free(folder, existing, (*FILES, TABLE_JSON, TABLE_MD, FIGURE))
+    for variant in runs[:: len(seeds)]:
+        World.build(variant, dataset)
+    with locked(folder):
+        with writing(folder):
+            begin(folder, config, dataset)
+        summaries = [
+            run_experiment(
+                variant,
+                dataset,
+                run_folder(folder, variant),
+                existing=existing,
+                checkpoint_every=checkpoint_every,
+                progress=watch(variant),
+            )
+            for variant in runs
+        ]
+        rows = tabulate(summaries)
+        title = f"{dataset.name}, {config.data.devices} devices"
+        with writing(folder):
+            write_atomically(folder / TABLE_JSON, dump_json(rows, indent=2).encode() + b"\n")
+            write_atomically(folder / TABLE_MD, markdown(rows).encode())
+            save_figure(accuracy_figure(read_curves(run_folder(folder, v) for v in runs), title), folder / FIGURE)
+    return rows
+
+
+def run_folder(folder: Path, config: Config) -> Path:
+    """Where the run of one scheme and seed lies in the folder of a comparison."""
+    return folder / f"{config.scheme.name}-{config.seed}"
+
+
+def _variant(config: Config, scheme: str, seed: int) -> Config:
+    values = config.model_dump()
+    return build_config(values | {"seed": seed, "scheme": values["scheme"] | {"name": scheme}})
+
+
+def tabulate(summaries: Sequence[Json]) -> list[Json]:
+    """One row a scheme: means over its seeds, and the standard deviation (n - 1) of its accuracy, None for one seed."""
+    rows = []
+    for scheme in dict.fromkeys(summary["scheme"] for summary in summaries):
+        mine = [summary for summary in summaries if summary["scheme"] == scheme]
+        accuracy = [summary["accuracy_last"] for summary in mine]
+        rows.append(
+            {
+                "scheme": scheme,
+                "accuracy_last": statistics.fmean(accuracy),
+                "accuracy_std": statistics.stdev(accuracy) if len(mine) > 1 else None,
+                "n": len(mine),
+                "accuracy_final": statistics.fmean(s["accuracy_final"] for s in mine),
+                "accuracy_best": statistics.fmean(s["accuracy_best"] for s in mine),
+                "mean_q_s": statistics.fmean(s["mean_q_s"] for s in mine),
+                "bits_per_round": math.fsum(s["payload_bits"] / s["rounds"] for s in mine) / len(mine),
+                "seconds": statistics.fmean(s["seconds"]["total"] for s in mine),
+                "runs": [{"seed": s["seed"], "accuracy_last": s["accuracy_last"], "digest": s["digest"]} for s in mine],
+            }
+        )
+    return rows
+
+
+def cells(row: Json) -> list[str]:
+    """A row as text, one cell a column."""
+    spread = "-" if row["accuracy_std"] is None else f"{100 * row['accuracy_std']:.1f}"
+    percent = [f"{100 * row[key]:.1f}" for key in ("accuracy_last", "accuracy_final")]
+    tail = [f"{row['mean_q_s']:.3f}", f"{row['bits_per_round'] / 1e6:.2f}", f"{row['seconds']:.1f}"]
+    return [row["scheme"], percent[0], spread, str(row["n"]), percent[1], *tail]
+
+
+def markdown(rows: Sequence[Json]) -> str:
+    """The table in Markdown, with a line that says what its columns are."""
+    lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{CAPTION}\n"

@@ -1,0 +1,100 @@
+"""Where a run was made: versions, machine, commit, and a fingerprint of its data."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import zlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spfl.version import __version__
+from spfl.data.dataset import DATA_DIR_ENV, Dataset
+
+PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "pyarrow")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions of all that can change a bit, the processor, and the commit when the package runs from a checkout."""
+    return {
+        "versions": {"spfl": __version__, "python": platform.python_version()} | _installed(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "commit": _commit(Path(__file__).resolve().parents[3]),
+    }
+
+
+def describe_devices() -> list[str]:
+    """What PyTorch can compute on, one line a device."""
+    lines = [f"cpu: {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads in PyTorch"]
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory
+        lines.append(f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory / 2**30:.0f} GiB")
+    return lines
+
+
+def datasets_at_hand(data_dir: Path | None) -> dict[str, str]:
+    """Datasets that need no download: name -> where. The others are looked for on the Hugging Face hub."""
+    found = {"digits": "embedded"}
+    root = data_dir or (Path(os.environ[DATA_DIR_ENV]) if os.environ.get(DATA_DIR_ENV) else None)
+    if root is None:
+        return found | {"others": f"neither --data-dir nor {DATA_DIR_ENV} is set"}
+    if not root.is_dir():
+        return found | {"others": f"{root} is not a folder"}
+    return found | {path.name: str(path) for path in sorted(root.iterdir()) if any(path.glob("*.parquet"))}
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Name, sizes and a CRC-32 over all images and labels."""
+    crc = 0
+    for part in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+        crc = zlib.crc32(np.ascontiguousarray(part.numpy()).data, crc)
+    return {
+        "name": dataset.name,
+        "train": len(dataset.train_labels),
+        "test": len(dataset.test_labels),
+        "shape": list(dataset.shape),
+        "classes": dataset.classes,
+        "crc32": f"{crc:08x}",
+    }
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit(root: Path) -> str | None:
+    """The commit of the checkout at `root`, with "+" when files differ from it; None outside git."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,0 +1,272 @@
+"""A run on disk: one folder a run, stopped and resumed at will. The numbers come from `training.run` alone.
+
+A run folder holds
+    config.toml           the resolved configuration
+    environment.json      versions, machine, commit, a fingerprint of the data, and the caller's own parts by name
+    devices.parquet       one row a device: distance, gain, samples, samples by class
+    metrics.jsonl         one JSON object a round; wall-clock is under `seconds` and nowhere else
+    allocation.parquet    one row a round and device of the cohort
+    weights.safetensors   the final weights, by tensor name
+    summary.json          accuracies, totals and the digest of the metrics; written last, so it marks a finished run
+and, until it is finished, checkpoint-*.safetensors, allocation-*-*.parquet, and .lock while a process writes to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.numpy import save
+
+from spfl import training
+from spfl.runs.checkpoint import PATTERN, load_checkpoint, save_checkpoint
+from spfl.config.schema import NO_EFFECT, Config
+from spfl.config.files import dotted, load_config, to_toml
+from spfl.custom import AS_CONFIGURED, Custom
+from spfl.data.dataset import Dataset
+from spfl.runs.environment import describe_environment, fingerprint
+from spfl.errors import ConfigError, RunFolderError
+from spfl.runs.folders import LOCK, locked, write_atomically, writing
+from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, RoundLog, join_parts, read_metrics, summarise, write_devices
+from spfl.runs.jsons import Json, dump_json
+from spfl.world.torch_device import device_name
+from spfl.training import RoundRecord
+from spfl.world.world import World
+from spfl.world.state import ServerState
+
+Existing = Literal["refuse", "overwrite", "resume"]
+Rounds = Callable[[Config, Dataset, ServerState | None], Iterator[RoundRecord]]
+
+CONFIG, ENVIRONMENT, WEIGHTS, SUMMARY = "config.toml", "environment.json", "weights.safetensors", "summary.json"
+TEMPORARY_FILES = (PATTERN, PARTS)
+FILES = (CONFIG, ENVIRONMENT, DEVICES, METRICS, ALLOCATION, WEIGHTS, SUMMARY, *TEMPORARY_FILES)
+
+
+def run_experiment(
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    existing: Existing = "refuse",
+    custom: Custom = AS_CONFIGURED,
+    checkpoint_every: int = 10,
+    progress: Callable[[Json], None] = lambda _: None,
+    rounds: Rounds | None = None,
+) -> Json:
+    """Run `config` in `folder` and return the summary. `progress` is called with the metrics of each round.
+
+    `custom` holds the caller's own parts. `rounds` yields the record of each round, when another engine with the same
+    meaning takes the place of `training.run`.
+    A folder that is not empty is refused, or overwritten, or resumed from its last checkpoint: a resumed run ends with
+    the metrics and weights of one never stopped. Only files of a run are replaced or removed, and none before the
+    first round has succeeded. KeyboardInterrupt leaves a checkpoint of the last full round, and is raised again.
+    Raises RunFolderError (also when another process writes there, or the disk is full), ConfigError, and what
+    `training.run` raises.
+    """
+    if checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every must be >= 1, got {checkpoint_every}")
+    check_free(folder, existing)
+    if existing == "resume" and (folder / SUMMARY).exists():
+        claim(folder, config, dataset, existing, custom)
+        return _replay(folder, progress)
+    with locked(folder):
+        server = claim(folder, config, dataset, existing, custom)
+        if existing == "resume" and (folder / SUMMARY).exists():  # finished by another process in the meantime
+            return _replay(folder, progress)
+        return _run(config, dataset, custom, folder, server, rounds, checkpoint_every, progress)
+
+
+def _replay(folder: Path, progress: Callable[[Json], None]) -> Json:
+    """A finished run: tell its rounds again, and clear away what a kill just before the end may have left."""
+    for values in read_metrics(folder):
+        progress(values)
+    with suppress(OSError):  # of an archive that is read-only
+        _clear(folder)
+    return read_json(folder / SUMMARY)
+
+
+def _clear(folder: Path) -> None:
+    for path in own_files(folder, TEMPORARY_FILES):
+        path.unlink(missing_ok=True)
+
+
+def _run(
+    config: Config,
+    dataset: Dataset,
+    custom: Custom,
+    folder: Path,
+    server: ServerState | None,
+    rounds: Rounds | None,
+    checkpoint_every: int,
+    progress: Callable[[Json], None],
+) -> Json:
+    began = time.perf_counter()
+    world = World.build(config, dataset, custom)
+    records = rounds(config, dataset, server) if rounds else training.train(world, server)
+    first = next(records, None)
+    setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
+    with writing(folder):
+        if server is None:
+            begin(folder, config, dataset, custom)
+            write_devices(folder, world)
+        log = RoundLog(folder, server.round_ if server else 0)
+    try:
+        for record in _timed(first, records):
+            with writing(folder):
+                values = log.add(record)
+                server = record.server
+                if server.round_ % checkpoint_every == 0:
+                    _checkpoint(folder, log, server)
+            progress(values)
+        if server:
+            with writing(folder):
+                log.flush(server.round_)
+    except KeyboardInterrupt:
+        if server:
+            with writing(folder):
+                _checkpoint(folder, log, server)
+        raise
+    finally:
+        log.close()
+    with writing(folder):
+        return _finish(folder, world, server, setup_s)
+
+
+def _timed(first: RoundRecord | None, rest: Iterator[RoundRecord]) -> Iterator[RoundRecord]:
+    """Adds `total` to the seconds of each record: since the record before it, so with the writing of that one."""
+    record, total = first, sum(first.seconds.values()) if first else 0.0
+    while record is not None:
+        record.seconds["total"] = total
+        began = time.perf_counter()
+        yield record
+        record = next(rest, None)
+        total = time.perf_counter() - began
+
+
+def _checkpoint(folder: Path, log: RoundLog, server: ServerState) -> None:
+    log.flush(server.round_)
+    save_checkpoint(folder, server)
+
+
+def _finish(folder: Path, world: World, server: ServerState | None, setup_s: float) -> Json:
+    if server is None:  # cannot be: training.rounds >= 1
+        raise RunFolderError(f"no round was run in {folder}")
+    join_parts(folder)
+    layout, config = world.layout, world.config
+    tensors = {
+        name: server.weights[start:end].reshape(shape)
+        for name, shape, start, end in zip(layout.names, layout.shapes, layout.edges, layout.edges[1:], strict=False)
+    }
+    write_atomically(folder / WEIGHTS, save(tensors))
+    summary: Json = {"scheme": config.scheme.name, "seed": config.seed} | summarise(read_metrics(folder))
+    summary["seconds"]["setup"] = setup_s
+    write_atomically(folder / SUMMARY, dump_json(summary, indent=2).encode() + b"\n")
+    _clear(folder)
+    return summary
+
+
+# --- whose folder is it -------------------------------------------------------------------------------------
+
+
+def claim(
+    folder: Path, config: Config, dataset: Dataset, existing: Existing, custom: Custom = AS_CONFIGURED
+) -> ServerState | None:
+    """Decide what may happen in a folder, without writing; returns the state to resume from, None for the beginning.
+
+    Raises RunFolderError when the folder is taken, is not a run's, or holds a run that this one cannot continue.
+    """
+    check_free(folder, existing)
+    if existing != "resume" or not _is_run(folder) or not (folder / CONFIG).exists():
+        return None
+    _check_same(folder, config, dataset, custom)
+    return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
+
+
+def check_free(folder: Path, existing: Existing, names: tuple[str, ...] = FILES) -> None:
+    """Raises RunFolderError unless files of these names may be written in the folder."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"output {folder} exists and is not a folder")
+    if not folder.exists() or all(path.name in (LOCK, f"{ENVIRONMENT}.tmp") for path in folder.iterdir()):
+        return
+    if existing == "refuse":
+        raise RunFolderError(f"output folder {folder} is not empty; pass --overwrite, --resume or another --out")
+    if not _is_run(folder) and (alien := own_files(folder, names)):
+        raise RunFolderError(f"output folder {folder} is not of a run, but holds {alien[0].name}; left as it is")
+
+
+def own_files(folder: Path, patterns: tuple[str, ...] = FILES) -> list[Path]:
+    """The files in a folder that a run may replace or remove."""
+    every = [*patterns, *(f"{pattern}.tmp" for pattern in patterns)]
+    return [path for pattern in every for path in sorted(folder.glob(pattern)) if path.is_file()]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return "spfl" in read_json(folder / ENVIRONMENT)["versions"]
+    except (RunFolderError, KeyError, TypeError):
+        return False
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of a run. Raises RunFolderError for a folder that is no run's."""
+    if not (folder / CONFIG).is_file():
+        raise RunFolderError(f"{folder} is not a run folder: it holds no {CONFIG}")
+    return load_config(folder / CONFIG)
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object. Raises RunFolderError when the file is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> None:
+    """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's."""
+    for path in own_files(folder):
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = to_toml(config).encode()
+    environment = describe_environment() | {
+        "dataset": fingerprint(dataset),
+        "config_sha256": _sha256(text),
+        "custom": custom.names(),
+        "torch_device": device_name(config.torch_device),
+    }
+    write_atomically(folder / ENVIRONMENT, dump_json(environment, indent=2).encode() + b"\n")  # first: it is the mark
+    write_atomically(folder / CONFIG, text)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) -> None:
+    old, new = flatten(load_config(folder / CONFIG)), flatten(config)
+    for key in sorted(set(old) - set(NO_EFFECT)):
+        if old[key] != new[key]:
+            raise RunFolderError(f"cannot resume {folder}: its {key} is {old[key]!r}, got {new[key]!r}")
+    then, now = read_json(folder / ENVIRONMENT), describe_environment() | {"dataset": fingerprint(dataset)}
+    if then.get("config_sha256") not in (None, _sha256((folder / CONFIG).read_bytes())):
+        raise RunFolderError(f"cannot resume {folder}: its {CONFIG} was altered after the run began")
+    if then.get("dataset") != now["dataset"]:
+        raise RunFolderError(f"cannot resume {folder}: its data are {then.get('dataset')}, got {now['dataset']}")
+    if then.get("custom", {}) != custom.names():
+        raise RunFolderError(f"cannot resume {folder}: its own parts are {then.get('custom')}, got {custom.names()}")
+    if then["versions"] != now["versions"]:
+        warnings.warn(f"{folder} was begun with {then['versions']}; bits may differ from here on", stacklevel=3)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """The configuration as `section.key` -> value."""
+    return dotted(config.model_dump())

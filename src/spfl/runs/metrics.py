@@ -1,0 +1,223 @@
+"""The files that grow with a run: one JSON object a round, one table row a round and device; and their summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spfl.errors import RunFolderError
+from spfl.runs.folders import write_atomically
+from spfl.rng import SETUP_ROUND
+from spfl.training import RoundRecord
+from spfl.world.world import World
+from spfl.runs.jsons import Json, dump_json
+
+COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
+MOST_ROWS = 10_000
+METRICS, ALLOCATION, DEVICES = "metrics.jsonl", "allocation.parquet", "devices.parquet"
+PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
+NOT_DIGESTED = ("seconds", "solver", *COSTS)  # also wall-clock, and what the solver says of itself
+GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
+
+
+def metrics(record: RoundRecord) -> Json:
+    """One round as a JSON object; everything but `seconds` is a function of the configuration."""
+    allocation, outcome = record.allocation, record.outcome
+    return {
+        "round": record.round_,
+        "loss": record.loss,
+        "test_loss": record.test_loss,
+        "test_accuracy": record.test_accuracy,
+        "mean_q_s": float(np.mean(allocation.q_s)),
+        "mean_r_m": float(np.mean(allocation.r_m)),
+        "signs_received": int(outcome.sign.sum()),
+        "moduli_received": int(outcome.modulus.sum()),
+        "payload_bits": int(record.payload_bits),
+        "side_bits": int(record.side_bits),
+        "objective": float(allocation.objective),
+        "rejected": int(record.rejected),
+        "joules": float(record.spent.joules.sum()),
+        "round_s": record.spent.round_s,
+        "solver": {"status": allocation.status.value, "gap": allocation.gap, "iterations": allocation.iterations},
+        "seconds": record.seconds | {"solver": allocation.seconds},
+    }
+
+
+def allocation_rows(record: RoundRecord) -> pa.RecordBatch:
+    """One round in allocation.parquet: a row a device of the cohort."""
+    allocation, outcome, size = record.allocation, record.outcome, len(record.cohort)
+    columns: dict[str, Any] = {
+        "round": pa.array(np.full(size, record.round_, np.int32)),
+        "device": pa.array(np.array(record.cohort, np.int32)),
+    }
+    columns |= {"weight": record.devices.weight, "gradient_norm": np.sqrt(record.devices.v2)}
+    for name in ("beta", "alpha", "rho", "q_s", "r_m", "cost"):
+        columns[name] = pa.array(np.asarray(getattr(allocation, name), np.float64))
+    columns |= {"joules": pa.array(record.spent.joules), "latency_s": pa.array(record.spent.latency_s)}
+    return pa.RecordBatch.from_pydict(columns | {"sign": outcome.sign, "modulus": outcome.modulus})
+
+
+def _cut(folder: Path, after: int) -> None:
+    path = folder / METRICS
+    with path.open("a+b") as file:
+        file.seek(0)
+        lines = [len(line) for _, line in zip(range(after), file, strict=False)]
+        if len(lines) < after:
+            raise RunFolderError(f"{path} ends at round {len(lines)}, its checkpoint is of round {after}")
+        file.truncate(sum(lines))
+    for part in folder.glob(PARTS):
+        if int(part.stem.split("-")[2]) > after:
+            part.unlink()
+
+
+class RoundLog:
+    """Appends to the files of a run folder, after cutting away every round later than `after`.
+
+    Raises RunFolderError when the metrics do not reach that round.
+    """
+
+    def __init__(self, folder: Path, after: int) -> None:
+        self._folder, self._pending = folder, list[tuple[int, pa.RecordBatch]]()
+        _cut(folder, after)
+        self._metrics = (folder / METRICS).open("ab")
+
+    def add(self, record: RoundRecord) -> Json:
+        """Write a round's metrics, keep its allocation for the next part; returns the metrics."""
+        values = metrics(record)
+        self._metrics.write(dump_json(values).encode() + b"\n")
+        self._metrics.flush()
+        self._pending.append((record.round_, allocation_rows(record)))
+        if sum(len(rows) for _, rows in self._pending) >= GROUP_ROWS:
+            self.flush(record.round_)
+        return values
+
+    def flush(self, until: int) -> None:
+        """Bring everything up to round `until` to the disk."""
+        os.fsync(self._metrics.fileno())
+        ready = [(round_, rows) for round_, rows in self._pending if round_ <= until]
+        if ready:
+            path = self._folder / f"allocation-{ready[0][0]:08d}-{ready[-1][0]:08d}.parquet"
+            write_table(path, pa.Table.from_batches([rows for _, rows in ready]))
+        self._pending = [(round_, rows) for round_, rows in self._pending if round_ > until]
+
+    def close(self) -> None:
+        """Let go of the files. On a full disk, what the last line could not get out is lost; a resume cuts it away."""
+        with suppress(OSError):
+            self._metrics.close()
+
+
+def write_table(path: Path, table: pa.Table, **options: Any) -> None:
+    """A parquet file, written whole or not at all."""
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, **options)
+    write_atomically(path, content.getvalue())
+
+
+def join_parts(folder: Path) -> None:
+    """Make allocation.parquet of the parts, in row groups of bounded size."""
+    parts = sorted(folder.glob(PARTS))
+    temporary = folder / f"{ALLOCATION}.tmp"
+    with pq.ParquetWriter(temporary, pq.read_schema(parts[0]), compression="zstd") as writer:
+        for group in _grouped(map(pq.read_table, parts)):
+            writer.write_table(group)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(folder / ALLOCATION)
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(t.num_rows for t in held) >= GROUP_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def write_devices(folder: Path, world: World) -> None:
+    """One row a device of the cell: what it is, before any round. Cells that are dropped anew: as before the first.
+
+    `classes` counts its samples of each class. A population of more than MOST_ROWS devices is not written.
+    """
+    if len(world.parts) > MOST_ROWS:
+        return
+    cell, labels = world.radio.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
+    classes = [np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]
+    table = pa.table(
+        {
+            "device": np.arange(len(world.parts), dtype=np.int32),
+            "distance_m": cell.distance_m,
+            "gain": cell.gain,
+            "samples": np.array([len(part) for part in world.parts]),
+            "classes": pa.array([counts.tolist() for counts in classes]),
+        }
+    )
+    write_table(folder / DEVICES, table)
+
+
+def read_metrics(folder: Path) -> Iterator[Json]:
+    """The rounds of a run folder in order. Raises RunFolderError for a file that is missing or damaged.
+
+    A last line without an end, of a run that was killed or is still writing, is left out.
+    """
+    path = folder / METRICS
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def summarise(rounds: Iterable[Json]) -> Json:
+    """Accuracies, totals, and the SHA-256 of everything in the metrics but `NOT_DIGESTED`.
+
+    accuracy_last is the mean over the evaluations of the last quarter of the rounds: it forgives the noise of a single
+    evaluation. accuracy_best picks its round on the test set, so it flatters.
+    """
+    digest, seconds, totals = hashlib.sha256(), Counter[str](), Counter[str]()
+    evaluations: list[tuple[int, float, float]] = []
+    last = 0
+    for values in rounds:
+        last = values["round"]
+        seconds.update(values["seconds"])
+        result = {key: value for key, value in values.items() if key not in NOT_DIGESTED}
+        digest.update(dump_json(result).encode() + b"\n")
+        totals.update(
+            {key: values[key] or 0 for key in ("payload_bits", "side_bits", "signs_received", "moduli_received")}
+        )
+        totals.update({key: values.get(key, 0.0) for key in COSTS})
+        totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
+        if values["test_accuracy"] is not None:
+            evaluations.append((last, values["test_accuracy"], values["test_loss"]))
+    late = [accuracy for round_, accuracy, _ in evaluations if round_ > 0.75 * last]
+    return {
+        "rounds": last,
+        "accuracy_final": evaluations[-1][1] if evaluations else None,
+        "accuracy_best": max((accuracy for _, accuracy, _ in evaluations), default=None),
+        "accuracy_last": math.fsum(late) / len(late) if late else None,
+        "test_loss_final": evaluations[-1][2] if evaluations else None,
+        "mean_q_s": totals["q_s"] / max(last, 1),
+        "payload_bits": totals["payload_bits"],
+        "side_bits": totals["side_bits"],
+        "signs_received": totals["signs_received"],
+        "moduli_received": totals["moduli_received"],
+        "rejected": totals["rejected"],
+        **{key: totals[key] for key in COSTS},
+        "digest": digest.hexdigest(),
+        "seconds": dict(seconds),
+    }

@@ -1,0 +1,271 @@
+"""Runs read back from their folders, grouped by configuration, and what they add up to."""
+
+from __future__ import annotations
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from spfl.config.schema import NO_EFFECT, Config
+from spfl.config.files import dotted
+from spfl.figures.curves import Curve, Importance, Progress
+from spfl.errors import RunFolderError
+from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
+from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, summarise
+from spfl.runs.jsons import Json
+from spfl.arrays import Floats
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from spfl.config.schema import NO_EFFECT
+from spfl.errors import RunFolderError
+from spfl.runs.experiment import flatten, read_config
+from spfl.runs.metrics import ALLOCATION, read_metrics
+from spfl.figures.style import MARKS, draw_line, finish_accuracy_axes
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+
+Value = Callable[[Json], float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder as far as it has come; what is missing in it is None. Tables are read when they are asked for."""
+
+    folder: Path
+    config: Config
+    rounds: Sequence[Json]
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Run:
+        """The run in a folder, finished or not. Raises RunFolderError or ConfigError when there is none."""
+        path = Path(folder)
+        return cls(path, read_config(path), list(read_metrics(path)))
+
+    def __repr__(self) -> str:
+        accuracy = self.summary["accuracy_final"]
+        reached = "no evaluation yet" if accuracy is None else f"test accuracy {accuracy:.1%}"
+        return f"Run({self.config.scheme.name}, seed {self.config.seed}: {reached} after {len(self.rounds)} rounds)"
+
+    @cached_property
+    def metrics(self) -> pa.Table:
+        """A row a round; nested values under dotted names. `.to_pandas()` makes a DataFrame of it."""
+        return pa.Table.from_pylist([dotted(values) for values in self.rounds])
+
+    @cached_property
+    def weights(self) -> dict[str, NDArray[Any]] | None:
+        """Final weights by tensor name; None for a run that is not finished."""
+        path = self.folder / WEIGHTS
+        return load_file(path) if path.is_file() else None
+
+    def plot(self) -> go.Figure:
+        """Test accuracy against rounds, payload or time: an interactive plotly figure."""
+        return plot([Group(self.config.scheme.name, [self])])
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / SUMMARY).is_file()
+
+    @cached_property
+    def summary(self) -> Json:
+        """Accuracies, totals and the digest of the rounds there are: see `runlog.summarise`."""
+        return summarise(self.rounds)
+
+    @cached_property
+    def environment(self) -> Json:
+        """Versions, machine, commit, data; empty for a folder that has lost it."""
+        return read_json(self.folder / ENVIRONMENT) if (self.folder / ENVIRONMENT).is_file() else {}
+
+    @cached_property
+    def devices(self) -> dict[str, Any] | None:
+        """Columns of devices.parquet, (device,) each; None for a run of a version that wrote none."""
+        path = self.folder / DEVICES
+        return _columns(pq.read_table(path)) if path.is_file() else None
+
+    @cached_property
+    def allocation(self) -> dict[str, Any] | None:
+        """Columns of the allocation table, a row a round and device; None before the first checkpoint."""
+        paths = [path] if (path := self.folder / ALLOCATION).is_file() else sorted(self.folder.glob(PARTS))
+        return _columns(pa.concat_tables([pq.read_table(path) for path in paths])) if paths else None
+
+    def by_device(self, *names: str) -> dict[str, Floats]:
+        """Means over the rounds in which a device took part, (device,); NaN for one that never did."""
+        table = self.allocation or {}
+        count = np.bincount(table["device"], minlength=self.config.data.devices).astype(np.float64)
+        count[count == 0] = np.nan
+        sums = {name: np.bincount(table["device"], table[name], self.config.data.devices) for name in names}
+        return {name: total / count for name, total in sums.items()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed only."""
+
+    label: str
+    runs: Sequence[Run]
+
+    @property
+    def scheme(self) -> str:
+        return self.runs[0].config.scheme.name
+
+    @property
+    def one_packet(self) -> bool:
+        """Whether signs and moduli always share their fate."""
+        return all(r["signs_received"] == r["moduli_received"] for run in self.runs for r in run.rounds)
+
+    def series(self, value: Value) -> tuple[NDArray[np.int64], Floats]:
+        """Rounds (x,) that all runs have, and a value of their metrics (seed, x), where there is one."""
+        every = [[(r["round"], v) for r in run.rounds if (v := value(r)) is not None] for run in self.runs]
+        length = min(map(len, every))
+        rounds = np.array([round_ for round_, _ in every[0][:length]], np.int64)
+        return rounds, np.array([[v for _, v in one[:length]] for one in every], np.float64).reshape(len(every), length)
+
+    def mean(self, value: Value) -> float | None:
+        """Of a value of the summaries, over seeds."""
+        found = [v for run in self.runs if (v := value(run.summary)) is not None]
+        return statistics.fmean(found) if found else None
+
+    def spread(self, name: str) -> float | None:
+        """Standard deviation (n - 1) over seeds of a value of the summaries; None for fewer than two."""
+        found = [run.summary[name] for run in self.runs if run.summary[name] is not None]
+        return statistics.stdev(found) if len(found) > 1 else None
+
+
+def read_groups(folder: Path) -> list[Group]:
+    """The runs in a run folder, or in the folders of a comparison or of a sweep that kept its runs.
+
+    Raises RunFolderError when there is none that has finished a round.
+    """
+    folders = [folder] if (folder / METRICS).is_file() else sorted(p.parent for p in folder.glob(f"*/{METRICS}"))
+    folders = folders or sorted(p.parent for p in folder.glob(f"runs/*/{METRICS}"))
+    groups = [Group(label, runs) for label, members in group_runs(folders).items() if (runs := _read_runs(members))]
+    return sorted(groups, key=lambda group: group.mean(lambda summary: summary["accuracy_last"]) or 0.0, reverse=True)
+
+
+def _read_runs(folders: Sequence[Path]) -> list[Run]:
+    runs = [Run.load(path) for path in folders]
+    return sorted((run for run in runs if run.rounds), key=lambda run: run.config.seed)
+
+
+def plot(groups: Sequence[Group]) -> go.Figure:
+    """Test accuracy of groups against rounds, payload or time."""
+    from spfl.figures.interactive import accuracy_figure
+
+    return accuracy_figure([progress(group) for group in groups])[0]
+
+
+def progress(group: Group) -> Progress:
+    """How the accuracy of a group grew, against rounds and against what had been spent (mean over seeds)."""
+    rounds, accuracy = group.series(lambda values: values["test_accuracy"])
+    known = [name for name in ("payload_bits", "round_s") if name in group.runs[0].rounds[0]]
+    return Progress(group.label, rounds, accuracy, {name: _until(group, name, rounds) for name in known})
+
+
+def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
+    """What had been spent at the end of each of the rounds, mean over seeds."""
+    spent = [np.cumsum([values[name] or 0.0 for values in run.rounds]) for run in group.runs]
+    return np.asarray(np.mean([total[rounds - 1] for total in spent], axis=0))
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Keys of the configuration in which groups differ, with the value of each."""
+    flat = [flatten(group.runs[0].config) for group in groups]
+    keys = [key for key in flat[0] if key not in ("seed", *NO_EFFECT) and len({str(f[key]) for f in flat}) > 1]
+    return [(key, [str(f[key]) for f in flat]) for key in keys]
+
+
+def check_report(folder: Path, groups: Sequence[Group], has_table: bool) -> None:
+    """Raises RunFolderError for a folder of which nothing can be reported."""
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is not a folder")
+    if not groups and not has_table:
+        raise RunFolderError(f"{folder} holds no run that has finished a round, and no results of a sweep")
+
+
+def read_curves(folders: Iterable[Path]) -> list[Curve]:
+    """Curves of run folders, those of one configuration together, in the order in which they are met.
+
+    A label is the scheme, and each setting in which the configurations differ. Unfinished runs shorten the curve.
+    Raises RunFolderError for a folder that is no run or has no evaluation yet.
+    """
+    return [_curve(label, members) for label, members in group_runs(folders).items()]
+
+
+def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """Run folders that differ in the seed only, by a label that tells the groups apart, in the order they are met.
+
+    Raises RunFolderError for a folder that is no run.
+    """
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    for folder in folders:
+        settings = flatten(read_config(folder))
+        key = tuple((name, value) for name, value in settings.items() if name not in ("seed", *NO_EFFECT))
+        groups.setdefault(key, []).append(folder)
+    return dict(zip(_labels([dict(key) for key in groups]), groups.values(), strict=True))
+
+
+def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
+    differ = [key for key in settings[0] if len({str(s[key]) for s in settings}) > 1] if settings else []
+    notes = [[f"{key} = {s[key]}" for key in differ if key != "scheme.name"] for s in settings]
+    return [
+        s["scheme.name"] + (f" ({', '.join(note)})" if note else "") for s, note in zip(settings, notes, strict=True)
+    ]
+
+
+def _curve(label: str, folders: Sequence[Path]) -> Curve:
+    series = [
+        [(m["round"], m["test_accuracy"]) for m in read_metrics(folder) if m["test_accuracy"] is not None]
+        for folder in folders
+    ]
+    length = min(map(len, series))
+    if not length:
+        empty = folders[[len(s) for s in series].index(0)]
+        raise RunFolderError(f"{empty} has no evaluation yet")
+    table = np.array([s[:length] for s in series])
+    return Curve(label, table[0, :, 0].astype(np.int64), table[:, :, 1])
+
+
+def read_importance(folders: Iterable[Path], groups: int = 5) -> list[Importance]:
+    """What devices got and how often they were heard, by importance, of finished runs; seeds together.
+
+    Raises RunFolderError for a folder that is no run, or that has no finished allocation.parquet with weights.
+    """
+    return [_importance(label, members, groups) for label, members in group_runs(folders).items()]
+
+
+def _importance(label: str, folders: Sequence[Path], groups: int) -> Importance:
+    columns = ["round", "weight", "gradient_norm", "beta", "sign", "modulus"]
+    means = []
+    for folder in folders:
+        try:
+            table = pq.read_table(folder / ALLOCATION, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunFolderError(f"{folder / ALLOCATION} has no allocations by importance: {error}") from None
+        rows = {name: table[name].to_numpy() for name in columns}
+        rounds, size = np.unique(rows["round"]).size, table.num_rows // np.unique(rows["round"]).size
+        order = np.argsort((rows["weight"] * rows["gradient_norm"]).reshape(rounds, size), axis=1, kind="stable")
+        sorted_ = {name: np.take_along_axis(v.reshape(rounds, size), order, axis=1) for name, v in rows.items()}
+        parts = np.array_split(np.arange(size), min(groups, size))
+        share, signs, moduli = sorted_["beta"] * size, sorted_["sign"], sorted_["modulus"] & sorted_["sign"]
+        means.append([[float(values[:, part].mean()) for part in parts] for values in (share, signs, moduli)])
+    return Importance(label, *np.mean(means, axis=0))

@@ -1,0 +1,288 @@
+"""All figures and tables that a study's axes allow, remade from its results.parquet alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spfl.figures.style import (
+    COLOURS,
+    LABELS,
+    MARKERS,
+    MARKS,
+    band,
+    band_kind,
+    draw_line,
+    finish_accuracy_axes,
+    save_figure,
+)
+from spfl.runs.folders import write_atomically
+from spfl.runs.jsons import Json, dump_json
+from spfl.studies.statistics import (
+    ENOUGH_SEEDS,
+    SIGNIFICANT,
+    accuracy_table,
+    choose_reference,
+    paired_table,
+    tables_text,
+    target_table,
+)
+from spfl.studies.study import Setting, Study, curves, read_study, short, title, typeset
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+Rows = Sequence[Json]
+Draw = Callable[["Axes", int, str, Rows], None]
+
+TABLE_MD, TABLE_JSON = "table.md", "table.json"
+PANELS = 9  # in one figure
+
+
+def make_figures(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    reference: str | None = None,
+    target: float | None = None,
+    suffix: str = "png",
+) -> list[Path]:
+    """Write the figures and tables of a sweep's folder into `out` (FOLDER/figures) and return their paths.
+
+    `reference` names the series that the others are compared with (sp_fl_plus or sp_fl, if there is one), `target` the
+    accuracy whose cost is asked for (90 % of the reference's). Raises RunFolderError or ConfigError.
+    """
+    study = read_study(folder)
+    chosen = choose_reference(study, reference)
+    out = out or folder / "figures"
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in _figures(study, chosen):
+        save_figure(figure, out / f"{name}.{suffix}")
+        paths.append(out / f"{name}.{suffix}")
+    tables = {
+        "accuracy": accuracy_table(study),
+        "reference": chosen,
+        "paired": paired_table(study, chosen) if chosen else [],
+        "target": target_table(study, target, chosen),
+    }
+    write_atomically(out / TABLE_JSON, dump_json(tables, indent=2).encode() + b"\n")
+    write_atomically(out / TABLE_MD, tables_text(tables, study.part).encode())
+    return [*paths, out / TABLE_MD, out / TABLE_JSON]
+
+
+def _figures(study: Study, reference: str | None) -> Iterator[tuple[str, Figure]]:
+    yield from numbered("accuracy_vs_rounds", curve_figures(study, "round", "Communication round"))
+    yield from numbered("accuracy_vs_payload", curve_figures(study, "payload_bits", "Payload sent (Mbit)", 1e-6))
+    for column, label in (("joules", "Energy of all devices (J)"), ("seconds", "Time: computing and uplink (s)")):
+        if all(row.get(f"curve_{column}") and row[f"curve_{column}"][-1] > 0 for row in study.rows):
+            yield from numbered(f"accuracy_vs_{column}", curve_figures(study, column, label))
+    for axis in study.axes():
+        yield from numbered(f"accuracy_vs_{short(axis)}", axis_figures(study, axis))
+    if reference and (table := paired_table(study, reference)):
+        yield "paired_differences", forest_figure(table, reference, list(study.series(study.rows)))
+
+
+def numbered(name: str, figures: Iterable[Figure]) -> Iterator[tuple[str, Figure]]:
+    """`name` for one figure, `name_1`, `name_2`, ... for several."""
+    every = list(figures)
+    return ((f"{name}_{i}" if len(every) > 1 else name, figure) for i, figure in enumerate(every, 1))
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def curve_figures(study: Study, x: str, xlabel: str, scale: float = 1.0) -> Iterator[Figure]:
+    """Accuracy against a column of the curves, a panel a slice, a line a series: mean and band over seeds."""
+    kind = band_kind(len(m) for rows in study.slices().values() for m in study.series(rows).values())
+
+    def draw(axes: Axes, i: int, label: str, rows: Rows) -> None:
+        along, accuracy = curves(rows, x)
+        step = max(1, len(along) // MARKS)
+        draw_line(axes, i, scale * along, accuracy.mean(0), band(accuracy, kind), label, (i * step // 4 % step, step))
+
+    def finish(every: Sequence[Axes]) -> None:
+        ends = [float(np.asarray(line.get_xdata())[-1]) for axes in every for line in axes.lines]
+        for axes in every:
+            axes.set_xlabel(xlabel)
+            if max(ends) > 4 * min(ends):
+                axes.set_xscale("log")
+
+    return _panels(study, study.slices(), draw, finish, kind)
+
+
+def axis_figures(study: Study, axis: str) -> Iterator[Figure]:
+    """Accuracy against a swept number, a panel a slice of all else, a line a series: mean and band over seeds."""
+    kept: dict[Setting, list[Json]] = {}
+    for setting, rows in study.slices(axis).items():
+        groups = study.series(rows, axis).values()
+        along = [row for members in groups if len({row[axis] for row in members} - {None}) > 1 for row in members]
+        if along:
+            kept[setting] = [row for row in along if row[axis] is not None]
+    kind = band_kind(
+        len([row for row in members if row[axis] == value])
+        for rows in kept.values()
+        for members in study.series(rows, axis).values()
+        for value in {row[axis] for row in members}
+    )
+
+    values = [value for value in study.values(axis) if value is not None]
+    places = dict(zip(values, _places(values), strict=True))
+
+    def draw(axes: Axes, i: int, label: str, rows: Rows) -> None:
+        x = sorted({row[axis] for row in rows})
+        seeds = [np.array([[row["accuracy_last"]] for row in rows if row[axis] == value]) for value in x]
+        bands = [band(s, kind) for s in seeds]
+        low, high = (np.array([b[side][0] if b else np.nan for b in bands]) for side in (0, 1))
+        mean = np.array([s.mean() for s in seeds])
+        draw_line(axes, i, np.array([places[value] for value in x]), mean, (low, high), label)
+
+    def finish(every: Sequence[Axes]) -> None:
+        for axes in every:
+            _number_axis(axes, axis, places)
+
+    return _panels(study, kept, draw, finish, kind, axis)
+
+
+def _places(values: Sequence[float]) -> list[float]:
+    """Where values stand on an axis: IID data, of infinite concentration, a step beyond the largest finite one."""
+    finite = [value for value in values if np.isfinite(value)]
+    return [value if np.isfinite(value) else 3.0 * finite[-1] for value in values]
+
+
+def _number_axis(axes: Axes, key: str, places: Mapping[float, float]) -> None:
+    axes.set_xlabel(LABELS.get(key, key))
+    first, last = min(places.values()), max(places.values())
+    if not key.endswith(("_db", "_dbm")) and first > 0 and last >= 8 * first:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if len(places) <= 8:
+        axes.set_xticks(list(places.values()), [typeset(value) for value in places])
+
+
+def _panels(
+    study: Study,
+    slices: Mapping[Setting, Rows],
+    draw: Draw,
+    finish: Callable[[Sequence[Axes]], None],
+    kind: str,
+    without: str = "",
+) -> Iterator[Figure]:
+    """Small multiples on common axes, a slice each, with one legend; several figures if they are many."""
+    from matplotlib.figure import Figure
+
+    order = list(study.series(study.rows, without))
+    items = list(slices.items())
+    for start in range(0, len(items), PANELS):
+        page = items[start : start + PANELS]
+        columns = min(3, len(page))
+        lines = -(-len(page) // columns)
+        size = (6.4, 4.6) if len(page) == 1 else (0.6 + 3.2 * columns, 1.2 + 2.5 * lines)
+        figure = Figure(figsize=size, dpi=200, layout="constrained")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, (setting, rows) in zip(grid, page, strict=False):
+            for label, members in study.series(rows, without).items():
+                draw(axes, order.index(label), label, members)
+            axes.set_title(wrapped(title(setting)), fontsize="small")
+        for axes in grid[len(page) :]:
+            axes.remove()
+        finish(list(grid[: len(page)]))
+        for i, axes in enumerate(grid[: len(page)]):
+            finish_accuracy_axes(axes, study.part.capitalize())
+            axes.set_ylabel("" if i % columns else axes.get_ylabel())
+            bottom = i + columns >= len(page)
+            axes.set_xlabel(axes.get_xlabel() if bottom else "")
+            axes.tick_params(labelbottom=bottom)
+        _legend(figure, kind)
+        yield figure
+
+
+def wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 44))
+
+
+def _legend(figure: Figure, kind: str) -> None:
+    handles: dict[Any, Any] = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(3, len(handles)),
+        frameon=False,
+        handlelength=3.2,
+        fontsize="small",
+        title=kind,
+        title_fontsize="small",
+    )
+
+
+# --- paired differences -------------------------------------------------------------------------------------
+
+
+def forest_figure(table: Sequence[Json], reference: str, order: Sequence[str]) -> Figure:
+    """Paired differences with 95 % intervals: a panel a series, a row a slice; or all in one, if there is one slice.
+
+    `order`, of all series, gives each the colour and marker that it has in the other figures. Full markers are
+    differences that the test shows, hollow ones the rest. Intervals need three seeds.
+    """
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(row["series"] for row in table))
+    places = list(dict.fromkeys(tuple(row["slice"].items()) for row in table))  # the slices, in order
+    one = len(places) == 1
+    names = labels if one else [title(place) for place in places]
+    columns = 1 if one else min(4, len(labels))
+    lines = 1 if one else -(-len(labels) // columns)
+    longest = 0.075 * max(map(len, names))
+    size = (longest + (4.8 if one else 2.2 * columns), 1.1 + lines * (0.6 + 0.28 * len(names)))
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for i, label in enumerate(labels):
+        axes = grid[0 if one else i]
+        for row in (row for row in table if row["series"] == label):
+            y = i if one else places.index(tuple(row["slice"].items()))
+            _difference(axes, order.index(label), y, row)
+        if not one:
+            axes.set_title(label, fontsize="small")
+    for i, axes in enumerate(grid[: 1 if one else len(labels)]):
+        axes.tick_params(labelbottom=one or i + columns >= len(labels))
+        axes.axvline(0.0, color="black", linewidth=0.8, zorder=0)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_yticks(range(len(names)), names, fontsize="small")
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    for axes in grid[len(labels) :]:
+        axes.remove()
+    figure.supxlabel(
+        f"Accuracy of {reference} minus that of the other (points)\n{_forest_note(table)}", fontsize="small"
+    )
+    return figure
+
+
+def _forest_note(table: Sequence[Json]) -> str:
+    intervals = (
+        "95 % interval over common seeds" if any(row["n"] >= 3 for row in table) else "too few seeds for intervals"
+    )
+    return f"{intervals}; full marker: p < {SIGNIFICANT:g}, n ≥ {ENOUGH_SEEDS}"
+
+
+def _difference(axes: Axes, i: int, y: int, row: Json) -> None:
+    colour, full = COLOURS[i % len(COLOURS)], row["verdict"] != "not shown"
+    half = 100 * row["half_width"] if row["n"] >= 3 else 0.0
+    axes.errorbar(
+        100 * row["difference"],
+        y,
+        xerr=half,
+        color=colour,
+        marker=MARKERS[i % len(MARKERS)],
+        markersize=5,
+        markerfacecolor=colour if full else "white",
+        capsize=2,
+        linewidth=1.4,
+    )

@@ -1,0 +1,342 @@
+"""A study: the points of grids over configuration keys, run in parallel processes, stopped and resumed at will.
+
+A sweep file holds
+    [base]     config = "FILE" (a configuration, relative to the sweep file), and keys that override it
+    [rates]    SCHEME = learning rate, for grids that do not set training.rate themselves
+    [[grid]]   key = value, or list of values: the Cartesian product of the lists, the first key changing slowest;
+               rates.SCHEME = learning rate replaces that of [rates] in this grid
+
+and its folder
+    sweep.toml         a copy of the file
+    environment.json   versions, machine, commit, and a fingerprint of the data
+    results.jsonl      one line a finished point, each brought to the disk before the next
+    results.parquet, summary.md   the points as a table, and mean and spread over seeds (see `sweep_tables`)
+    runs/KEY           the run folders, if they are kept
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import product
+from pathlib import Path
+
+from spfl import training
+from spfl.config.files import assign, dotted, load_config, parse_override, read_toml
+from spfl.config.schema import NO_EFFECT, Config, build_config
+from spfl.data.dataset import Dataset, load_dataset
+from spfl.errors import ConfigError, RunFolderError, did_you_mean
+from spfl.fleet.workers import Failure, map_processes
+from spfl.runs.environment import describe_environment, fingerprint
+from spfl.runs.experiment import ENVIRONMENT, flatten, read_json, run_experiment
+from spfl.runs.folders import LOCK, appender, locked, write_atomically, writing
+from spfl.runs.jsons import Json, dump_json
+from spfl.runs.metrics import metrics, read_metrics, summarise
+from spfl.schemes import SCHEMES, resolve
+from spfl.studies.tables import write_tables
+from spfl.world.torch_device import check_supported, find_device
+from spfl.world.world import World
+
+SWEEP, RESULTS, RUNS = "sweep.toml", "results.jsonl", "runs"
+RATE = "training.rate"
+DONE, FAILED = "done", "failed"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a study. `key` names its configuration; `settings` are the values of the keys that the study sets."""
+
+    key: str
+    settings: Json
+    config: Config
+
+
+# --- which points -------------------------------------------------------------------------------------------
+
+
+def load_points(path: Path, overrides: Iterable[str] = ()) -> list[Point]:
+    """The points of a sweep file, each once. `overrides` (`key=value`) win over base, rates and grids.
+
+    Raises ConfigError with one line for the first fault of the file or of any point.
+    """
+    tables = read_toml(path)
+    for name in tables.keys() - {"base", "rates", "grid"}:
+        raise ConfigError(f"{path}: unknown table '{name}'" + did_you_mean(name, ("base", "rates", "grid")))
+    grids = tables.get("grid", [])
+    if not isinstance(grids, list) or not grids:
+        raise ConfigError(f"{path} needs at least one [[grid]]")
+    base, rates, last = _base(path, tables.get("base", {})), _rates(path, tables), dict(map(parse_override, overrides))
+    own_rates = [rates | _rates(path, grid) for grid in grids]
+    flat_grids = [dotted({key: value for key, value in grid.items() if key != "rates"}) for grid in grids]
+    swept = dict.fromkeys(
+        ["scheme.name", "seed", *([RATE] if any(own_rates) else []), *(k for grid in flat_grids for k in grid)]
+    )
+    points: dict[str, Point] = {}
+    for tuned, grid in zip(own_rates, flat_grids, strict=True):
+        for choice in _product(path, grid):
+            scheme = {**base, **choice, **last}["scheme.name"]
+            rate = {RATE: tuned[scheme]} if scheme in tuned else {}
+            point = _point(path, {**base, **rate, **choice, **last}, swept)
+            points.setdefault(point.key, point)
+    return list(points.values())
+
+
+def _base(path: Path, table: Json) -> Json:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: base must be a table, got {table!r}")
+    flat = dotted(table)
+    config = flat.pop("config", None)
+    return flatten(load_config(path.parent / config if config else None)) | flat
+
+
+def _rates(path: Path, tables: Json) -> Json:
+    rates = tables.get("rates", {})
+    if not isinstance(rates, dict):
+        raise ConfigError(f"{path}: rates must be a table, got {rates!r}")
+    for name in rates.keys() - SCHEMES.keys():
+        raise ConfigError(f"{path}: unknown scheme '{name}' in [rates]" + did_you_mean(name, SCHEMES))
+    return rates
+
+
+def _product(path: Path, grid: Json) -> Iterator[Json]:
+    choices = [value if isinstance(value, list) else [value] for value in grid.values()]
+    for key, values in zip(grid, choices, strict=True):
+        if not values:
+            raise ConfigError(f"{path}: {key} has no values in [[grid]]")
+    return (dict(zip(grid, choice, strict=True)) for choice in product(*choices))
+
+
+def _point(path: Path, values: Json, swept: Iterable[str]) -> Point:
+    nested: Json = {}
+    try:
+        for key, value in (values | dict.fromkeys(NO_EFFECT, 1)).items():
+            assign(nested, key, value)
+        config = build_config(nested)
+        resolve(config.scheme)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    settings = flatten(config)
+    return Point(_name(config), {key: settings[key] for key in swept if key not in NO_EFFECT}, config)
+
+
+def _name(config: Config) -> str:
+    """A name of a configuration that no other has, the same in every process, sweep and version.
+
+    Of what differs from the defaults: a key that comes later then leaves old results valid. Threads do not count.
+    """
+    settings = dotted(config.model_dump(exclude_defaults=True))
+    text = json.dumps({k: v for k, v in settings.items() if k not in NO_EFFECT}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- one point ----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, data_dir: Path | None) -> Dataset:
+    """Loaded once a process; forked processes find what the parent has loaded."""
+    return load_dataset(name, data_dir)
+
+
+def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = None) -> Json:
+    """Train one point on one thread and return its measurements; with a run folder in RUNS/KEY if `runs` is given."""
+    import torch
+
+    torch.set_num_threads(1)
+    dataset, began = _dataset(point.config.data.name, data_dir), time.perf_counter()
+    if runs is None:
+        rounds = [metrics(record) for record in training.run(point.config, dataset)]
+    else:
+        run_experiment(point.config, dataset, runs / point.key, existing="resume")
+        rounds = list(read_metrics(runs / point.key))
+    wall_s = time.perf_counter() - began
+    return measure(rounds) | {"uplink_s_per_round": World.build(point.config, dataset).radio.tau_s, "wall_s": wall_s}
+
+
+def measure(rounds: Sequence[Json]) -> Json:
+    """What a study keeps of a run: accuracies, the curve, and means over rounds of what was sent and received.
+
+    `curve_*` have one value an evaluation: its round, its accuracy, the payload bits, joules and seconds until then.
+    `seconds_per_round` is by phase. `side_bits` (a round) is there if the rounds have it.
+    """
+    summary, count = summarise(rounds), len(rounds)
+    payload, joules, seconds_s, curve = 0, 0.0, 0.0, []
+    for values in rounds:
+        payload += values["payload_bits"]
+        joules, seconds_s = joules + values.get("joules", 0.0), seconds_s + values.get("round_s", 0.0)
+        if values["test_accuracy"] is not None:
+            curve.append((values["round"], values["test_accuracy"], payload, joules, seconds_s))
+    row: Json = {
+        name: summary[name] for name in ("rounds", "accuracy_last", "accuracy_final", "accuracy_best", "mean_q_s")
+    }
+    row["mean_r_m"] = sum(values["mean_r_m"] or 0.0 for values in rounds) / count
+    for key in ("signs_received", "moduli_received", "payload_bits", "side_bits", "rejected", "joules", "round_s"):
+        if key in rounds[0]:
+            row[f"{key}_per_round"] = sum(values[key] or 0 for values in rounds) / count
+    seconds = {phase: s / count for phase, s in summary["seconds"].items() if phase != "total"}
+    names = ("curve_round", "curve_accuracy", "curve_payload_bits", "curve_joules", "curve_seconds")
+    columns = map(list, zip(*curve, strict=True))
+    row |= dict(zip(names, columns, strict=True))
+    return row | {"digest": summary["digest"], "seconds_per_round": seconds}
+
+
+# --- all points ---------------------------------------------------------------------------------------------
+
+
+def sweep(
+    points: Sequence[Point],
+    folder: Path,
+    *,
+    source: Path | None = None,
+    data_dir: Path | None = None,
+    processes: int = 0,
+    resume: bool = False,
+    keep_runs: bool = False,
+    progress: Callable[[Point, Json, bool], None] = lambda *_: None,
+) -> list[Json]:
+    """Run the points and return a row for each, in their order; rows of failed points have an `error`.
+
+    `processes` = 0 is one a core, or one in all when a point runs on a GPU, whose memory it fills.
+    With `resume`, points that results.jsonl holds are not run again, failed ones are.
+    `progress` is called with each point, its row, and whether it was run now. `source`, the sweep file, is copied into
+    the folder. Raises ConfigError, DataError or RunFolderError before the first point, RunFolderError also when another
+    process writes in the folder, or the disk is full. KeyboardInterrupt leaves the tables of what is finished, and is
+    raised again.
+    """
+    if processes < 0:
+        raise ConfigError(f"processes must be >= 0, got {processes}")
+    check_folder(folder, resume)
+    _check_worlds(points, data_dir)
+    with locked(folder):
+        check_folder(folder, resume)
+        return _sweep(points, folder, source, data_dir, processes, keep_runs, progress)
+
+
+def _sweep(
+    points: Sequence[Point],
+    folder: Path,
+    source: Path | None,
+    data_dir: Path | None,
+    processes: int,
+    keep_runs: bool,
+    progress: Callable[[Point, Json, bool], None],
+) -> list[Json]:
+    with writing(folder):
+        begin(folder, {p.config.data.name for p in points}, data_dir, source)
+    rows = {row["key"]: row for row in read_results(folder) if row["status"] == DONE}
+    for point in points:
+        if point.key in rows:
+            progress(point, rows[point.key], False)
+    commit = read_json(folder / ENVIRONMENT)["commit"]
+    work = partial(run_point, data_dir=data_dir, runs=folder / RUNS if keep_runs else None)
+    todo = [point for point in points if point.key not in rows]
+    processes = processes or (1 if any(on_gpu(point.config) for point in todo) else cores())
+    try:
+        with appender(folder / RESULTS) as append, closing(map_processes(work, todo, processes)) as answers:
+            for point, answer in answers:
+                row = rows[point.key] = _row(point, answer) | {"commit": commit}
+                append(dump_json(row).encode() + b"\n")
+                progress(point, row, True)
+    finally:
+        found = [rows[point.key] for point in points if point.key in rows]
+        with writing(folder):
+            write_tables(folder, found)
+    return found
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_gpu(config: Config) -> bool:
+    """Whether whole rounds run in the memory of another device than the CPU."""
+    return config.torch_device is not None and find_device(config.torch_device).type != "cpu"
+
+
+def _row(point: Point, answer: Json | Failure) -> Json:
+    config = point.config
+    about = {
+        "key": point.key,
+        "scheme": config.scheme.name,
+        "seed": config.seed,
+        "settings": point.settings,
+        "validation": config.data.validation_fraction > 0,
+    }
+    if isinstance(answer, Failure):
+        return about | {"status": FAILED, "error": answer.message, "details": answer.details}
+    return about | {"status": DONE, "error": None} | answer
+
+
+def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
+    """Build each kind of world once: what configurations alone do not tell, such as a network too deep for the images.
+
+    Dealing out the data is checked with the first seed of a kind only.
+    """
+    seen = set()
+    for point in points:
+        config = point.config
+        if config.torch_device is not None:
+            check_supported(config, resolve(config.scheme))
+        kind = (config.data, config.model)
+        if kind not in seen:
+            seen.add(kind)
+            _ = World.build(config, _dataset(config.data.name, data_dir)).layout
+
+
+# --- the folder ---------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raises RunFolderError unless a sweep may write in the folder."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"output {folder} exists and is not a folder")
+    if not folder.exists() or all(path.name in (LOCK, f"{ENVIRONMENT}.tmp") for path in folder.iterdir()):
+        return
+    if not resume:
+        raise RunFolderError(f"output folder {folder} is not empty; pass --resume or another --out")
+    if not (folder / ENVIRONMENT).is_file() or "datasets" not in read_json(folder / ENVIRONMENT):
+        raise RunFolderError(f"nothing to resume in {folder}: it is not the folder of a sweep; left as it is")
+
+
+def begin(folder: Path, datasets: Iterable[str], data_dir: Path | None, source: Path | None) -> None:
+    """Make the folder, or check that one that is there was made with the same data; drop a torn last line."""
+    now = describe_environment() | {"datasets": {n: fingerprint(_dataset(n, data_dir)) for n in sorted(datasets)}}
+    if (folder / ENVIRONMENT).exists():
+        _check_same(folder, now)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ENVIRONMENT, dump_json(now, indent=2).encode() + b"\n")  # first: it is the mark
+    with (folder / RESULTS).open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    if source is not None:
+        write_atomically(folder / SWEEP, source.read_bytes())
+
+
+def _check_same(folder: Path, now: Json) -> None:
+    then = read_json(folder / ENVIRONMENT)
+    old = then.get("datasets", {})
+    for name, data in now["datasets"].items():
+        if name in old and old[name] != data:
+            raise RunFolderError(f"cannot resume {folder}: its {name} is {old[name]}, got {data}")
+    now["datasets"] = old | now["datasets"]
+    if then["versions"] != now["versions"]:
+        warnings.warn(f"{folder} was begun with {then['versions']}; results may differ from here on", stacklevel=4)
+
+
+def read_results(folder: Path) -> list[Json]:
+    """The rows of results.jsonl, failed ones as well. Raises RunFolderError when it is missing or damaged."""
+    path = folder / RESULTS
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from None

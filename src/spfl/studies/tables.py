@@ -1,0 +1,127 @@
+"""What a study adds up to: a table with a row a point, mean and spread over seeds, and the best rate of each scheme."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from spfl.runs.folders import write_atomically
+from spfl.runs.jsons import Json
+from spfl.runs.metrics import write_table
+
+TABLE, SUMMARY, RATES = "results.parquet", "summary.md", "rates.toml"
+RATE = "training.rate"
+MEASURED = ("accuracy_last", "accuracy_final", "mean_q_s", "payload_bits_per_round", "wall_s")
+
+
+def write_tables(folder: Path, rows: Sequence[Json]) -> None:
+    """Write results.parquet, a row a finished point, and summary.md, a row a cell."""
+    done = [row for row in rows if row["status"] == "done"]
+    if done:
+        write_table(folder / TABLE, as_table(done), compression="zstd")
+    write_atomically(folder / SUMMARY, summary_text(rows).encode())
+
+
+def as_table(rows: Sequence[Json]) -> pa.Table:
+    """One column a measurement, `seconds_*` a phase, and one a swept key, under its dotted name.
+
+    The names of the swept keys are in the metadata of the schema. A key with values of several types becomes text.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row["settings"]))
+    flat = []
+    for row in rows:
+        plain = {k: v for k, v in row.items() if k not in ("settings", "seconds_per_round", "status", "error")}
+        seconds = {f"seconds_{phase}": value for phase, value in row["seconds_per_round"].items()}
+        flat.append(plain | seconds | {key: row["settings"].get(key) for key in keys})
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    columns = {name: _column([row.get(name) for row in flat]) for name in names}
+    return pa.table(columns).replace_schema_metadata({"swept": json.dumps(keys)})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+# --- mean and spread over seeds -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Points that differ in the seed only."""
+
+    settings: Json
+    rows: Sequence[Json]
+
+    def mean(self, name: str) -> float:
+        values = [row[name] for row in self.rows if row[name] is not None]
+        return statistics.fmean(values) if values else math.nan
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation (n - 1) of `accuracy_last`; None for one seed."""
+        return statistics.stdev(row["accuracy_last"] for row in self.rows) if len(self.rows) > 1 else None
+
+
+def cells(rows: Sequence[Json]) -> list[Cell]:
+    """Finished points by their settings but for the seed, in the order in which they are met."""
+    groups: dict[str, list[Json]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            groups.setdefault(json.dumps({k: v for k, v in row["settings"].items() if k != "seed"}), []).append(row)
+    return [Cell(json.loads(text), members) for text, members in groups.items()]
+
+
+def summary_text(rows: Sequence[Json]) -> str:
+    """The cells as a table in Markdown, and the failed points with their errors."""
+    found = cells(rows)
+    keys = list(dict.fromkeys(key for cell in found for key in cell.settings if key != "scheme.name"))
+    varying = [key for key in keys if len({str(cell.settings.get(key)) for cell in found}) > 1]
+    header = ["scheme", *varying, "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "s/run"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for cell in found:
+        accuracy, final, q_s, bits, wall = map(cell.mean, MEASURED)
+        lines.append(
+            [
+                cell.settings["scheme.name"],
+                *("-" if cell.settings.get(key) is None else str(cell.settings[key]) for key in varying),
+                f"{100 * accuracy:.2f}",
+                "-" if cell.std is None else f"{100 * cell.std:.2f}",
+                str(len(cell.rows)),
+                f"{100 * final:.2f}",
+                f"{q_s:.3f}",
+                f"{bits / 1e6:.3f}",
+                f"{wall:.1f}",
+            ]
+        )
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\n{_caption(rows)}\n{_failures(rows)}"
+
+
+def _caption(rows: Sequence[Json]) -> str:
+    part = "validation" if any(row["validation"] for row in rows) else "test"
+    return (
+        f"acc: {part} accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
+        "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, heard or not."
+    )
+
+
+def _failures(rows: Sequence[Json]) -> str:
+    lines = [
+        f"- {', '.join(f'{k} = {v}' for k, v in row['settings'].items())}: {row['error']}"
+        for row in rows
+        if row["status"] != "done"
+    ]
+    return "\n".join(["\nFailed:", "", *lines, ""]) if lines else ""
+
+
+# --- the best rate of each scheme ---------------------------------------------------------------------------

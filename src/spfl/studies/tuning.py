@@ -1,0 +1,78 @@
+"""The learning rate of each scheme, chosen among those of a grid on validation data."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from spfl.config.schema import Config
+from spfl.errors import ConfigError
+from spfl.runs.jsons import Json
+from spfl.studies.tables import RATE
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Mean validation accuracy of a scheme by learning rate, over `count` points each, and the best rate."""
+
+    scheme: str
+    accuracy: dict[float, float]
+    count: int
+
+    @property
+    def best(self) -> float:
+        return max(self.accuracy, key=self.accuracy.__getitem__)
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best rate is the smallest or largest tried: the grid should then be extended."""
+        return len(self.accuracy) > 1 and self.best in (min(self.accuracy), max(self.accuracy))
+
+
+def check_tunable(configs: Iterable[Config]) -> None:
+    """Raises ConfigError if any of the configurations is evaluated on test data."""
+    if any(config.data.validation_fraction == 0 for config in configs):
+        raise ConfigError("--tune needs data.validation_fraction > 0 at every point: rates are not tuned on test data")
+
+
+def tune(rows: Sequence[Json]) -> list[Tuned]:
+    """The best rate of each scheme by `accuracy_last`, averaged over all its other settings and seeds.
+
+    A rate with a failed point is left out. Raises ConfigError if a point was evaluated on test data, or if rates of a
+    scheme were not tried on the same points.
+    """
+    if not all(row["validation"] for row in rows):
+        raise ConfigError("rates are not tuned on test data: data.validation_fraction is 0")
+    tables: dict[str, dict[float, dict[str, float]]] = {}
+    for row in rows:
+        rest = json.dumps({key: value for key, value in row["settings"].items() if key != RATE})
+        rate = row["settings"].get(RATE)
+        if rate is None:
+            raise ConfigError(f"--tune needs {RATE} in every [[grid]]")
+        accuracy = row["accuracy_last"] if row["status"] == "done" else None
+        tables.setdefault(row["scheme"], {}).setdefault(rate, {})[rest] = math.nan if accuracy is None else accuracy
+    return [_tuned(scheme, table) for scheme, table in tables.items()]
+
+
+def _tuned(scheme: str, table: dict[float, dict[str, float]]) -> Tuned:
+    first = next(iter(table.values())).keys()
+    if any(points.keys() != first for points in table.values()):
+        raise ConfigError(f"--tune: the rates of {scheme} were not tried on the same points")
+    means = {rate: statistics.fmean(points.values()) for rate, points in sorted(table.items())}
+    whole = {rate: mean for rate, mean in means.items() if not math.isnan(mean)}
+    if not whole:
+        raise ConfigError(f"--tune: no rate of {scheme} finished all its points")
+    return Tuned(scheme, whole, len(first))
+
+
+def rates_text(tuned: Sequence[Tuned]) -> str:
+    """A [rates] table to paste into a sweep file, with what each rate reached on validation data."""
+    lines = ["[rates]"]
+    for one in tuned:
+        tried = ", ".join(f"{rate:g}: {100 * mean:.1f} %" for rate, mean in one.accuracy.items())
+        edge = "; at the edge of the grid" if one.at_edge else ""
+        lines.append(f"{one.scheme} = {one.best!r}  # validation, n = {one.count}; {tried}{edge}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,202 @@
+"""The two packets as real UDP datagrams between processes, through a shim that erases them as the radio would.
+
+    devices (this process) -> shim (erasures by the link's success probabilities, a rate limit) -> server process
+
+Loopback stands for the network; the shim is in user space, because many kernels have no netem. Each datagram is a
+segment with a fade of its own (`fading = independent`): the shim drops it with the probability 1 - q that the model of
+the same configuration has, so a run over sockets equals the emulated one in distribution.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from spfl.config.schema import Config
+from spfl.data.dataset import Dataset
+from spfl.errors import ConfigError, PacketError
+from spfl.fleet.threads import Fleet
+from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
+from spfl.radio.outage import Outcome, by_segment
+from spfl.rng import Purpose, server_stream
+from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.uplink.upload import Upload
+from spfl.world.world import World
+
+HOST, BUFFER, WAIT_S = "127.0.0.1", 2**22, 2.0
+Loss = Mapping[tuple[int, int], float]  # (device, kind) -> probability that a datagram is erased
+
+
+class Wire:
+    """A shim process and a server process on loopback sockets; a context manager."""
+
+    def __init__(self, rate_bit_per_s: float | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._shim, shim_end = context.Pipe()
+        self._server, server_end = context.Pipe()
+        self._processes = [
+            context.Process(target=_serve, args=(server_end,), daemon=True),
+            context.Process(target=_relay, args=(shim_end, rate_bit_per_s), daemon=True),
+        ]
+        self._sockets = {kind: _marked(dscp) for kind, dscp in DSCP.items()}
+
+    def __enter__(self) -> Wire:
+        for process in self._processes:
+            process.start()
+        self._shim.send(self._server.recv())  # the server's port
+        self._port = self._shim.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._shim, self._server):
+            pipe.send(None)
+        for process in self._processes:
+            process.join(5.0)
+            process.kill()
+        for sender in self._sockets.values():
+            sender.close()
+
+    def send(self, datagrams: Sequence[bytes], loss: Loss, seed: Sequence[int]) -> list[bytes]:
+        """Send in this order; returns what the server's socket received."""
+        self._shim.send((dict(loss), tuple(seed), len(datagrams)))
+        self._shim.recv()
+        for i, raw in enumerate(datagrams):
+            self._sockets[raw[0]].sendto(raw, (HOST, self._port))
+            if i % 64 == 63:
+                time.sleep(0.002)  # a burst larger than the socket's buffer would be lost on loopback itself
+        forwarded = self._shim.recv()
+        self._server.send(forwarded)
+        received: list[bytes] = self._server.recv()
+        return received
+
+
+def _marked(dscp: int) -> socket.socket:
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+    return sender
+
+
+def _bound() -> socket.socket:
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    receiver.bind((HOST, 0))
+    receiver.settimeout(WAIT_S)
+    return receiver
+
+
+def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
+    """The shim: forwards to the server's port what it does not erase, and tells how many that were."""
+    with _bound() as inbound, _marked(0) as outbound:
+        target = (HOST, pipe.recv())
+        pipe.send(inbound.getsockname()[1])
+        while (order := pipe.recv()) is not None:
+            loss, seed, count = order
+            rng, forwarded = np.random.default_rng(seed), 0
+            pipe.send("ready")
+            try:
+                for _ in range(count):
+                    raw = inbound.recv(65536)
+                    datagram = open_datagram(raw)
+                    if rng.random() >= loss[datagram.device, datagram.kind]:
+                        outbound.sendto(raw, target)
+                        forwarded += 1
+                    if rate_bit_per_s:
+                        time.sleep(8 * len(raw) / rate_bit_per_s)
+            except TimeoutError:
+                pass  # lost on loopback: counted as erased
+            pipe.send(forwarded)
+
+
+def _serve(pipe: Connection) -> None:
+    """The server's socket: hands over what came, once as many came as were forwarded, or in vain."""
+    with _bound() as inbound:
+        pipe.send(inbound.getsockname()[1])
+        while (count := pipe.recv()) is not None:
+            received: list[bytes] = []
+            try:
+                while len(received) < count:
+                    received.append(inbound.recv(65536))
+            except TimeoutError:
+                pass
+            pipe.send(received)
+
+
+def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) -> tuple[Outcome, dict[str, int]]:
+    """Send the packets of a round; what arrived, and counts of datagrams sent, received and damaged."""
+    segments, loss, groups = world.radio.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
+    for k, upload in enumerate(uploads):
+        for kind, packet in ((SIGN, upload.sign_packet), (MODULUS, upload.modulus_packet)):
+            if packet and plan.allocation.beta[k] > 0:
+                more = world.radio.parity if kind == SIGN else 0
+                groups[kind].append(cut(packet, segments[kind], more, kind, k, plan.round_))
+    datagrams = [raw for group in groups for raw in interleave(group)]  # signs first
+    seed = server_stream(world.config.seed, plan.round_, Purpose.SCHEME).integers(2**32, size=4).tolist()
+    found: dict[tuple[int, int], list[Datagram]] = {}
+    damaged, received = 0, wire.send(datagrams, loss, seed)
+    for raw in received:
+        try:
+            datagram = open_datagram(raw)
+        except PacketError:
+            damaged += 1
+            continue
+        if datagram.round_ == plan.round_:
+            found.setdefault((datagram.device, datagram.kind), []).append(datagram)
+    arrived = [np.zeros((len(uploads), count), np.bool_) for count in segments]
+    for (k, kind), parts in found.items():
+        packet = uploads[k].sign_packet if kind == SIGN else uploads[k].modulus_packet
+        whole = join(parts, len(packet))
+        if whole is not None and whole != packet:
+            raise PacketError(f"datagrams of device {k} do not join to its packet")
+        numbers = range(segments[kind]) if whole else [d.number for d in parts if d.number < segments[kind]]
+        arrived[kind][k, list(numbers)] = True
+    return by_segment(*arrived), {"sent": len(datagrams), "received": len(received), "damaged": damaged}
+
+
+def _loss(world: World, plan: Plan) -> Loss:
+    a, law = plan.allocation, world.radio.law
+    assert law is not None
+    each = law.sent_success(plan.link, a.beta, a.alpha, a.rho)
+    return {(k, kind): 1.0 - float(each[kind][k]) for k in range(a.beta.size) for kind in (SIGN, MODULUS)}
+
+
+def run_over_udp(
+    config: Config, dataset: Dataset, *, rate_bit_per_s: float | None = None
+) -> Iterator[tuple[RoundRecord, dict[str, int]]]:
+    """`training.run` with every packet sent as datagrams. Raises ConfigError for what datagrams cannot carry."""
+    world = World.build(config, dataset)
+    check(world)
+    with Wire(rate_bit_per_s) as wire:
+        yield from rounds_over(wire, world)
+
+
+def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[str, int]]]:
+    """The rounds of a world over a wire, and what `exchange` counted in each."""
+    server = world.start()
+    with Fleet(world) as fleet:
+        for round_ in range(1, world.config.training.rounds + 1):
+            clock = Stopwatch()
+            uploads, _ = fleet.uploads(server, world.cohort(round_), round_)
+            plan = prepare(world, server, uploads, round_, clock)
+            arrived, counts = exchange(wire, world, uploads, plan)
+            record = complete(world, server, plan, fleet.evaluate, clock, outcome=arrived)
+            del uploads, plan  # as in `training.train`
+            server = record.server
+            yield record, counts
+
+
+def check(world: World) -> None:
+    """Raises ConfigError unless packets are cut into segments with fades of their own, and sent once."""
+    channel, device = world.config.channel, world.config.torch_device
+    if device is not None:
+        raise ConfigError(f"torch_device must be absent over UDP, got {device!r}")
+    wanted = {"fading": "independent", "recovery": "segment", "link": "outage", "doppler_hz": None}
+    for key, value in wanted.items():
+        if getattr(channel, key) != value:
+            raise ConfigError(f"channel.{key} must be {value!r} over UDP, got {getattr(channel, key)!r}")
+    if world.scheme.uplink not in ("split", "sign") or world.scheme.attempts > 1:
+        raise ConfigError(f"scheme {world.scheme.name} sends no datagrams; take one with sign packets, such as sp_fl")

@@ -1,0 +1,97 @@
+"""What the server believes of a device: side information is checked, and capped, before anything is decided by it.
+
+Packets are checked where they are decoded (`codec`). Side information arrives reliably and is not encoded, but nothing
+says that it is true. What no gradient can have (NaN, infinities, negative squares, a product beyond Cauchy-Schwarz)
+takes the device out of the round. What is possible but unlikely is capped, at a multiple of the cohort's median, which
+less than half of the devices cannot move far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from spfl.config.schema import SchemeConfig
+from spfl.packets.layout import Layout
+from spfl.schemes import Scheme
+from spfl.uplink.format import packing_of
+from spfl.uplink.robust import clipped
+from spfl.uplink.upload import Upload, silent
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+SLACK = 1e-3  # relative, on Cauchy-Schwarz: sums of a million float32 products
+
+
+def admit(scheme: Scheme, config: SchemeConfig, layout: Layout, uploads: Sequence[Upload]) -> list[Upload]:
+    """The uploads that a server works with: impossible ones silenced, claims capped as configured."""
+    packing = packing_of(scheme, layout)
+    tensors, aside = len(packing.packets.names), packing.aside
+    believed = [
+        upload if _possible(scheme, layout, upload, tensors, aside) else silent(scheme, layout, upload.device)
+        for upload in uploads
+    ]
+    if config.max_samples is not None:
+        most = config.max_samples * _median([upload.samples for upload in believed if upload.samples])
+        believed = [replace(u, samples=min(u.samples, math.ceil(most))) for u in believed]
+    if config.device_clip is not None:
+        believed = _clip_claims(believed, config.device_clip)
+    return believed
+
+
+def norm_limit(config: SchemeConfig, uploads: Sequence[Upload]) -> float:
+    """Largest norm that a device's vector may have: `device_clip` times the median of what the cohort claims."""
+    if config.device_clip is None:
+        return math.inf
+    return config.device_clip * _median([claimed_norm(upload) for upload in uploads if upload.samples])
+
+
+def claimed_norm(upload: Upload) -> float:
+    """Root mean square norm of a device's decoded vector, by its own word: quantisation noise and aside included."""
+    return math.sqrt(upload.v2 + upload.delta2 + float(np.sum(upload.aside**2, dtype=np.float64)))
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _possible(scheme: Scheme, layout: Layout, upload: Upload, tensors: int, aside: int) -> bool:
+    squares = (upload.v2, upload.vbar2, upload.delta2)
+    largest = layout.size * FLOAT32_MAX**2
+    if not all(0.0 <= square <= 4.0 * largest for square in squares) or upload.samples < 0:  # NaN fails as well
+        return False
+    if not abs(upload.v_vbar) <= (1.0 + SLACK) * math.sqrt(upload.v2) * math.sqrt(upload.vbar2):
+        return False
+    if upload.tensor_means.shape != (tensors,) or upload.aside.shape != (aside,):
+        return False
+    if not (np.isfinite(upload.tensor_means).all() and (upload.tensor_means >= 0).all()):
+        return False
+    if upload.gradient is not None and scheme.uplink in ("ideal", "analog") and not np.isfinite(upload.gradient).all():
+        return False
+    return bool(np.isfinite(upload.aside).all())
+
+
+def _clip_claims(uploads: Sequence[Upload], clip: float) -> list[Upload]:
+    """Norms, mean moduli and the vector aside, each at most `clip` times the cohort's median of it."""
+    speaking = [upload for upload in uploads if upload.samples]
+    norm = clip * _median([math.sqrt(upload.v2) for upload in speaking])
+    means = clip * np.median([upload.tensor_means for upload in speaking], axis=0) if speaking else 0.0
+    aside = clip * _median([float(np.linalg.norm(upload.aside)) for upload in speaking])
+    return [
+        replace(
+            _shortened(upload, norm),
+            tensor_means=np.minimum(upload.tensor_means, means).astype(np.float32),
+            aside=clipped(upload.aside, aside),
+        )
+        for upload in uploads
+    ]
+
+
+def _shortened(upload: Upload, norm: float) -> Upload:
+    """The claims of the device, had it scaled its gradient down to `norm`."""
+    if upload.v2 <= norm**2:
+        return upload
+    factor = norm / math.sqrt(upload.v2)
+    return replace(upload, v2=norm**2, v_vbar=factor * upload.v_vbar, delta2=factor**2 * upload.delta2)

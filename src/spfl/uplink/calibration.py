@@ -1,0 +1,41 @@
+"""Aggregation weights that repair an unrepresentative set of heard devices, by side information from all.
+
+Which devices are heard is decided by the channel, and with few classes a device the mean over the heard is then a
+gradient for the wrong mixture. Every device also sends a short auxiliary vector over the control channel (here the
+gradient of the output layer's bias, one float a class). Its mean over *all* devices is known, so the weights of
+the heard are moved, as little as possible, until their auxiliary mean agrees: the calibration estimator of survey
+sampling (Deville and Sarndal 1992), with a ridge because auxiliary vectors are noisy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spfl.arrays import Bools, Floats
+
+RIDGE = 0.3  # share of the mean eigenvalue of the auxiliary covariance that is taken for noise
+
+
+def calibrated_weights(weight: Floats, auxiliary: NDArray[np.floating], heard: Bools, ridge: float = RIDGE) -> Floats:
+    """Weights a_k >= 0 of the heard devices, summing to one; zero for the others. Shape (device,).
+
+    minimise  sum_k (a_k - n_k)^2 / n_k + || sum_k a_k x_k - sum_j w_j x_j ||^2 / ridge'   over the heard,
+    where n_k is w_k normalised over the heard, x_k = auxiliary[k] of shape (device, aux), and ridge' is `ridge`
+    times the mean eigenvalue of sum_k n_k x_k x_k^T; then clipped at zero and normalised. With no auxiliary
+    element, or all of them zero, this is the `normalized` weight. Nobody heard gives zeros.
+    """
+    out = np.zeros(weight.shape)
+    total = weight[heard].sum()
+    if total <= 0:
+        return out
+    start = weight[heard] / total
+    x = np.asarray(auxiliary, np.float64)
+    missing = weight @ x / weight.sum() - start @ x[heard]
+    moment = x[heard].T @ (start[:, None] * x[heard])
+    level = float(np.trace(moment)) / max(x.shape[1], 1)
+    if level > 0:
+        moved = np.linalg.solve(moment + ridge * level * np.eye(x.shape[1]), missing)
+        start = np.maximum(start * (1.0 + x[heard] @ moved), 0.0)
+    out[heard] = start / start.sum() if start.sum() > 0 else weight[heard] / total
+    return out

@@ -1,0 +1,68 @@
+"""What the fades let through: which packets of a round arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from spfl.allocation.result import AllocationResult
+from spfl.arrays import Bools, Floats
+from spfl.radio import over_the_air
+from spfl.radio.outage import Fading, Link, Outcome, level, transmit
+from spfl.schemes import Scheme
+from spfl.uplink.scheduling import Fades, probabilities
+from spfl.uplink.upload import Upload, signs_of
+
+
+def deliver(
+    scheme: Scheme,
+    uploads: Sequence[Upload],
+    link: Link,
+    allocation: AllocationResult,
+    fades: Fades,
+    rng: np.random.Generator,
+) -> Outcome:
+    """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
+    if scheme.uplink == "analog":
+        return _superpose(uploads, link, allocation, level(fades[0]), rng)
+    every = _attempts(fades, scheme.attempts, link.fading, rng)
+    if link.law is None:
+        odds = probabilities(link, allocation)
+        attempts = [transmit(odds, fade) for fade in every]
+    else:
+        shares = allocation.beta, allocation.alpha, allocation.rho
+        attempts = [link.law.transmit(link, *shares, fade, rng) for fade in every]
+    return Outcome(
+        np.any([a.sign for a in attempts], axis=0),
+        np.any([a.modulus for a in attempts], axis=0),
+        sign_segments=_any([a.sign_segments for a in attempts]),
+        modulus_segments=_any([a.modulus_segments for a in attempts]),
+    )
+
+
+def _any(parts: Sequence[Bools | None]) -> Bools | None:
+    return None if parts[0] is None else np.any([part for part in parts if part is not None], axis=0)
+
+
+def _attempts(fades: Fades, attempts: int, fading: Fading, rng: np.random.Generator) -> Iterator[Fades]:
+    yield fades
+    for _ in range(1, attempts):
+        sign, modulus = (rng.exponential(size=fade.shape) for fade in fades)
+        yield sign, sign if fading == "block" else modulus
+
+
+def _superpose(
+    uploads: Sequence[Upload], link: Link, allocation: AllocationResult, fade: Floats, rng: np.random.Generator
+) -> Outcome:
+    active = allocation.beta > 0
+    power_w = over_the_air.receive_power(link, active)
+    sent = active & (link.power_w * link.gain * fade >= power_w) & (power_w > 0)
+    gradients = [
+        u.gradient for u, takes_part in zip(uploads, sent, strict=True) if takes_part and u.gradient is not None
+    ]
+    if power_w == 0:
+        return Outcome(sent, sent)
+    variance = over_the_air.noise_variance(link, power_w)
+    votes = over_the_air.superpose(map(signs_of, gradients), int(link.sign_bits.max()), variance, rng)
+    return Outcome(sent, sent, votes)

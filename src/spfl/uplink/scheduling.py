@@ -1,0 +1,139 @@
+"""Who sends with how much of the band and power (THEORY 7), and what the fades let through, for any scheme."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypedDict
+
+import numpy as np
+
+from spfl.allocation.allocator import allocate
+from spfl.allocation.bound import Devices, Weights, common_weight, device_cost
+from spfl.allocation.result import AllocationResult, AllocationStatus
+from spfl.arrays import Bools, Floats
+from spfl.config.schema import SchemeConfig
+from spfl.errors import AllocationError
+from spfl.radio import over_the_air
+from spfl.radio.outage import Link, Success, level, success
+from spfl.schemes import Scheme, Share
+
+ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
+Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, (device,) or as the link's law takes them
+
+
+def share_resources(
+    scheme: Scheme,
+    devices: Devices,
+    link: Link,
+    config: SchemeConfig,
+    fades: Fades,
+    previous: AllocationResult | None = None,
+) -> AllocationResult:
+    """Bandwidth and power of every device for one round, with the success probabilities that follow.
+
+    `fades` are looked at by the schedules that rank instantaneous channels, and by nothing else; their success
+    probabilities are still those of the mean gains, so the scheduled are heard more often than q_s says.
+    """
+    own, most = scheme.share is not None, config.max_share or 1.0
+    fixed = own or scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
+    result = allocate(
+        devices,
+        link,
+        solver="uniform" if fixed else scheme.solver,
+        **objective(scheme, devices, config, previous),
+        optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not fixed,
+        fixed_alpha=not (scheme.allocate_power and scheme.uplink == "split"),
+        fixed_beta=not scheme.allocate_band,
+        max_share=most,
+        start=previous,
+        tolerance=ALLOCATION_GAP,
+    )
+    q_s, r_m = result.q_s, result.r_m
+    if scheme.share is not None:
+        result = _own_shares(scheme, scheme.share, devices, link, result)
+        result = replace(result, beta=np.minimum(result.beta, most))
+    if scheme.schedule != "all":
+        chosen = schedule(scheme, config, devices, link.gain * level(fades[0]), result.beta > 0)
+        result = replace(result, beta=np.where(chosen, min(1.0 / max(int(chosen.sum()), 1), most), 0.0))
+    if own or scheme.schedule != "all" or link.law is not None:
+        odds, heard = probabilities(link, result), result.beta > 0
+        q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)
+    if scheme.attempts > 1:
+        both = _ever(q_s * r_m, scheme.attempts)
+        q_s = _ever(q_s, scheme.attempts)
+        r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
+    if scheme.uplink == "analog":
+        active = (devices.weight > 0) & (devices.v2 > 0)
+        power_w = over_the_air.receive_power(link, active)
+        q_s = np.where(active & (power_w > 0), over_the_air.participation(link, power_w), 0.0)
+        result = replace(result, beta=np.where(active, 1.0 / devices.size, 0.0))
+    if q_s is result.q_s:
+        return result
+    cost = device_cost(devices, q_s, r_m, **objective(scheme, devices, config, previous))
+    return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
+
+
+def _own_shares(
+    scheme: Scheme, share: Share, devices: Devices, link: Link, equal: AllocationResult
+) -> AllocationResult:
+    """A caller's allocation in place of the equal one. Raises AllocationError for shares that are none."""
+    beta, alpha = (np.broadcast_to(np.asarray(part, np.float64), equal.beta.shape) for part in share(devices, link))
+    if not ((beta >= 0).all() and beta.sum() <= 1 + 1e-9 and ((alpha >= 0) & (alpha <= 1)).all()):
+        raise AllocationError(f"share of {scheme.name} must return beta >= 0 with sum <= 1 and alpha in [0, 1]")
+    active = (devices.weight > 0) & (devices.v2 > 0)
+    return replace(
+        equal,
+        beta=np.where(active, beta, 0.0),
+        alpha=alpha.copy() if scheme.uplink == "split" else equal.alpha,
+        status=AllocationStatus.FIXED,
+    )
+
+
+def probabilities(link: Link, allocation: AllocationResult) -> Success:
+    """Success probabilities of an allocation by the link's own law, or by the closed form."""
+    law = success if link.law is None else link.law.success
+    return law(link, allocation.beta, allocation.alpha, allocation.rho)
+
+
+class Objective(TypedDict):
+    """What J_k means in a round (THEORY 6)."""
+
+    theta: float
+    kappa: float
+    weights: Weights
+    c: float
+
+
+def objective(scheme: Scheme, devices: Devices, config: SchemeConfig, previous: AllocationResult | None) -> Objective:
+    """The scheme's objective. For `error`, c is the common weight at the success probabilities of the last round."""
+    if scheme.objective == "bound":
+        return Objective(theta=config.theta, kappa=config.kappa, weights=scheme.weights, c=1.0)
+    known = previous is not None and previous.q_s.size == devices.size
+    q_s, r_m = (previous.q_s, previous.r_m) if previous is not None and known else np.ones((2, devices.size))
+    return Objective(theta=0.0, kappa=1.0, weights="plain", c=common_weight(devices, q_s, r_m))
+
+
+def _ever(probability: Floats, attempts: int) -> Floats:
+    """1 - (1 - q)^n without cancellation."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(-np.expm1(attempts * np.log1p(-probability)))
+
+
+def schedule(scheme: Scheme, config: SchemeConfig, devices: Devices, gain: Floats, eligible: Bools) -> Bools:
+    """The devices that may send, (device,): `config.scheduled` of the eligible, a quarter of all by default.
+
+    `gain` is the instantaneous power gain (device,). Amiri et al. 2021: `channel` takes the best of it (BC), `norm` the
+    largest gradient norms (BN2), `channel_norm` the largest norms among twice as many best channels (BC-BN2).
+    Ties go to the first.
+    """
+    count = config.scheduled or max(1, devices.size // 4)
+    if scheme.schedule == "channel_norm":
+        eligible = _best(gain, 2 * count, eligible)
+    return _best(gain if scheme.schedule == "channel" else devices.v2, count, eligible)
+
+
+def _best(score: Floats, count: int, eligible: Bools) -> Bools:
+    order = np.argsort(-np.where(eligible, score, -1.0), kind="stable")
+    chosen = np.zeros(eligible.shape, np.bool_)
+    chosen[order[:count]] = True
+    return chosen & eligible

@@ -1,0 +1,227 @@
+"""The uplink of a configured cell: mean gains, packets and what carries them, fades (THEORY 3, docs/radio.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from spfl.arrays import Floats
+from spfl.config.schema import Config
+from spfl.custom import AS_CONFIGURED, Custom, checked_gains
+from spfl.packets.layout import Layout
+from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
+from spfl.radio.coded import block_error_rate, gap_table
+from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
+from spfl.radio.nr_blocks import transport_curves
+from spfl.radio.outage import Link, draw_fades
+from spfl.radio.path_loss import Cell, drop_cell, scale_to_median_snr
+from spfl.radio.selective import Curves, RadioLaw, allocators_gap
+from spfl.radio.tr38901 import drop_gains
+from spfl.rng import SETUP_ROUND, Purpose, server_stream
+from spfl.schemes import Scheme
+from spfl.units import db_to_linear, dbm_to_watt
+from spfl.uplink.format import link_bits, quantiser_ranges
+
+
+@dataclass(frozen=True)
+class Radio:
+    """What is between the devices and the server; functions of the configuration and of the round alone."""
+
+    config: Config
+    scheme: Scheme
+    layout: Layout
+    custom: Custom = AS_CONFIGURED
+
+    # --- where devices are --------------------------------------------------------------------------------------
+
+    def cell(self, round_: int) -> Cell:
+        """Where the devices of the cell are in a round: one drop for the whole run, or one a round."""
+        return self._fixed_cell if self.config.channel.drop == "fixed" else self._drop(round_)
+
+    @cached_property
+    def _fixed_cell(self) -> Cell:
+        return self._drop(SETUP_ROUND)
+
+    def _drop(self, round_: int) -> Cell:
+        channel = self.config.channel
+        cell = drop_cell(
+            self.config.data.devices,
+            seed=self.config.seed,
+            round_=round_,
+            min_distance_m=channel.min_distance_m,
+            radius_m=channel.radius_m,
+            shadowing_db=channel.shadowing_db,
+        )
+        gain = cell.gain if channel.model == "macro" else self._standard_gains(cell.distance_m, round_)
+        gain = gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
+        if self.custom.gains is not None:
+            rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
+            gain = checked_gains(self.custom.gains(round_, rng), self.config.data.devices, "gains")
+        if channel.median_snr_db is not None:
+            noise_w = self.noise_w_per_hz(channel.noise_figure_db) * channel.bandwidth_hz / self.config.cohort
+            power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
+            gain = scale_to_median_snr(gain, db_to_linear(channel.median_snr_db), power_w, noise_w)
+        return Cell(cell.distance_m, gain)
+
+    def _standard_gains(self, distance_m: Floats, round_: int) -> Floats:
+        channel = self.config.channel
+        assert channel.model != "macro"
+        return drop_gains(
+            channel.model,
+            distance_m,
+            seed=self.config.seed,
+            round_=round_,
+            carrier_hz=channel.carrier_hz,
+            bs_height_m=channel.bs_height_m,
+            device_height_m=channel.device_height_m,
+            indoor_share=channel.indoor_share,
+        )
+
+    def noise_w_per_hz(self, noise_figure_db: float) -> float:
+        """N_0 behind a receiver with this noise figure."""
+        return dbm_to_watt(self.config.channel.noise_dbm_per_hz) * db_to_linear(noise_figure_db)
+
+    @property
+    def tau_s(self) -> float:
+        """Seconds of uplink a round: as configured, or so that B tau / (K d) is the resource ratio."""
+        channel = self.config.channel
+        symbols = channel.symbols_per_parameter * self.config.cohort * self.layout.size
+        return channel.tau_s or symbols / channel.bandwidth_hz
+
+    # --- packets and what loses them ----------------------------------------------------------------------------
+
+    @cached_property
+    def segments(self) -> tuple[int, int]:
+        """Segments of the first and of the second packet."""
+        limit = None if self.scheme.uplink in ("ideal", "analog") else self.config.channel.segment_bits
+        first, second = (segment_count(bits, limit) for bits in self._whole_bits)
+        return first, second
+
+    @cached_property
+    def packet_bits(self) -> tuple[int, int]:
+        """Bits of the first and of the second packet on the link, with what its segments add."""
+        ranges = quantiser_ranges(self.scheme, self.layout, self.config.codec)
+        held = {"split": (0, ranges), "single": (ranges, 0)}.get(self.scheme.uplink, (0, 0))
+        first, second = (
+            bits + segment_overhead(count, r)
+            for bits, count, r in zip(self._whole_bits, self.segments, held, strict=True)
+        )
+        return first + parity_overhead(self._whole_bits[0], self.segments[0], self.parity), second
+
+    @property
+    def parity(self) -> int:
+        """Parity segments of the first packet."""
+        return 0 if self.scheme.uplink in ("ideal", "analog", "sparse") else self.config.channel.sign_parity
+
+    @cached_property
+    def _whole_bits(self) -> tuple[int, int]:
+        return link_bits(self.scheme, self.layout, self.config.codec)
+
+    @cached_property
+    def law(self) -> RadioLaw | None:
+        """What the link does beyond the closed form; None where that tells all."""
+        channel, count = self.config.channel, self.segments
+        plain = channel.fading == "block" or (channel.fading == "independent" and max(*count, 1 + self.parity) == 1)
+        if self.scheme.uplink in ("ideal", "analog") or (plain and channel.link != "bler"):
+            return None
+        subbands = channel.subbands if channel.fading == "selective" else 1
+        recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
+        return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves(), self.parity)
+
+    def _error_curves(self) -> tuple[Curves, Curves] | None:
+        """Error rates of a segment of the first and of the second packet, where the link has measured ones."""
+        channel = self.config.channel
+        if channel.link != "bler":
+            return None
+        if channel.bler_curves == "measured":
+            return block_error_rate, block_error_rate
+        counts = self.segments[0] + self.parity, self.segments[1]
+        first, second = (-(-bits // count) for bits, count in zip(self.packet_bits, counts, strict=True))
+        return transport_curves(first), transport_curves(second)
+
+    @cached_property
+    def _coding_gap(self) -> tuple[float, float]:
+        margin = db_to_linear(self.config.channel.snr_gap_db)
+        if self.config.channel.link != "gap":
+            return margin, 0.0
+        return margin * gap_table()["snr_gap"], gap_table()["gap_slope"]
+
+    @cached_property
+    def gap(self) -> tuple[float, float]:
+        """SNR gap and its slope by which the allocator reckons."""
+        if self.law is None:
+            return self._coding_gap
+        return allocators_gap(self.law, self.config.channel.fading == "block", self.segments[0])
+
+    def link(self, cohort: Sequence[int], round_: int) -> Link:
+        """The uplink of a cohort in long-term statistics, before the fades."""
+        channel, rho = self.config.channel, self.config.scheme.rho
+        sign_bits, modulus_bits = self.packet_bits
+        gain = self.cell(round_).gain[list(cohort)]
+        split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
+        return Link(
+            bandwidth_hz=channel.bandwidth_hz,
+            noise_w_per_hz=self.noise_w_per_hz(channel.noise_figure_db),
+            power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
+            gain=gain,
+            tau_s=np.full(gain.shape, self.tau_s / self.scheme.attempts),
+            sign_bits=np.full(gain.shape, sign_bits),
+            modulus_bits=np.full(gain.shape, modulus_bits),
+            snr_gap=self.gap[0],
+            fading=channel.fading,
+            rho=split,
+            gap_slope=self.gap[1],
+            law=self.law,
+        )
+
+    # --- fades --------------------------------------------------------------------------------------------------
+
+    def fades(self, cohort: Sequence[int], round_: int) -> tuple[Floats, Floats]:
+        """Power fades of the cohort's two packets: the same for every scheme."""
+        if self.custom.fades is not None:
+            rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
+            sign, modulus = self.custom.fades(round_, self.config.cohort, rng)
+            size = self.config.cohort
+            return checked_gains(sign, size, "fades"), checked_gains(modulus, size, "fades")
+        if self._correlated is not None:
+            sign, modulus = (fades.power(round_)[list(cohort)] for fades in self._correlated)
+            return sign, modulus
+        if self.law is None or self.config.channel.fading == "block":
+            return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
+        return draw_many(self.config.seed, round_, *self._fade_shapes(self.config.cohort))
+
+    def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.law is None or self.config.channel.fading == "block":
+            return (devices,), (devices,)
+        first, second = self.segments[0] + self.parity, self.segments[1]
+        return (devices, first, self.law.subbands), (devices, second, self.law.subbands)
+
+    @cached_property
+    def _correlated(self) -> tuple[CorrelatedFades, CorrelatedFades] | None:
+        """Fades of all devices of the cell that correlate from round to round; None when they do not."""
+        channel = self.config.channel
+        if channel.doppler_hz is None:
+            return None
+        correlation = round_correlation(channel.doppler_hz, channel.round_s or self.tau_s)
+        purposes = Purpose.FADING_SIGN, Purpose.FADING_MODULUS
+        sign, modulus = (
+            CorrelatedFades(self.config.seed, shape, correlation, purpose)
+            for shape, purpose in zip(self._fade_shapes(self.config.data.devices), purposes, strict=True)
+        )
+        return (sign, sign) if channel.fading == "block" else (sign, modulus)
+
+    def estimate(self, link: Link, cohort: Sequence[int], round_: int) -> Link:
+        """The link as the server believes it to be: gains with a log-normal error."""
+        spread_db = self.config.channel.csi_error_db
+        if spread_db == 0:
+            return link
+        rng = server_stream(self.config.seed, round_, Purpose.CSI)
+        error_db = spread_db * rng.standard_normal(self.config.data.devices)[list(cohort)]
+        return replace(link, gain=link.gain * db_to_linear(error_db))
+
+    def noise(self, round_: int) -> np.random.Generator:
+        """What the air draws besides, for the schemes that need it: receiver noise, fades of repetitions."""
+        return server_stream(self.config.seed, round_, Purpose.SCHEME)

@@ -1,0 +1,95 @@
+"""Which PyTorch device a whole round may run on, what such a round can do, and how it repeats itself bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.backends import cudnn
+
+from spfl.config.schema import Config
+from spfl.errors import ConfigError
+from spfl.schemes import Scheme
+
+UPLINKS = ("ideal", "split", "single", "sign")
+RULES = ("mean", "calibrated", "vote")
+UNUSABLE = (RuntimeError, AssertionError, NotImplementedError, TypeError)  # what PyTorch raises for such a device
+COMPENSATIONS = ("layer", "zero", "global")
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, not yet used. Raises ConfigError when PyTorch knows none.
+
+    CUDA devices are counted only: a process that has used one cannot be forked any more, and sweeps fork.
+    """
+    try:
+        device = torch.device(name)
+        if device.type != "cuda":
+            torch.zeros(1, device=device, dtype=torch.float64).item()
+        elif (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise RuntimeError(f"PyTorch sees {count} CUDA devices")
+    except UNUSABLE as error:
+        raise _refused(name, error) from None
+    return device
+
+
+def use_device(name: str) -> torch.device:
+    """The device of that name, which has worked once. Raises ConfigError when it does not."""
+    device = find_device(name)
+    try:
+        torch.zeros(1, device=device, dtype=torch.float64).item()
+    except UNUSABLE as error:
+        raise _refused(name, error) from None
+    return device
+
+
+def _refused(name: str, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(f"torch_device must be a PyTorch device that works here, got {name!r} ({reason[:120]})")
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """PyTorch in a state in which equal work gives equal bits; also a decorator.
+
+    On the CPU, one thread inside an operation: sums depend on their number. On a GPU, convolutions by algorithms that
+    add in a fixed order, and in TF32 only where matrix products are (by default they are not).
+    """
+    threads = torch.get_num_threads()
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    torch.set_num_threads(1)
+    try:
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def device_name(name: str | None) -> str | None:
+    """What hardware stands behind a device, for the record of a run."""
+    if name is None:
+        return None
+    device = find_device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else name
+
+
+def check_supported(config: Config, scheme: Scheme) -> None:
+    """Raises ConfigError, with one line, for what a round on a device does not do. Worker threads do all of it."""
+    wrong = {
+        f"the uplink of {scheme.name}": scheme.uplink not in UPLINKS,
+        f"the rule of {scheme.name}": scheme.rule not in RULES,
+        f"compensation {getattr(scheme.compensation, 'name', scheme.compensation)}": scheme.compensation
+        not in COMPENSATIONS,
+        "error feedback": scheme.error_feedback,
+        "training.local_steps > 1": config.training.local_steps > 1,
+        "channel.segment_bits": config.channel.segment_bits is not None,
+        "channel.downlink = stale": config.channel.downlink == "stale",
+        "hostile devices": config.attack.devices > 0,
+        "scheme.aggregation": config.scheme.aggregation != "mean",
+        "scheme.device_clip": config.scheme.device_clip is not None,
+        "processes > 1": config.processes > 1,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            raise ConfigError(f"torch_device must be absent with {what}, got {config.torch_device!r}")

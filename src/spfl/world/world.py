@@ -1,0 +1,170 @@
+"""What a configuration stands for: data dealt to devices, the network's layout, the scheme, the cell and its fades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from spfl.allocation.result import AllocationResult
+from spfl.arrays import Bools, Floats, Indices, State, Vector
+from spfl.config.schema import Config
+from spfl.custom import AS_CONFIGURED, Custom, checked_parts, copy_module
+from spfl.data.dataset import Dataset
+from spfl.data.partitioning import SampledParts, partition
+from spfl.models import FlatModel, build_model
+from spfl.packets.layout import Layout
+from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
+from spfl.radio.outage import Link, Outcome, level
+from spfl.rng import SETUP_ROUND, Purpose, server_stream
+from spfl.schemes import Scheme, resolve
+from spfl.units import dbm_to_watt
+from spfl.world.attack import hostile_devices
+from spfl.world.energy import Spent, clocks_hz, spend
+from spfl.world.radio import Radio
+from spfl.world.state import ServerState
+from spfl.world.torch_device import check_supported, find_device
+
+
+@dataclass(frozen=True)
+class World:
+    """A configured experiment, ready to run; nothing in it changes."""
+
+    config: Config
+    dataset: Dataset
+    parts: Sequence[Indices]
+    scheme: Scheme
+    custom: Custom = AS_CONFIGURED
+
+    @classmethod
+    def build(cls, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> World:
+        """Pool, split and partition the data as configured, or as `custom` has it. Raises DataError or ConfigError."""
+        data = config.data
+        if data.pool > 1:
+            dataset = dataset.pooled(data.pool)
+        if data.validation_fraction > 0:
+            rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
+            dataset = dataset.split_validation(data.validation_fraction, rng)
+        rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
+        scheme = resolve(config.scheme, custom.scheme)
+        if config.torch_device is not None:
+            check_supported(config, scheme)
+            find_device(config.torch_device)
+        if custom.partition is not None:
+            parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
+            return cls(config, dataset, parts, scheme, custom)
+        if data.partition == "sampled":
+            drawn = SampledParts(
+                labels,
+                data.devices,
+                seed=config.seed,
+                dirichlet_alpha=data.dirichlet_alpha,
+                samples=data.samples_per_device,
+            )
+            return cls(config, dataset, drawn, scheme, custom)
+        parts = partition(
+            labels,
+            data.devices,
+            kind=data.partition,
+            rng=rng,
+            dirichlet_alpha=data.dirichlet_alpha,
+            shards_per_device=data.shards_per_device,
+            min_samples=data.min_samples,
+        )
+        return cls(config, dataset, parts, scheme, custom)
+
+    def model(self) -> FlatModel:
+        """A new copy of the network with its initial weights."""
+        if self.custom.module is not None:
+            return FlatModel(copy_module(self.custom.module))
+        channels, height, width = self.dataset.shape
+        size = self.config.model.width
+        sizes = {} if size is None else {"hidden": size, "base_channels": size}
+        module = build_model(
+            self.config.model.name,
+            channels=channels,
+            height=height,
+            width=width,
+            classes=self.dataset.classes,
+            rng=server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS),
+            **sizes,
+        )
+        return FlatModel(module)
+
+    def start(self) -> ServerState:
+        """The server before the first round."""
+        weights = self.model().weights.numpy()
+        return ServerState(0, weights, np.zeros_like(weights), {})
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameter tensors."""
+        return self.model().layout
+
+    @cached_property
+    def radio(self) -> Radio:
+        """The uplink."""
+        return Radio(self.config, self.scheme, self.layout, self.custom)
+
+    @cached_property
+    def hostile(self) -> frozenset[int]:
+        """The devices that attack; none, as a rule."""
+        return hostile_devices(self.config.attack, self.config.data.devices, self.config.seed)
+
+    def cohort(self, round_: int) -> tuple[int, ...]:
+        """The devices of a round, ascending: all, or a uniform sample without replacement."""
+        devices, size = self.config.data.devices, self.config.cohort
+        if size == devices:
+            return tuple(range(devices))
+        rng = server_stream(self.config.seed, round_, Purpose.COHORT)
+        return tuple(sorted(rng.choice(devices, size, replace=False, shuffle=False).tolist()))
+
+    @cached_property
+    def _last_heard(self) -> LastHeard:
+        channel = self.config.channel
+
+        def missed(round_: int) -> Bools:
+            return misses(
+                self.config.seed,
+                round_,
+                bits=channel.downlink_bits_per_parameter * self.layout.size,
+                bandwidth_hz=channel.bandwidth_hz,
+                tau_s=self.radio.tau_s,
+                power_w=dbm_to_watt(channel.downlink_power_dbm),
+                noise_w_per_hz=self.radio.noise_w_per_hz(channel.downlink_noise_figure_db),
+                gain=self.radio.cell(round_).gain,
+            )
+
+        return LastHeard(self.config.data.devices, missed)
+
+    def models(self, server: ServerState, cohort: Sequence[int], round_: int) -> list[Vector | None]:
+        """The model that each device of a cohort trains on; None for one that missed it and sits out."""
+        if self.config.channel.downlink == "perfect":
+            return [server.weights] * len(cohort)
+        last = self._last_heard.at(round_)
+        if self.config.channel.downlink == "sit_out":
+            return [server.weights if last[k] == round_ else None for k in cohort]
+        return [model_heard(server.memory, int(last[k]), round_, server.weights) for k in cohort]
+
+    def keep_models(self, before: ServerState, memory: State) -> State:
+        """The memory with the models that devices may still train on; `before` is the server before the round."""
+        if self.config.channel.downlink != "stale":
+            return memory
+        round_ = before.round_ + 1
+        return keep_models(memory, self._last_heard.at(round_), round_, before.weights)
+
+    @cached_property
+    def clocks_hz(self) -> Floats:
+        """Processor clock of every device."""
+        return clocks_hz(self.config.device, self.config.data.devices, self.config.seed)
+
+    def spent(
+        self, cohort: Sequence[int], link: Link, allocation: AllocationResult, outcome: Outcome, fade: Floats
+    ) -> Spent:
+        """Joules and seconds of each device of a cohort in a round."""
+        training, members = self.config.training, list(cohort)
+        samples = [training.local_steps * min(training.batch_size, len(self.parts[k])) for k in members]
+        clock = self.clocks_hz[members]
+        return spend(self.config.device, self.scheme, link, allocation, outcome.sign, level(fade), samples, clock)

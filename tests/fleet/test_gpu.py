@@ -1,0 +1,360 @@
+"""Rounds on a PyTorch device meet the numbers of the worker threads, up to the order of sums, on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spfl import training
+from spfl.cli import commands as cli
+from spfl.config.schema import Config
+from spfl.data.dataset import Dataset
+from spfl.errors import ConfigError
+from spfl.fleet import gpu as torch_fleet
+from spfl.packets import gpu as batched
+from spfl.packets.codec import Kind, _payload, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.layout import Layout
+from spfl.packets.quantiser import _dither
+from spfl.packets.rotation import Rotation
+from spfl.runs.experiment import read_json, run_experiment
+from spfl.runs.verification import verify
+from spfl.schemes import SCHEMES
+from spfl.studies.runner import load_points, on_gpu, sweep
+from spfl.world.torch_device import check_supported, find_device
+from spfl.world.world import World
+
+Build = Callable[..., Config]
+SUPPORTED = [
+    "error_free", "single_packet", "single_packet_unbiased", "single_packet_optimised", "retransmit",
+    "schedule_channel", "schedule_norm", "schedule_channel_norm", "majority_vote", "scaled_sign", "sign_mean", "sp_fl",
+    "sp_fl_exact", "sp_fl_normalized", "sp_fl_uniform", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation",
+    "sp_fl_plus", "sp_fl_plus_uncalibrated", "sp_fl_plus_unrotated", "sp_fl_plus_uniform", "single_packet_plus",
+]  # fmt: skip
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+SHAPES = [((7,), (3, 5), (11,)), ((64,), (64,)), ((1,),), ((4096,), (5000,), (0,), (3,))]
+
+
+# --- codec: the bytes of packets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_payloads_are_those_of_packets(device: str, shapes: Any, per_tensor: bool) -> None:
+    layout = Layout(tuple(map(str, range(len(shapes)))), shapes)
+    x = np.random.default_rng(0).standard_normal((3, layout.size)).astype(np.float32) ** 3
+    x[0, :1], x[2] = -0.0, 2.5  # no negative zero among the signs, and a range without width
+    rows = torch.from_numpy(x).to(device)
+    signs = batched.pack(rows < 0, 1)
+    ranges = batched.Ranges(layout.sizes if per_tensor else [layout.size])
+    keys = [int(np.random.default_rng(k).integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)) for k in range(3)]
+    for bits in range(1, 9):
+        packed, limits, delta2 = batched.quantise(
+            rows, bits, ranges, torch.tensor([batched.signed(key) for key in keys], device=device)
+        )
+        decoded = batched.dequantise(packed, bits, ranges, limits).cpu().numpy()
+        for k in range(3):
+            packet, noise = encode_modulus(
+                x[k], bits, layout=layout, round_=1, device=k, rng=np.random.default_rng(k), per_tensor=per_tensor
+            )
+            floats, codes = _payload(packet, Kind.MODULUS, len(ranges.sizes))
+            np.testing.assert_array_equal(packed[k].cpu().numpy(), codes)
+            np.testing.assert_array_equal(limits[k].cpu().numpy(), floats.reshape(-1, 2))
+            np.testing.assert_array_equal(decoded[k], decode_modulus(packet, layout=layout, round_=1, device=k))
+            assert delta2[k].item() == pytest.approx(noise, rel=1e-12)
+    for k in range(3):
+        packet = encode_signs(x[k], layout=layout, round_=1, device=k)
+        np.testing.assert_array_equal(signs[k].cpu().numpy(), _payload(packet, Kind.SIGN, 0)[1])
+        whole = batched.signs(signs, layout.size)[k].cpu().numpy()
+        np.testing.assert_array_equal(whole, decode_signs(packet, layout=layout, round_=1, device=k))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_dither_is_the_quantisers(device: str) -> None:
+    keys = [0, 1, 2**63, 2**64 - 1, 0x123456789ABCDEF0]
+    ours = batched.dither(torch.tensor([batched.signed(key) for key in keys], device=device), 100).cpu().numpy()
+    theirs = [[_dither(np.uint64(key), i) for i in range(100)] for key in keys]
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dim", [1, 60, 1000])
+def test_rotation_is_that_of_packets(device: str, dim: int) -> None:
+    rotation, vector = Rotation(dim), np.random.default_rng(1).standard_normal(dim).astype(np.float32)
+    stream = np.frombuffer(np.random.default_rng(5).bytes(-(-rotation.layout.size // 8)), np.uint8)
+    flips = batched.random_signs(torch.from_numpy(stream.copy())[None].to(device), rotation.layout.size)
+    padded = np.zeros((1, rotation.layout.size), np.float32)
+    padded[0, :dim] = vector
+    turned = batched.hadamard(torch.from_numpy(padded).to(device) * flips, rotation.block)
+    np.testing.assert_array_equal(turned[0].cpu().numpy(), rotation.forward(vector, np.random.default_rng(5)))
+    back = (batched.hadamard(turned, rotation.block) * flips)[0, :dim].cpu().numpy()
+    np.testing.assert_allclose(back, vector, atol=1e-5)
+
+
+# --- rounds: those of the worker threads -----------------------------------------------------------------------------
+
+
+def both(config: Config, digits: Dataset, device: str) -> tuple[list[Any], list[Any]]:
+    there = config.model_copy(update={"torch_device": device})
+    return list(training.run(config, digits)), list(training.run(there, digits))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_a_scheme_meets_the_same_numbers(name: str, device: str, digits: Dataset, small_config: Build) -> None:
+    config = small_config(
+        scheme={"name": name}, training={"rounds": 3}, data={"devices": 9}, channel={"median_snr_db": 8.0}
+    )
+    threads, rounds = both(config, digits, device)
+    for a, b in zip(threads, rounds, strict=True):
+        assert a.cohort == b.cohort
+        np.testing.assert_array_equal(a.outcome.sign, b.outcome.sign)
+        np.testing.assert_array_equal(a.outcome.modulus, b.outcome.modulus)
+        for figure in ("weight", "v2", "vbar2", "v_vbar", "delta2"):
+            np.testing.assert_allclose(getattr(a.devices, figure), getattr(b.devices, figure), rtol=1e-4)
+        np.testing.assert_allclose(a.server.weights, b.server.weights, rtol=1e-3, atol=1e-5)
+        assert (a.payload_bits, a.side_bits, a.rejected) == (b.payload_bits, b.side_bits, b.rejected)
+        assert a.test_loss == pytest.approx(b.test_loss, rel=1e-4)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+    lossy = any(a.outcome.sign.any() and not a.outcome.sign.all() for a in threads)
+    assert lossy or name in ("error_free", "sp_fl_no_power")  # the latter hears nobody here
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus"}},
+        {"data": {"devices": 40, "cohort_size": 11, "min_samples": 5}, "training": {"batch_size": 40, "flip": True}},
+        {"codec": {"bits": 5, "per_tensor": True}, "scheme": {"name": "sp_fl_normalized"}},
+        {"channel": {"downlink": "sit_out", "downlink_power_dbm": -8.0}, "scheme": {"name": "single_packet"}},
+    ],
+    ids=["cnn", "cohort of unequal batches, mirrored", "ranges", "broadcasts missed"],
+)
+def test_options_meet_the_same_numbers(sections: Any, digits: Dataset, small_config: Build) -> None:
+    threads, rounds = both(small_config(**sections), digits, "cpu")
+    for a, b in zip(threads, rounds, strict=True):
+        np.testing.assert_array_equal(a.outcome.sign, b.outcome.sign)
+        np.testing.assert_array_equal(a.devices.weight, b.devices.weight)
+        np.testing.assert_allclose(a.server.weights, b.server.weights, rtol=1e-3, atol=1e-5)
+
+
+def test_it_learns_as_well(digits: Dataset, small_config: Build) -> None:
+    config = small_config(
+        scheme={"name": "sp_fl_plus"}, training={"rounds": 30, "rate": 0.5, "eval_every": 30}, data={"devices": 10}
+    )
+    threads, rounds = both(config, digits, "cpu")
+    assert threads[-1].test_accuracy > 0.8
+    assert rounds[-1].test_accuracy == pytest.approx(threads[-1].test_accuracy, abs=0.03)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spfl.fleet.gpu import TorchFleet
+
+    whole = TorchFleet._gradients
+
+    def broken(self: Any, weights: Any, inputs: Any, labels: Any) -> Any:
+        gradients, losses = whole(self, weights, inputs, labels)
+        gradients[2, 0] = torch.nan
+        return gradients, losses
+
+    monkeypatch.setattr(torch_fleet, "CPU_CHUNK", 8)  # all in one
+    monkeypatch.setattr(TorchFleet, "_gradients", broken)
+    config = small_config(scheme={"name": "error_free"}).model_copy(update={"torch_device": "cpu"})
+    records = list(training.run(config, digits))
+    assert [record.rejected for record in records] == [1, 1]
+    assert all(np.isfinite(record.server.weights).all() for record in records)
+
+
+def weights_after(config: Config, digits: Dataset, device: str = "cpu") -> np.ndarray:
+    *_, last = training.run(config.model_copy(update={"torch_device": device}), digits)
+    return last.server.weights
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", ["softmax", "small_cnn"])
+def test_the_same_bits_whatever_the_threads(model: str, device: str, digits: Dataset, small_config: Build) -> None:
+    config, before, found = small_config(model={"name": model}, scheme={"name": "sp_fl"}), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(weights_after(config, digits, device).tobytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_chunks_make_no_difference_but_in_the_last_bits(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, found = small_config(scheme={"name": "sp_fl_plus"}, data={"devices": 9}), []
+    for chunk in (1, 4, 100):
+        monkeypatch.setattr(torch_fleet, "CPU_CHUNK", chunk)
+        found.append(weights_after(config, digits))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-6)
+
+
+def test_chunks_of_a_gpu_fit_its_memory(digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
+    sizes = []
+    for batch, width in [(16, 16), (32, 16), (16, 64)]:
+        sections = {"model": {"name": "small_cnn", "width": width}, "training": {"batch_size": batch}}
+        world = World.build(small_config(**sections).model_copy(update={"torch_device": "cpu"}), digits)
+        with torch_fleet.TorchFleet(world) as fleet:
+            fleet._device = torch.device("cuda")
+            sizes.append(fleet.chunk)
+            packets = 8 * torch_fleet.WORDS * world.layout.size
+        assert 1 < fleet.chunk < 0.5 * 80 * 2**30 / packets
+    assert sizes[0] > sizes[1] > sizes[0] / 2  # activations double with the batch, the codec's words do not
+    assert sizes[0] > 3 * sizes[2]
+
+
+def test_a_vector_that_is_not_finite_when_rotated_back_is_left_out(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(scheme={"name": "single_packet_plus"}, channel={"median_snr_db": 40.0})
+    plain, whole = weights_after(config, digits), torch_fleet.TorchFleet._decode
+
+    def broken(self: Any, *arguments: Any) -> torch.Tensor:
+        vectors = whole(self, *arguments)
+        vectors[0, 3] = torch.inf
+        return vectors
+
+    monkeypatch.setattr(torch_fleet, "CPU_CHUNK", 8)  # all in one
+    monkeypatch.setattr(torch_fleet.TorchFleet, "_decode", broken)
+    records = list(training.run(config.model_copy(update={"torch_device": "cpu"}), digits))
+    assert [record.rejected for record in records] == [1, 1]
+    assert 0 < np.abs(records[-1].server.weights - plain).max() < 1.0
+
+
+def test_too_little_memory_is_said_in_one_line(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch_fleet.TorchFleet, "_gradients", full)
+    with pytest.raises(ConfigError, match=r"'cpu' is out of memory with 4 devices at a time; .*batch_size"):
+        weights_after(small_config(), digits)
+
+
+# --- folders, errors, the command line -------------------------------------------------------------------------------
+
+
+def test_a_run_repeats_and_resumes_to_the_same_bits(digits: Dataset, small_config: Build, tmp_path: Any) -> None:
+    config = small_config(training={"rounds": 4}).model_copy(update={"torch_device": "cpu"})
+    whole = run_experiment(config, digits, tmp_path / "whole")
+    assert run_experiment(config, digits, tmp_path / "again")["digest"] == whole["digest"]
+
+    def stop(values: Any) -> None:
+        if values["round"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, digits, tmp_path / "parts", checkpoint_every=1, progress=stop)
+    assert run_experiment(config, digits, tmp_path / "parts", existing="resume")["digest"] == whole["digest"]
+    assert read_json(tmp_path / "whole" / "environment.json")["torch_device"] == "cpu"
+    assert verify(tmp_path / "whole", digits).difference is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "what"),
+    [
+        ({"scheme": {"name": "top_k"}}, "the uplink of top_k"),
+        ({"scheme": {"name": "over_the_air"}}, "the uplink of over_the_air"),
+        ({"scheme": {"name": "reuse_last"}}, "the rule of reuse_last"),
+        ({"scheme": {"name": "sp_fl", "compensation": "last"}}, "compensation last"),
+        ({"training": {"local_steps": 2}}, "training.local_steps > 1"),
+        ({"attack": {"kind": "sign_flip", "devices": 1}}, "hostile devices"),
+    ],
+)
+def test_what_a_device_does_not_do_is_said_at_once(
+    sections: Any, what: str, digits: Dataset, small_config: Build
+) -> None:
+    config = small_config(**sections).model_copy(update={"torch_device": "cpu"})
+    with pytest.raises(ConfigError, match=f"torch_device must be absent with {what}, got 'cpu'"):
+        World.build(config, digits)
+
+
+def test_every_other_scheme_is_supported_or_refused(small_config: Build) -> None:
+    config, refused = small_config().model_copy(update={"torch_device": "cpu"}), []
+    for name, scheme in SCHEMES.items():
+        try:
+            check_supported(config, scheme)
+        except ConfigError:
+            refused.append(name)
+    assert sorted([*SUPPORTED, *refused]) == sorted(SCHEMES)
+
+
+@pytest.mark.parametrize("name", ["warp", "meta", "cuda:99"])
+def test_a_device_that_is_not_there(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = ["run", "configs/demo.toml", "--device", name, "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["spfl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: torch_device must be a PyTorch device that works here, got '{name}' (")
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_is_counted_but_not_used_before_a_round(monkeypatch: pytest.MonkeyPatch, small_config: Build) -> None:
+    """A process that has used CUDA cannot be forked, and a sweep checks its points before it forks."""
+
+    def used(*_: Any, **__: Any) -> None:
+        raise AssertionError("a tensor was made")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", used)
+    assert find_device("cuda").type == "cuda"
+    assert find_device("cuda:1").index == 1
+    with pytest.raises(ConfigError, match=r"got 'cuda:2' \(PyTorch sees 2 CUDA devices\)"):
+        find_device("cuda:2")
+    on = [small_config().model_copy(update={"torch_device": name}) for name in ("cuda:0", None)]
+    assert [on_gpu(config) for config in on] == [True, False]
+
+
+def test_a_sweep_on_a_gpu_runs_one_point_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def nothing(work: Any, todo: Any, processes: int) -> Iterator[Any]:
+        asked.append(processes)
+        yield from ()
+
+    monkeypatch.setattr("spfl.studies.runner.map_processes", nothing)
+    monkeypatch.setattr(
+        "spfl.studies.runner.find_device", lambda name: torch.device("cuda" if name == "cpu:0" else name)
+    )
+    monkeypatch.setattr("spfl.studies.runner.write_tables", lambda *_: None)
+    monkeypatch.setattr("spfl.studies.runner.cores", lambda: 7)
+    for name, given in [("cpu:0", 0), ("cpu:0", 3), ("cpu", 0)]:
+        points = load_points(sweep_file(tmp_path, name, ["sp_fl"]))
+        (tmp_path / f"{name}-{given}").mkdir()
+        sweep(points, tmp_path / f"{name}-{given}", processes=given)
+    assert asked == [1, 3, 7]
+
+
+def test_a_sweep_says_what_a_device_does_not_do_before_the_first_point(tmp_path: Path) -> None:
+    points = load_points(sweep_file(tmp_path, "cpu", ["sp_fl", "top_k"]))
+    with pytest.raises(ConfigError, match="torch_device must be absent with the uplink of top_k"):
+        sweep(points, tmp_path / "out")
+
+
+def sweep_file(folder: Path, device: str, schemes: list[str]) -> Path:
+    path = folder / "sweep.toml"
+    path.write_text(
+        f'[base]\ntorch_device = "{device}"\n"data.devices" = 4\n"training.rounds" = 1\n[[grid]]\n'
+        f'"scheme.name" = {schemes}\n'
+    )
+    return path

@@ -1,0 +1,95 @@
+"""Worker processes: the bits of one process, and a clear end when one of them is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spfl import training
+from spfl.config.schema import Config
+from spfl.data.dataset import Dataset
+from spfl.errors import WorkerError
+from spfl.fleet import workers as processes
+from spfl.fleet.processes import ProcessFleet
+from spfl.runs import metrics
+from spfl.runs.experiment import run_experiment
+from spfl.runs.jsons import dump_json
+from spfl.world.world import World
+
+Build = Callable[..., Config]
+CASES: list[dict[str, Any]] = [
+    {"scheme": {"name": "sp_fl"}},
+    {"scheme": {"name": "sp_fl_plus"}, "training": {"local_steps": 2}},
+    {"scheme": {"name": "top_k"}},  # error feedback: what a device keeps goes back and forth
+    {"scheme": {"name": "single_packet"}, "channel": {"downlink": "stale", "downlink_power_dbm": -20.0}},
+    {"scheme": {"name": "sp_fl_normalized"}, "data": {"devices": 9, "cohort_size": 3}},
+]
+
+
+def rounds(config: Config, digits: Dataset) -> tuple[list[bytes], Any]:
+    records = list(training.run(config, digits))
+    return [dump_json(metrics(record)).partition(', "seconds"')[0].encode() for record in records], records[-1].server
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["scheme"]["name"])
+def test_the_bits_do_not_depend_on_the_number_of_processes(case: Any, digits: Dataset, small_config: Build) -> None:
+    config = small_config(workers=2, **case)
+    lines, server = rounds(config, digits)
+    for count in (2, 4):  # four: more processes than threads, and than devices of the smallest cohort
+        again, after = rounds(config.model_copy(update={"processes": count}), digits)
+        assert again == lines
+        np.testing.assert_array_equal(after.weights, server.weights)
+        assert after.memory.keys() == server.memory.keys()
+        for key, value in server.memory.items():
+            np.testing.assert_array_equal(after.memory[key], value)
+
+
+@pytest.mark.slow
+def test_where_processes_cannot_be_forked(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, _ = rounds(small_config(), digits)
+    monkeypatch.setattr(processes, "METHOD", "spawn")
+    assert rounds(small_config().model_copy(update={"processes": 2}), digits)[0] == lines
+
+
+def test_a_process_that_is_killed_ends_the_run_and_the_others(digits: Dataset, small_config: Build) -> None:
+    world = World.build(small_config().model_copy(update={"processes": 2}), digits)
+    server = world.start()
+    with training.open_fleet(world) as fleet:
+        assert isinstance(fleet, ProcessFleet)
+        fleet.uploads(server, range(6), 1)
+        alive = [member._process for member in fleet._members]
+        os.kill(alive[0].pid or 0, signal.SIGKILL)
+        alive[0].join()
+        fleet.uploads(server, range(6), 2)  # between two rounds: replaced
+        fleet._members[1].give = lambda request: os.kill(alive[1].pid or 0, signal.SIGKILL)  # type: ignore[method-assign]
+        with pytest.raises(WorkerError, match="a worker process was lost: the process ended with exit code -9"):
+            fleet.uploads(server, range(6), 3)
+    assert not any(member._process.is_alive() for member in fleet._members)
+
+
+def test_a_fault_in_a_process_is_told_with_its_traceback(digits: Dataset, small_config: Build) -> None:
+    world = World.build(small_config().model_copy(update={"processes": 2}), digits)
+    with ProcessFleet(world) as fleet, pytest.raises(WorkerError, match="was lost: IndexError") as raised:
+        fleet.uploads(world.start(), [0, 99], 1)
+    assert "Traceback" in "".join(raised.value.__notes__)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(digits: Dataset, small_config: Build, tmp_path: Any) -> None:
+    config = small_config(training={"rounds": 4})
+    whole = run_experiment(config, digits, tmp_path / "whole")
+
+    def stop(values: Any) -> None:
+        if values["round"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, digits, tmp_path / "parts", checkpoint_every=1, progress=stop)
+    more = config.model_copy(update={"processes": 3})
+    assert run_experiment(more, digits, tmp_path / "parts", existing="resume")["digest"] == whole["digest"]

@@ -1,0 +1,86 @@
+"""The order of the folders of the package, held by the imports themselves (CONTRIBUTING.md, "The house")."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import spfl
+
+HOUSE = Path(spfl.__file__).parent
+# A folder or file imports only from those after it in this list.
+ORDER = (
+    "__main__", "cli", "report", "flower", "api", "studies", "udp", "testing", "runs", "training", "fleet", "world",
+    "custom", "uplink", "schemes", "compensation", "models", "allocation", "data", "packets", "radio", "config",
+    "figures", "errors", "units", "rng", "arrays", "version",
+)  # fmt: skip
+MOST_FILES = 16  # in one folder
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name below `spfl`."""
+    return {
+        ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(HOUSE.rglob("*.py"))
+        if path != HOUSE / "__init__.py"  # the list of public names: lazy, and above all
+    }
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules below `spfl` that a file imports anywhere in it: at the top, in functions, for types only."""
+    known = modules()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (n.name.removeprefix("spfl.") for n in node.names if n.name.startswith("spfl."))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "spfl":
+            base = node.module.removeprefix("spfl").removeprefix(".")
+            for name in node.names:
+                inner = f"{base}.{name.name}".removeprefix(".")
+                yield inner if inner in known else base
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_folder_and_file_has_its_place_in_the_order() -> None:
+    assert {room(name) for name in modules()} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_point_down(name: str) -> None:
+    place = ORDER.index(room(name))
+    up = [other for other in imported(modules()[name]) if other and ORDER.index(room(other)) < place]
+    assert not up, f"{name} imports from above: {', '.join(up)}"
+
+
+def test_nothing_imports_the_public_names() -> None:
+    wrong = [name for name, path in modules().items() if "" in set(imported(path))]
+    assert wrong == [], "import from the module that defines a name"
+
+
+def test_no_circle() -> None:
+    """Modules can be laid in a row in which each imports only from those after it."""
+    left = {name: set(imported(path)) - {name, ""} for name, path in modules().items()}
+    while left:
+        free = [name for name, needs in left.items() if not needs & left.keys()]
+        assert free, f"these import each other in a circle, or stand above one: {', '.join(left)}"
+        for name in free:
+            del left[name]
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = {path.parent for path in modules().values()} - {HOUSE}
+    crowded = {f.name: n for f in folders if (n := len([p for p in f.glob("*.py") if p.name != "__init__.py"])) > 16}
+    assert not crowded
+
+
+def test_an_import_that_points_up_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text("def f():\n    from spfl.cli import commands\nimport spfl.units\nfrom spfl import rng, run\n")
+    assert list(imported(file)) == ["cli.commands", "units", "rng", ""] or set(imported(file)) == {
+        "cli.commands", "units", "rng", "",
+    }  # fmt: skip
