@@ -16,9 +16,9 @@ from spfl.data.dataset import Dataset
 from spfl.errors import WorkerError
 from spfl.fleet import workers as processes
 from spfl.fleet.processes import ProcessFleet
-from spfl.runs import metrics
 from spfl.runs.experiment import run_experiment
 from spfl.runs.jsons import dump_json
+from spfl.runs.metrics import metrics
 from spfl.world.world import World
 
 Build = Callable[..., Config]

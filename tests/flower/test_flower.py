@@ -23,7 +23,7 @@ from spfl.flower.roster import Place
 from spfl.flower.server_app import run_on
 from spfl.flower.settings import FlowerConfig, Settings, read_run_config, to_run_config
 from spfl.flower.strategy import UPLOAD, SpFl
-from spfl.runs import metrics
+from spfl.runs.metrics import metrics
 from spfl.schemes import SCHEMES
 from spfl.world.world import World
 

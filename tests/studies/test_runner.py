@@ -17,8 +17,8 @@ from spfl import training
 from spfl.cli import commands as cli
 from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.fleet.workers import Failure, map_processes
-from spfl.runs import metrics
 from spfl.runs.experiment import run_experiment
+from spfl.runs.metrics import metrics
 from spfl.studies.runner import check_folder, load_points, measure, read_results, sweep
 from spfl.studies.tables import summary_text
 from spfl.studies.tuning import check_tunable, rates_text, tune

@@ -189,7 +189,10 @@ def aggregation_weight(
     if weights == "mmse":
         w = devices.weight
         five = (devices.v2, devices.vbar2, devices.v_vbar, devices.delta2)
-        return np.asarray(_mmse_weight(q_s, r_m, *five, bias_weight(w, theta), kappa * w**2))
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # compiled branches are computed together on some processors
+            return np.asarray(_mmse_weight(q_s, r_m, *five, bias_weight(w, theta), kappa * w**2))
     return np.ones_like(q_s)
 
 
