@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and where compiled kernels are kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from spfl.config.schema import Config, build_config
-from spfl.data.dataset import Dataset, load_dataset
+from kernel_cache import keep_kernels
+
+keep_kernels()  # before a kernel is imported
+
+from spfl.config.schema import Config, build_config  # noqa: E402
+from spfl.data.dataset import Dataset, load_dataset  # noqa: E402
 
 settings.register_profile("spfl", deadline=None, derandomize=True)  # the machines of CI are noisy
 settings.load_profile("spfl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 import spfl
+from kernel_cache import kernels_digest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -108,3 +110,15 @@ def test_the_wheel_runs_in_a_clean_environment(built, tmp_path):
     call(command, "run", "--set", "training.rounds=3", "--out", "r")
     assert call(command, "report", "r").strip() == "r/report.html"
     assert "Run(sp_fl" in call(python, "-c", "import spfl; print(spfl.Run.load('r'))")
+
+
+def test_a_changed_kernel_is_compiled_anew(tmp_path):
+    source = ROOT / "src" / "spfl"
+    copy = shutil.copytree(source, tmp_path / "spfl", ignore=shutil.ignore_patterns("__pycache__"))
+    digest = kernels_digest(source)
+    (copy / "cli" / "options.py").write_text("")
+    assert kernels_digest(copy) == digest
+    with (copy / "allocation" / "solvers.py").open("a") as file:
+        file.write("# changed\n")
+    assert kernels_digest(copy) != digest
+    assert os.environ["NUMBA_CACHE_DIR"]

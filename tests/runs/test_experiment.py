@@ -22,59 +22,13 @@ from spfl.runs.experiment import read_json, run_experiment
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import dump_json
 from spfl.runs.metrics import COSTS, RoundLog, read_metrics, summarise
-
-SETTINGS = {
-    "data": {"devices": 6},
-    "model": {"name": "softmax"},
-    "training": {"rounds": 12, "batch_size": 8, "eval_every": 3, "momentum": 0.5},
-    "channel": {"median_snr_db": 0.0},
-    "scheme": {"name": "sp_fl"},
-}
-
-
-def make_config(**changes):
-    values = {key: dict(value) for key, value in SETTINGS.items()}
-    for name, value in changes.items():
-        section, _, key = name.partition("__")
-        if key:
-            values.setdefault(section, {})[key] = value
-        else:
-            values[section] = value
-    return build_config(values)
-
+from small_runs import SETTINGS, StoppedError, assert_same_run, make_config, snapshot, stop_at, stopped_run
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, run_experiment(make_config(), digits, folder)
-
-
-def assert_same_run(folder, other):
-    """Equal but for wall-clock: metrics, allocations and weights."""
-    assert read_json(folder / "summary.json")["digest"] == read_json(other / "summary.json")["digest"]
-    stripped = [[{k: v for k, v in m.items() if k != "seconds"} for m in read_metrics(f)] for f in (folder, other)]
-    assert stripped[0] == stripped[1]
-    assert (folder / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
-    assert pq.read_table(folder / "allocation.parquet").equals(pq.read_table(other / "allocation.parquet"))
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stop_at(round_):
-    def progress(values):
-        if values["round"] == round_:
-            raise StoppedError
-
-    return progress
-
-
-def stopped_run(digits, folder, at, every=2, **changes):
-    """A run that ends without any farewell after round `at`, as if killed."""
-    with pytest.raises(StoppedError):
-        run_experiment(make_config(**changes), digits, folder, checkpoint_every=every, progress=stop_at(at))
 
 
 # --- what a folder holds ------------------------------------------------------------------------------------
@@ -193,10 +147,6 @@ def test_another_seed_gives_other_metrics(whole, digits, tmp_path):
 
 
 # --- whose folder is it -------------------------------------------------------------------------------------
-
-
-def snapshot(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(whole, digits):

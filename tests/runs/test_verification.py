@@ -16,7 +16,7 @@ from spfl.cli import verify as cli_verify
 from spfl.errors import RunFolderError
 from spfl.runs.experiment import run_experiment
 from spfl.runs.verification import verify
-from test_experiment import make_config, snapshot, stopped_run
+from small_runs import make_config, snapshot, stopped_run
 
 
 @pytest.fixture(scope="module")

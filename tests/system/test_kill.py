@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 import pytest
-from test_experiment import assert_same_run, make_config
 
+from small_runs import assert_same_run, make_config
 from spfl.config.files import to_toml
 from spfl.runs.experiment import run_experiment
 from spfl.studies.runner import load_points, read_results, sweep
