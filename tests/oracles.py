@@ -84,7 +84,7 @@ def sparse_packet(
 
 
 def outage_exponent(load: float, band: float, power: float, noise_to_signal: float) -> float:
-    """x of THEORY 3 as it is written, in 60-digit decimals; for band and power > 0."""
+    """x of model.md, section 3 as it is written, in 60-digit decimals; for band and power > 0."""
     with localcontext() as context:
         context.prec, context.Emax, context.Emin = 60, MAX_EMAX, MIN_EMIN
         rate = Decimal(load) / Decimal(band)
@@ -108,7 +108,7 @@ def simulate_aggregate(
     sign: NDArray[np.bool_],
     modulus: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """ghat of THEORY 4 for n draws at once, (n, dim): sum_k scale_k C^s s (C^m Q(v) + (1 - C^m) vbar).
+    """ghat of model.md, section 4 for n draws at once, (n, dim): sum_k scale_k C^s s (C^m Q(v) + (1 - C^m) vbar).
 
     gradients, vbar (device, dim); quantised (n, device, dim); scale = w c (device,); sign, modulus (n, device).
     """
@@ -140,7 +140,7 @@ def device_cost(
     theta: float,
     kappa: float,
 ) -> float:
-    """J_k of THEORY 6 from the vectors, summed element by element."""
+    """J_k of model.md, section 6 from the vectors, summed element by element."""
     bias, second, square = 0.0, 0.0, 0.0
     for a, b in zip(v, vbar, strict=True):
         m = r_m * a + (1 - r_m) * b

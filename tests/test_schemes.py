@@ -113,7 +113,7 @@ def test_another_seed_changes_all_randomness(digits: Dataset, small_config: Buil
 
 
 def test_the_single_packet_is_sp_fl_at_the_proportional_point(digits: Dataset, small_config: Build) -> None:
-    """THEORY 3, from end to end: equal shares, alpha = rho, normalized weights give the same run, bit for bit."""
+    """model.md, section 3: equal shares, alpha = rho and normalized weights give the same run, bit for bit."""
     training = {"rounds": 8}
     single = records(small_config(scheme={"name": "single_packet"}, training=training), digits)
     point = {"name": "sp_fl", "solver": "uniform", "weights": "normalized"}
@@ -204,7 +204,7 @@ def test_link_bits_by_hand() -> None:
 
 
 def test_error_feedback_keeps_exactly_what_was_not_used() -> None:
-    """Plain weights: after every round, what the server used plus the remainder is all gradients so far (THEORY 8)."""
+    """Plain weights: what was used plus the remainder is all gradients so far (model.md, section 8)."""
     scheme = replace(SPLIT, weights="plain", error_feedback=True)
     state: State = {}
     rng, used, total = np.random.default_rng(2), np.zeros(7), np.zeros(7)

@@ -46,7 +46,7 @@ def residual_key(device: int) -> str:
 def compensatory_modulus(
     kind: Compensation, state: Mapping[str, Vector], device: int, tensor_means: Vector, layout: Layout
 ) -> Vector:
-    """vbar_k of THEORY 5, float32 (dim,): what stands for a modulus that does not arrive.
+    """vbar_k of model.md, section 5, float32 (dim,): what stands for a modulus that does not arrive.
 
     `tensor_means` (tensor,) is the device's mean modulus per parameter tensor, sent as side information.
     Until anything was received, every kind falls back to `layer`.

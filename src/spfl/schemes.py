@@ -32,8 +32,9 @@ class Scheme:
     uplink: `ideal` sends the exact gradient without loss; `split` a sign and a modulus packet; `single` both in one
     packet; `sign` only the sign packet; `sparse` the largest values and their places (the share `density` of all);
     `analog` superposes the signs of all devices in the air.
-    rule: what the server makes of what it heard. `mean` is the weighted mean of THEORY 4, the only rule to which
-    `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
+    rule: what the server makes of what it heard. `mean` is the weighted mean of model.md, section 4, the only rule to
+    which `weights` applies;
+    `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
     the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
     With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.uplink.calibration`).
     rotated: signs and moduli are taken after a random rotation, and a sign alone stands for an unbiased estimate.

@@ -1,4 +1,4 @@
-"""The one-step bound and the device's cost (THEORY 6), against vectors, grids and Monte Carlo on quadratics."""
+"""The bound and the device's cost (model.md, section 6) against vectors, grids and Monte Carlo on quadratics."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_wrong_bound_is_found_out() -> None:
 
 
 def test_uncorrelated_biases_need_theta_one_to_be_safe() -> None:
-    """theta = 0 is exact for orthogonal biases and too small for equal ones; Jensen is safe for both (THEORY 6)."""
+    """theta = 0 is exact for orthogonal biases, too small for equal ones; Jensen is safe (model.md, section 6)."""
     w, eye = np.full(4, 0.25), np.eye(4)
     for biases, safe_at_zero in ((eye, True), (np.ones((4, 4)), False)):
         true, squares = ((w @ biases) ** 2).sum(), (biases**2).sum(1)

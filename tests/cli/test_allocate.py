@@ -41,7 +41,7 @@ def write(path: Path, *rows: str, header: str = ",".join(COLUMNS)) -> Path:
 
 
 def recompute(printed: dict[str, Any], rows: list[dict[str, str]], dim: int, bits: int) -> float:
-    """sum_k J_k of THEORY 6 in plain Python for block fading and unbiased weights, from the printed beta and alpha."""
+    """sum_k J_k of model.md, section 6 in plain Python for block fading and unbiased weights."""
     total, weights = 0.0, sum(float(row["weight"]) for row in rows)
     for device, row in zip(printed["devices"], rows, strict=True):
         w, v2 = float(row["weight"]) / weights, float(row["v2"])

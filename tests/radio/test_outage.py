@@ -1,4 +1,4 @@
-"""The link (THEORY 3): outage in closed form against Shannon's formula and Monte Carlo, extremes, cells and fades."""
+"""The link (model.md, section 3): outage against Shannon's formula and Monte Carlo, extremes, cells and fades."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_empty_packets_always_arrive() -> None:
     np.testing.assert_array_equal(ideal.q_s * ideal.r_m, 1.0)
 
 
-# --- THEORY 3: the conventional scheme is a feasible point ---------------------------------------------------------
+# --- model.md, section 3: the conventional scheme is a feasible point ---------------------------------------------
 
 
 def test_conventional_packet_is_the_proportional_point() -> None:

@@ -1,4 +1,4 @@
-"""Aggregates and compensatory moduli (THEORY 4, 5): closed-form moments against Monte Carlo, and what is remembered."""
+"""Aggregates and compensatory moduli (model.md, sections 4 and 5): moments in closed form against Monte Carlo."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spfl.uplink.upload import describe, encode
 from stats import assert_mean
 
 KINDS: tuple[Compensation, ...] = get_args(Compensation)
-FIXED: list[Weights] = ["unbiased", "mmse", "plain"]  # closed form of THEORY 4; `normalized` has none
+FIXED: list[Weights] = ["unbiased", "mmse", "plain"]  # closed form of model.md, section 4; `normalized` has none
 LAYOUT = Layout(names=("a", "b"), shapes=((2, 2), (3,)))
 SEED, ROUND, BITS, DRAWS = 4, 9, 2, 100_000
 SAMPLES = (10, 20, 30, 40)
@@ -62,7 +62,7 @@ def make_cell(kind: Compensation) -> Cell:
 
 
 def moments(cell: Cell, scale: Array, q_s: Array, r_m: Array, delta2: Array) -> tuple[Array, float]:
-    """E ghat (dim,) and E ||ghat - E ghat||^2 of THEORY 4 for independent devices; scale = w c."""
+    """E ghat (dim,) and E ||ghat - E ghat||^2 of model.md, section 4 for independent devices; scale = w c."""
     v = np.abs(cell.gradients.astype(np.float64))
     m = r_m[:, None] * v + (1 - r_m[:, None]) * cell.vbar
     e = r_m * ((v**2).sum(1) + delta2) + (1 - r_m) * (cell.vbar**2).sum(1)

@@ -1,4 +1,4 @@
-"""Shares of the band and splits of the power that minimise the one-step cost, with a certificate (THEORY 7).
+"""Shares of the band and splits of the power that minimise the one-step cost, with a certificate (model.md, section 7).
 
     minimise    sum_k J_k(alpha_k, beta_k [, rho_k])
     over        beta >= 0, sum_k beta_k <= 1, beta_k <= max_share, 1 - max_power <= alpha_k <= max_power

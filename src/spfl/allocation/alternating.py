@@ -1,4 +1,4 @@
-"""The paper's solver: Newton-Raphson for the bandwidth, successive convex approximation for the power (THEORY 7)."""
+"""The paper's solver: Newton-Raphson for bandwidth, successive convex approximation for power (model.md, section 7)."""
 
 from __future__ import annotations
 

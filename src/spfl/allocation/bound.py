@@ -1,4 +1,4 @@
-"""The one-step convergence bound and the cost of each device that it reveals (THEORY 6).
+"""The one-step convergence bound and the cost of each device that it reveals (model.md, section 6).
 
 Only five floats a device enter: ||v||^2, ||vbar||^2, <v, vbar>, delta^2 and the weight w. Arrays: (device,).
 """
@@ -58,7 +58,7 @@ class Devices:
 
 @njit(cache=True, nogil=True)
 def mean_square_scalar(r_m: float, v2: float, vbar2: float, v_vbar: float) -> float:
-    """||m||^2 for the mean modulus m = r_m v + (1 - r_m) vbar (THEORY 4)."""
+    """||m||^2 for the mean modulus m = r_m v + (1 - r_m) vbar (model.md, section 4)."""
     lost = 1.0 - r_m
     return r_m * r_m * v2 + 2.0 * r_m * lost * v_vbar + lost * lost * vbar2
 
@@ -112,7 +112,7 @@ def cost_scalar(
     weights: int,
     c: float,
 ) -> float:
-    """J_k of THEORY 6, with bias_weight = W_k and noise_weight = kappa w_k^2.
+    """J_k of model.md, section 6, with bias_weight = W_k and noise_weight = kappa w_k^2.
 
     `weights` is UNBIASED, MMSE or PLAIN; `c` is the fixed weight that PLAIN uses. A device that is never heard
     (q_s = 0) contributes nothing to the aggregate whatever its weight, so it costs its whole gradient, W ||v||^2.
@@ -157,7 +157,7 @@ def device_cost(
     weights: Weights = "unbiased",
     c: float = 1.0,
 ) -> Floats:
-    """J_k of every device (THEORY 6), shape (device,) or broadcast with q_s and r_m.
+    """J_k of every device (model.md, section 6), shape (device,) or broadcast with q_s and r_m.
 
     `c` is the common aggregation weight under `plain` and `normalized`; the other two compute their own.
     """
@@ -212,7 +212,7 @@ def common_weight(devices: Devices, q_s: Floats, r_m: Floats) -> float:
 def one_step_bound(
     gradient2: float, mean2: float, bias2: float, variance: float, *, rate: float, smoothness: float
 ) -> float:
-    """Upper bound on E F(w_{t+1}) - F(w_t) for an L-smooth F and rate <= 1/L (THEORY 6).
+    """Upper bound on E F(w_{t+1}) - F(w_t) for an L-smooth F and rate <= 1/L (model.md, section 6).
 
     gradient2 = ||grad F||^2, mean2 = ||E ghat||^2, bias2 = ||E ghat - grad F||^2, variance = sum_k w_k^2 Var_k.
     Exact-gradient form: `bias2` is measured against grad F. Raises ValueError when rate * smoothness > 1, where the

@@ -1,4 +1,4 @@
-"""The certified solver: Lagrange dual over tables of psi_k, primal repair at the break point (THEORY 7).
+"""The certified solver: Lagrange dual over tables of psi_k, primal repair at the break point (model.md, section 7).
 
 D(lambda) = sum_k min(W_k ||v_k||^2 where dropping is allowed, min_beta psi_k(beta) + lambda beta) - lambda is a lower
 bound of the optimum for every lambda >= 0. The demand sum_k beta_k(lambda) falls in lambda, so its best value lies

@@ -1,4 +1,4 @@
-"""Compiled kernels of the allocator: one device's cost, slopes and inner minimisations (THEORY 6 and 7).
+"""Compiled kernels of the allocator: one device's cost, slopes and inner minimisations (model.md, sections 6 and 7).
 
 A device is a row of floats (columns below), so that a kernel runs over K devices without the interpreter lock.
 With the whole power a packet has the outage exponent a (signs) or b (modulus); with the share alpha of the power
@@ -100,7 +100,7 @@ def over(exponent: float, power: float) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def probabilities(a: float, b: float, alpha: float, block: bool) -> tuple[float, float]:
-    """(q_s, r_m) of THEORY 3."""
+    """(q_s, r_m) of model.md, section 3."""
     x_s, x_m = over(a, alpha), over(b, 1.0 - alpha)
     if x_m == math.inf:
         return math.exp(-x_s), 0.0

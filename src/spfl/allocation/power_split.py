@@ -1,4 +1,4 @@
-"""The best division of a device's power (and band) between its two packets, at a given share of the band (THEORY 7)."""
+"""The best split of a device's power (and band) between its packets, at a given share (model.md, section 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The allocation problem in the form the kernels take, validated (THEORY 7)."""
+"""The allocation problem in the form the kernels take, validated (model.md, section 7)."""
 
 from __future__ import annotations
 

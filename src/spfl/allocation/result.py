@@ -25,7 +25,7 @@ class AllocationResult:
     """An allocation and its certificate. Arrays have shape (device,), in the order of the devices given.
 
     beta: share of the band; alpha: share of the power for signs; rho: share of the device's band for signs;
-    q_s, r_m: success probabilities of THEORY 3; cost: J_k; hopeless: no share can make the device succeed.
+    q_s, r_m: success probabilities of model.md, section 3; cost: J_k; hopeless: no share can make the device succeed.
     objective = sum of cost. lower_bound <= the optimum and gap = (objective - lower_bound) / |objective| come from
     the Lagrange dual; they are None for `alternating` and `uniform`, which prove nothing. multiplier is lambda, the
     worth of the band. history is the objective after every half step of `alternating`, empty otherwise.

@@ -1,4 +1,4 @@
-"""What a share of the band is worth to each device: psi_k(beta) = min over alpha [, rho] of J_k (THEORY 7).
+"""What a share of the band is worth to each device: psi_k(beta) = min over alpha [, rho] of J_k (model.md, section 7).
 
 psi_k is tabulated on a grid of shares; the tables find the right valley, a local search in it finds the point.
 Both matter because psi_k is sigmoidal: flat while nothing gets through, steep, then flat again, for the signs and

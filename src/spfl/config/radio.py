@@ -10,7 +10,7 @@ from spfl.config.section import Section
 
 
 class ChannelConfig(Section):
-    """The cell and the uplink (THEORY 3)."""
+    """The cell and the uplink (model.md, section 3)."""
 
     bandwidth_hz: float = Field(10e6, ge=1e-3, le=1e15, description="Uplink bandwidth B in Hz, shared by the cohort.")
     noise_dbm_per_hz: float = Field(

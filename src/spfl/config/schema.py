@@ -117,7 +117,7 @@ class TrainingConfig(Section):
 
 
 class CodecConfig(Section):
-    """Packets (THEORY 2)."""
+    """Packets (model.md, section 2)."""
 
     bits: int = Field(3, ge=1, le=8, description="Bits b of a quantised modulus; its sign takes one more.")
     per_tensor: bool = Field(
@@ -134,17 +134,19 @@ class SchemeConfig(Section):
     )
     weights: WeightsName | None = Field(
         None,
-        description="Aggregation weight c (THEORY 4): unbiased (1/q_s), normalized (over the heard), mmse, or plain "
-        "(1).",
+        description="Aggregation weight c (model.md, section 4): unbiased (1/q_s), normalized (over the received), "
+        "mmse, or plain (1).",
     )
     compensation: CompensationName | None = Field(
-        None, description="What stands for a lost modulus (THEORY 5): global, last, layer, ema, scaled_ema or zero."
+        None,
+        description="What stands for a lost modulus (model.md, section 5): global, last, layer, ema, scaled_ema or "
+        "zero.",
     )
     shrink: float | None = Field(None, ge=0, le=1, description="Factor in [0, 1] on the compensatory modulus.")
     error_feedback: bool | None = Field(
         None,
-        description="Whether a device keeps what the server did not use, and sends it with the next gradient (THEORY "
-        "8).",
+        description="Whether a device keeps what the server did not use, and sends it with the next gradient "
+        "(model.md, section 8).",
     )
     error_decay: float = Field(
         1.0, ge=0, le=1, description="Decay gamma in [0, 1] of the error-feedback memory from round to round."
@@ -158,7 +160,8 @@ class SchemeConfig(Section):
     )
     solver: SolverName | None = Field(
         None,
-        description="Resource allocation (THEORY 7): exact (with a certificate), alternating (the paper's) or uniform.",
+        description="Resource allocation (model.md, section 7): exact (with a certificate), alternating (the paper's) "
+        "or uniform.",
     )
     rho: float | Literal["proportional"] = Field(
         "proportional",

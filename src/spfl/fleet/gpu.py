@@ -1,8 +1,9 @@
 """A whole round on one PyTorch device: gradients, rotation, codec, aggregation; the host gets a few floats a device.
 
 All that has a row a device and a column a parameter stays on the device: minibatches, gradients, packed signs and
-moduli. The host gets the side information (THEORY 2), shares the resources and draws what arrives, by the same code as
-for worker threads, and gets the aggregate, for the server's step. Rotations and dither are those of the worker threads,
+moduli. The host gets the side information (model.md, section 2), shares the resources and draws what arrives, by the
+same code as for worker threads, and gets the aggregate, for the server's step.
+Rotations and dither are those of the worker threads,
 so both ways meet the same numbers, and differ in the last bits of sums.
 """
 
@@ -247,7 +248,7 @@ class TorchFleet:
         return torch.where(means > 0, squares / means, 0.0)
 
     def _stand_in(self, means: torch.Tensor, state: Mapping[str, Vector]) -> torch.Tensor:
-        """vbar_k of THEORY 5, shrunk, float32 (device, dim): see `aggregation.compensatory_modulus`."""
+        """vbar_k of model.md, section 5, shrunk, float32 (device, dim): see `aggregation.compensatory_modulus`."""
         scheme = self._world.scheme
         if scheme.compensation == "global" and VECTOR in state:
             vbar = torch.from_numpy(state[VECTOR]).to(self._device).expand(len(means), -1)

@@ -1,4 +1,4 @@
-"""Gradients to packets and back: signs, quantised moduli, and the binary format on the wire (THEORY 2).
+"""Gradients to packets and back: signs, quantised moduli, and the binary format on the wire (model.md, section 2).
 
 A gradient is float32 of shape (dim,), the parameter tensors of a `Layout` one after the other. It becomes two
 packets, little-endian:
@@ -91,7 +91,7 @@ def encode_modulus(
     rng: np.random.Generator,
     per_tensor: bool = False,
 ) -> tuple[bytes, float]:
-    """The modulus packet of a gradient (dim,), and delta^2, the variance that its quantiser adds (THEORY 2).
+    """The modulus packet of a gradient (dim,), and delta^2, the variance that its quantiser adds (model.md, section 2).
 
     Stochastic uniform quantiser with 2^bits levels from v_min to v_max, both of them levels: unbiased up to the
     float32 rounding of the decoded levels. `per_tensor` takes one range a parameter tensor (64 bits each) in place

@@ -1,4 +1,4 @@
-"""Compiled loops under the codec: signs and moduli to packed bits and back (THEORY 2).
+"""Compiled loops under the codec: signs and moduli to packed bits and back (model.md, section 2).
 
 Each is one pass over memory, a block of elements at a time, so that dither, codes and packing never leave the cache.
 Arrays are contiguous and already checked: callers are in `packets.codec`. Float32 values travel as bit patterns where

@@ -4,7 +4,7 @@ Signs of a raw gradient say nothing about which coordinates matter, and their er
 share. After a random rotation every coordinate is nearly Gaussian with the same variance. Signs times one scale a
 block then estimate the block nearly without bias (exactly so for a uniformly random rotation), their relative squared
 error of pi/2 - 1 is independent between devices, and moduli have no heavy tail to quantise (Vargaftik et al. 2021,
-DRIVE; Suresh et al. 2017). Norms are kept, so THEORY 6 and 7 hold as they stand in the rotated basis.
+DRIVE; Suresh et al. 2017). Norms are kept, so model.md, sections 6 and 7 hold as they stand in the rotated basis.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Packing:
     def scales(self, vector: Vector) -> Vector:
         """What a sign alone stands for, float32 (tensor,): ||x||^2 / ||x||_1 of a rotated block, which is unbiased.
 
-        Unrotated, the mean modulus of each tensor (THEORY 5, `layer`).
+        Unrotated, the mean modulus of each tensor (model.md, section 5, `layer`).
         """
         modulus = np.abs(vector)
         means = self.packets.tensor_means(modulus)

@@ -1,4 +1,4 @@
-"""The wireless uplink: cell geometry, outage, and which packets arrive (THEORY 3).
+"""The wireless uplink: cell geometry, outage, and which packets arrive (model.md, section 3).
 
 All powers are in watt, bandwidths in hertz, gains and gaps linear. Axis vocabulary: `device`.
 """
@@ -30,7 +30,7 @@ class Link:
     `sign_bits` and `modulus_bits` are L_s and L_m, whole packets with their headers. A packet of 0 bits always
     arrives: `modulus_bits = 0, rho = 1` is the conventional single packet.
     `rho` is the fraction of a device's band that carries its sign packet; None takes the proportional default
-    L_s / (L_s + L_m), at which the conventional scheme is a feasible point (THEORY 3).
+    L_s / (L_s + L_m), at which the conventional scheme is a feasible point (model.md, section 3).
     The gap of a coded link grows with the rate: Gamma(r) = snr_gap exp(gap_slope r), r in bit/s/Hz. A `law` says what
     the closed form does not (`spfl.radio.selective`); the allocator works with the closed form all the same.
     Raises ValueError for a value outside its range or a shape that does not broadcast.
@@ -111,7 +111,7 @@ def _load(bits: Floats, symbols: Floats) -> Floats:
 def outage_exponent_scalar(
     load: float, band: float, power: float, noise_to_signal: float, gap_slope: float = 0.0
 ) -> float:
-    """x of THEORY 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
+    """x of model.md, section 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
 
     x = noise_to_signal * band / power * (2^r - 1) exp(gap_slope r) with r = load / band, computed in logarithms: any
     finite input gives a finite x or inf, never NaN. `load` is L / (B tau) in bit/s/Hz. An empty packet gives 0.
@@ -157,7 +157,7 @@ class Success:
 
 
 def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None = None) -> Success:
-    """Success probabilities of an allocation (THEORY 3).
+    """Success probabilities of an allocation (model.md, section 3).
 
     `beta` share of the band, `alpha` share of the power for signs, `rho` share of the device's band for signs
     (default: the link's); all broadcast against (device,).
@@ -201,7 +201,7 @@ def by_segment(sign: Bools, modulus: Bools) -> Outcome:
 
 
 class Law(Protocol):
-    """What a link does where the closed form of THEORY 3 does not tell: probabilities, and draws that have them."""
+    """Probabilities where the closed form of model.md, section 3, does not hold, and draws that have them."""
 
     def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
         """As `channel.success`."""

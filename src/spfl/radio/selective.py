@@ -1,4 +1,4 @@
-"""Links beyond the closed form of THEORY 3: frequency-selective fades, segments, measured block error rates.
+"""Links beyond the closed form of model.md, section 3: frequency-selective fades, segments, measured block error rates.
 
 A packet of rate r (bit/s/Hz) at SNR S is cut into n segments, each spread over F subbands with fades g_f of its own.
 A segment arrives if its mutual information I = mean_f log2(1 + S g_f / Gamma(r)) reaches r; or, with measured curves,

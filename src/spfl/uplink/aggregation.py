@@ -1,4 +1,4 @@
-"""From received packets to the update: aggregation weights (THEORY 4) and the compensatory modulus (THEORY 5).
+"""From received packets to the update: aggregation weights and the compensatory modulus (model.md, sections 4 and 5).
 
 What both ends remember between rounds is a plain `State`, a dictionary of arrays, so that it can be written to
 disk as it stands. Axis vocabulary: `dim` (parameters), `tensor` (parameter tensors), `device`.
@@ -29,7 +29,7 @@ class Contribution:
 
 
 def aggregate(contributions: Iterable[Contribution], dim: int, weights: Weights) -> Vector:
-    """ghat = sum_k w_k c_k s_k * modulus_k over the heard devices, float32 (dim,), summed in order (THEORY 4).
+    """ghat = sum_k w_k c_k s_k * modulus_k over received devices, float32 (dim,), in their order (model.md, section 4).
 
     Each contribution is added and forgotten, so memory does not grow with the number of devices. `normalized`
     divides by the weight that was heard: one common scale, known only after reception, or one an element where parts

@@ -58,8 +58,8 @@ def receive(
     """The server's side of a round: decode what arrived, compensate what did not, aggregate, remember.
 
     Error feedback keeps decay (gradient - signs * modulus used) of a device that was heard, and all of one that was
-    not (THEORY 8). The aggregation weight is no part of it: with other weights than `plain`, which make up for losses
-    as well, a constant gradient is applied 1/q times.
+    not (model.md, section 8). The aggregation weight is no part of it: with other weights than `plain`, which make up
+    for losses as well, a constant gradient is applied 1/q times.
     """
     packing = packing_of(scheme, layout)
     scale = scales(scheme, config, uploads, outcome, allocation)

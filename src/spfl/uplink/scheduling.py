@@ -1,4 +1,4 @@
-"""Who sends with how much of the band and power (THEORY 7), and what the fades let through, for any scheme."""
+"""Who sends with which bandwidth and power, for any scheme (model.md, section 7)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def probabilities(link: Link, allocation: AllocationResult) -> Success:
 
 
 class Objective(TypedDict):
-    """What J_k means in a round (THEORY 6)."""
+    """What J_k means in a round (model.md, section 6)."""
 
     theta: float
     kappa: float

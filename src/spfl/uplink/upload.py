@@ -31,7 +31,7 @@ from spfl.uplink.format import kept_values, packing_of
 
 @dataclass(frozen=True)
 class Upload:
-    """What one device hands to its radio: packets, and the side information of THEORY 2.
+    """What one device hands to its radio: packets, and the side information of model.md, section 2.
 
     `gradient` float32 (dim,) stays only where no packet replaces it (ideal and analogue uplinks) or error feedback
     needs it.

@@ -1,4 +1,4 @@
-"""The uplink of a configured cell: mean gains, packets and what carries them, fades (THEORY 3, docs/radio.md)."""
+"""The uplink of a configured cell: mean gains, fades, and what carries packets (model.md, section 3; docs/radio.md)."""
 
 from __future__ import annotations
 
