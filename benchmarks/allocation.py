@@ -22,7 +22,7 @@ from results import write
 from scipy.optimize import NonlinearConstraint, minimize
 
 from spfl.allocation.allocator import allocate
-from spfl.allocation.bound import Devices, device_cost
+from spfl.allocation.bound import Devices, Objective, device_cost
 from spfl.radio.outage import Link, success
 
 GENERAL_SOLVERS_UP_TO = {"SLSQP": 50, "trust-constr": 20, "cvxpy": 20000}
@@ -58,12 +58,12 @@ def fastest(work: Callable[[], object], repeats: int) -> float:
 def ours(size: int, repeats: int, solver: str, weights: str) -> dict[str, object]:
     """Time, certificate, and peak of the memory that one call allocates."""
     devices, link = problem(size)
-    result = allocate(devices, link, solver=solver, weights=weights)
-    seconds = fastest(lambda: allocate(devices, link, solver=solver, weights=weights), repeats)
+    result = allocate(devices, link, Objective(weights=weights), solver=solver)
+    seconds = fastest(lambda: allocate(devices, link, Objective(weights=weights), solver=solver), repeats)
     drifted = replace(devices, v2=devices.v2 * np.random.default_rng(1).uniform(0.95, 1.05, size))
-    warm = fastest(lambda: allocate(drifted, link, solver=solver, weights=weights, start=result), repeats)
+    warm = fastest(lambda: allocate(drifted, link, Objective(weights=weights), solver=solver, start=result), repeats)
     tracemalloc.start()
-    allocate(devices, link, solver=solver, weights=weights)
+    allocate(devices, link, Objective(weights=weights), solver=solver)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return {

@@ -76,7 +76,7 @@ def instance(channel: dict[str, Any], seed: int) -> float:
         odds = (success if link.law is None else link.law.success)(link, beta, alpha, rho)
         heard = beta > 0
         q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)
-        return float(device_cost(plan.devices, q_s, r_m, **rule).sum())
+        return float(device_cost(plan.devices, q_s, r_m, rule).sum())
 
     found = share_resources(world.scheme, plan.devices, link, config.scheme, plan.fades)
     own = true_cost(found.beta, found.alpha, found.rho)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from spfl.allocation.allocator import allocate
-from spfl.allocation.bound import Devices
+from spfl.allocation.bound import Devices, Objective
 from spfl.packets.codec import (
     Layout,
     decode_modulus,
@@ -58,7 +58,7 @@ for t in range(1, ROUNDS + 1):
     moduli = [encode_modulus(g, BITS, rng=np.random.default_rng((t, k)), **name[k]) for k, g in enumerate(gradients)]
     stats = np.array([gradient_stats(g, m) for g, m in zip(gradients, means, strict=True)]).T
     devices = Devices(np.full(K, 1 / K), *stats, np.array([delta2 for _, delta2 in moduli]))
-    shares = allocate(devices, link, solver="alternating", weights="normalized")
+    shares = allocate(devices, link, Objective(weights="normalized"), solver="alternating")
     outcome = transmit(success(link, shares.beta, shares.alpha), draw_fades(SEED, t, K, link.fading))
     update, heard = np.zeros(d), 0
     for k in np.flatnonzero(outcome.sign):

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from spfl.allocation.allocator import allocate
-from spfl.allocation.bound import Devices, device_cost
+from spfl.allocation.bound import Devices, Objective, device_cost
+from spfl.allocation.problem import Limits
 from spfl.figures.style import COLOURS
 from spfl.radio.outage import Link, success
 
@@ -98,7 +99,7 @@ def cost() -> Figure:
         values = []
         for a in alpha:
             chance = success(one, 1 / 3, np.full(3, a))
-            values.append(device_cost(devices, chance.q_s, chance.r_m, weights="plain", theta=0.0)[k])
+            values.append(device_cost(devices, chance.q_s, chance.r_m, Objective(weights="plain", theta=0.0))[k])
         values = np.array(values) * 9
         axes.plot(alpha, values, color=colour, label=f"{snr_db[k]:+.0f} dB")
         axes.plot(alpha[values.argmin()], values.min(), "o", color=colour)
@@ -115,7 +116,7 @@ def shares() -> Figure:
     figure = Figure(figsize=(7.2, 3.6), dpi=160, layout="constrained")
     axes = figure.subplots()
     devices, one, snr_db = problem(16)
-    result = allocate(devices, one, weights="plain", theta=0.0, optimise_rho=True)
+    result = allocate(devices, one, Objective(weights="plain", theta=0.0), Limits(optimise_rho=True))
     signs = result.beta * result.rho
     axes.bar(range(16), signs, color=SIGN, label="band for signs")
     axes.bar(range(16), result.beta - signs, bottom=signs, color=MODULUS, label="band for moduli")

@@ -15,7 +15,8 @@ from spfl.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from spfl.allocation.allocator import allocate
-    from spfl.allocation.bound import Devices
+    from spfl.allocation.bound import Devices, Objective
+    from spfl.allocation.problem import Limits
     from spfl.allocation.result import AllocationResult
     from spfl.api import Comparison, compare, run
     from spfl.compensation import CompensationRule
@@ -36,7 +37,9 @@ __all__ = [
     "Config",
     "Dataset",
     "Devices",
+    "Limits",
     "Link",
+    "Objective",
     "Run",
     "Scheme",
     "SpflError",
@@ -55,7 +58,9 @@ _MODULES = {
     "Config": "config.schema",
     "Dataset": "data.dataset",
     "Devices": "allocation.bound",
+    "Limits": "allocation.problem",
     "Link": "radio.outage",
+    "Objective": "allocation.bound",
     "Run": "runs.results",
     "Scheme": "schemes",
     "SpflError": "errors",

@@ -10,13 +10,22 @@ import pytest
 from scipy.optimize import minimize
 
 import oracles
-from spfl.allocation.allocator import allocate
-from spfl.allocation.bound import Devices, device_cost
+from spfl.allocation import allocator
+from spfl.allocation.bound import Devices, Objective, device_cost
+from spfl.allocation.problem import Limits
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.errors import AllocationError
 from spfl.radio.outage import Link, success
 
 BANDWIDTH_HZ, NOISE_W_PER_HZ, POWER_W, TAU_S = 10e6, 4e-21, 0.1, 0.1
+
+
+def allocate(
+    devices: Devices, link: Link, solver: str = "exact", start: AllocationResult | None = None, **options
+) -> AllocationResult:
+    """The solver, with the fields of both bundles as keywords."""
+    goal = {key: options.pop(key) for key in ("theta", "kappa", "weights", "c") if key in options}
+    return allocator.allocate(devices, link, Objective(**goal), Limits(**options), solver=solver, start=start)
 
 
 def draw(seed: int, devices: int | None = None) -> tuple[Devices, Link, dict]:
@@ -81,7 +90,7 @@ def conventional(devices: Devices, link: Link, options: dict) -> float:
     """The objective at beta = 1/K, alpha = rho = L_s / (L_s + L_m)."""
     rho = link.proportional_rho()
     chances = success(link, 1 / devices.size, rho, rho)
-    return float(device_cost(devices, chances.q_s, chances.r_m, **options).sum())
+    return float(device_cost(devices, chances.q_s, chances.r_m, Objective(**options)).sum())
 
 
 def assert_consistent(devices: Devices, link: Link, options: dict, result: AllocationResult) -> None:
@@ -92,7 +101,7 @@ def assert_consistent(devices: Devices, link: Link, options: dict, result: Alloc
     scheduled = result.beta > 0
     np.testing.assert_allclose(result.q_s[scheduled], chances.q_s[scheduled], rtol=1e-12)
     assert (result.q_s[~scheduled] == 0).all()
-    cost = device_cost(devices, result.q_s, result.r_m, **options)
+    cost = device_cost(devices, result.q_s, result.r_m, Objective(**options))
     np.testing.assert_allclose(result.cost, cost, rtol=1e-12)
     assert result.objective == pytest.approx(cost.sum(), rel=1e-12)
     assert np.isfinite(result.objective)
@@ -369,7 +378,7 @@ def test_free_rho_against_random_search(seed: int) -> None:
         chances = success(link, np.array([share, 1 - share]), alpha, rho)
         if options["weights"] == "unbiased" and chances.q_s.min() < 1e-12:
             return np.inf  # nobody may be dropped
-        return float(device_cost(devices, chances.q_s, chances.r_m, **options).sum())
+        return float(device_cost(devices, chances.q_s, chances.r_m, Objective(**options)).sum())
 
     points = np.random.default_rng(seed).random((6000, 5))
     starts = sorted(points, key=objective)[:6]

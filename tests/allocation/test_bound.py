@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import oracles
-from spfl.allocation.bound import Devices, Weights, aggregation_weight, bias_weight, device_cost, one_step_bound
+from spfl.allocation.bound import (
+    Devices,
+    Objective,
+    Weights,
+    aggregation_weight,
+    bias_weight,
+    device_cost,
+    one_step_bound,
+)
 from stats import assert_mean_at_most
 
 Array = NDArray[np.float64]
@@ -52,7 +60,7 @@ def test_cost_equals_its_definition_from_the_vectors(x: dict[str, Any], weights:
     q_s, r_m = np.array([x["q_s"]]), np.array([x["r_m"]])
     options = {"theta": x["theta"], "kappa": x["kappa"]}
     c = common if weights == "plain" else float(aggregation_weight(devices, q_s, r_m, weights, **options)[0])
-    cost = device_cost(devices, q_s, r_m, weights=weights, c=common, **options)[0]
+    cost = device_cost(devices, q_s, r_m, Objective(weights=weights, c=common, **options))[0]
     twin = oracles.device_cost(c=c, **x)
     scale = devices.v2[0] + c * c * (devices.v2[0] + devices.vbar2[0] + devices.delta2[0])
     assert cost == pytest.approx(twin, rel=1e-9, abs=1e-12 * scale)
@@ -65,7 +73,7 @@ def test_mmse_weight_minimises_the_devices_own_cost(x: dict[str, Any]) -> None:
     q_s, r_m = np.array([x["q_s"]]), np.array([x["r_m"]])
     options = {"theta": x["theta"], "kappa": x["kappa"]}
     best = float(aggregation_weight(devices, q_s, r_m, "mmse", **options)[0])
-    least = device_cost(devices, q_s, r_m, weights="mmse", **options)[0]
+    least = device_cost(devices, q_s, r_m, Objective(weights="mmse", **options))[0]
     grid = np.concatenate([best * np.geomspace(0.01, 100, 41), [best * 0.999, best * 1.001, 0.0]])
     for c in grid:
         assert least <= oracles.device_cost(c=float(c), **x) * (1 + 1e-9) + 1e-9 * devices.v2[0]
@@ -107,7 +115,7 @@ def test_costs_are_never_nan_and_unheard_devices_cost_their_gradient(weights: We
     q_s, r_m, w, v2 = (a.ravel() for a in np.meshgrid(tiny, [0.0, 0.5, 1.0], [0.0, 0.5], [0.0, 1e-45, 1.0, 1e83]))
     devices = Devices(w, v2, v2 * 0.5, v2 * 0.5, v2)
     for kappa in (0.0, 1e-3, 1.0):
-        cost = device_cost(devices, q_s, r_m, weights=weights, kappa=kappa)
+        cost = device_cost(devices, q_s, r_m, Objective(weights=weights, kappa=kappa))
         assert (cost >= 0).all()
         np.testing.assert_array_equal(cost[q_s < 1e-150], (w * v2)[q_s < 1e-150])
         assert np.isfinite(aggregation_weight(devices, q_s, r_m, weights, kappa=kappa)).all()
@@ -205,7 +213,7 @@ def measure(case: Case) -> Measured:
     expected = (w_k * c * q_s) @ (np.where(gradients >= 0, 1, -1) * m)
     second = r_m * (devices.v2 + delta2) + (1 - r_m) * devices.vbar2
     variance = (w_k**2 * c**2 * (q_s * second - q_s**2 * (m**2).sum(1))).sum()
-    jensen = device_cost(devices, q_s, r_m, theta=1.0, kappa=case.kappa, weights=case.weights).sum()
+    jensen = device_cost(devices, q_s, r_m, Objective(theta=1.0, kappa=case.kappa, weights=case.weights)).sum()
     return Measured(
         change,
         float(gradient @ gradient),

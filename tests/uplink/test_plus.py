@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spfl.allocation.bound import Devices, common_weight, device_cost
+from spfl.allocation.bound import Devices, Objective, common_weight, device_cost
 from spfl.config.schema import CodecConfig, SchemeConfig
 from spfl.errors import ConfigError, PacketError
 from spfl.packets.layout import Layout
@@ -122,7 +122,7 @@ def test_common_weight_minimises_the_cost_of_all_devices() -> None:
     best = common_weight(devices, q_s, r_m)
 
     def total(c: float) -> float:
-        return float(device_cost(devices, q_s, r_m, theta=0.0, kappa=1.0, weights="plain", c=c).sum())
+        return float(device_cost(devices, q_s, r_m, Objective(theta=0.0, kappa=1.0, weights="plain", c=c)).sum())
 
     grid = np.linspace(0.5, 1.5, 401) * best
     assert grid[np.argmin([total(c) for c in grid])] == pytest.approx(best, rel=0.003)
@@ -153,7 +153,7 @@ def test_first_order_error_of_the_normalised_mean() -> None:
         v2 = dim * noise
         five = Devices(weight, v2, 1.57 * v2, v2, 0 * v2)
         c = common_weight(five, q, r)
-        return float(device_cost(five, q, r, theta=0.0, kappa=1.0, weights="plain", c=c).sum())
+        return float(device_cost(five, q, r, Objective(theta=0.0, kappa=1.0, weights="plain", c=c)).sum())
 
     full = np.ones(devices)
     options = [(0.2 * full, full), (0.3 * full, 0.5 * full), (0.5 * full, 0 * full), (0.8 * full, 0.5 * full)]

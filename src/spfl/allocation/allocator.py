@@ -21,13 +21,12 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from spfl.allocation.alternating import RELATIVE_CHANGE, alternate
-from spfl.allocation.bound import WEIGHT_CODES, Devices, Weights, device_cost
+from spfl.allocation.alternating import alternate
+from spfl.allocation.bound import BOUND, Devices, Objective, device_cost
 from spfl.allocation.exact import solve, solve_splits
 from spfl.allocation.kernels import COLUMN, least_shares
-from spfl.allocation.problem import SUCCESS_FLOOR, Problem, pose
+from spfl.allocation.problem import SUCCESS_FLOOR, UNLIMITED, Limits, Problem, pose
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Floats
 from spfl.errors import AllocationError
@@ -35,7 +34,6 @@ from spfl.radio.outage import Link, success
 
 Solver = Literal["exact", "alternating", "uniform"]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
-CHANGE_OF_GAP = 1e-2  # alternating stops at this part of the tolerance: it knows no gap, only how slowly it still falls
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -43,47 +41,32 @@ ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 def allocate(
     devices: Devices,
     link: Link,
+    objective: Objective = BOUND,
+    limits: Limits = UNLIMITED,
     *,
     solver: Solver = "exact",
-    theta: float = 1.0,
-    kappa: float = 1.0,
-    weights: Weights = "unbiased",
-    c: float = 1.0,
-    optimise_rho: bool = False,
-    min_success: ArrayLike = 0.0,
-    max_scheduled: int | None = None,
-    max_share: ArrayLike = 1.0,
-    max_power: ArrayLike = 1.0,
-    allow_drop: bool | None = None,
-    fixed_alpha: bool = False,
-    fixed_beta: bool = False,
     start: AllocationResult | None = None,
-    tolerance: float = 1e-5,
 ) -> AllocationResult:
     """Minimise the one-step cost over the shares of the band and the splits of the power; see the module's header.
 
-    Solvers: `exact` proves its distance from the optimum; `alternating` is the paper's (monotone, feasible at every
-    step); `uniform` is beta = 1/K and alpha = rho, without the constraints below.
+    Args:
+        devices: What the server knows of each gradient, arrays (device,).
+        link: What it knows of each device's channel.
+        objective: The reading of the bound that is minimised.
+        limits: What the allocation must keep to. `uniform` keeps to none of it.
+        solver: `exact` proves its distance from the optimum; `alternating` is the paper's (monotone, feasible at
+            every step); `uniform` is beta = 1/K and alpha = rho.
+        start: An earlier result for the same number of devices, to start from.
 
-    theta, kappa, weights, c: as in `bound.device_cost`. optimise_rho: rho is free as well (exact only).
-    min_success: least q_s, scalar or (device,), of every device that is not hopeless (with leave to drop: of every
-    scheduled one). max_share: largest beta, scalar or (device,).
-    max_power: largest share of the power in one packet, in [0.5, 1]. max_scheduled: at most so many devices.
-    allow_drop: whether a device may be left out; None follows the rule in the header. fixed_alpha: alpha = rho.
-    fixed_beta: beta = 1/K. start: an earlier result for the same number of devices, to start from.
-    tolerance: a gap at which `exact` stops looking for something better; `alternating` stops when a round changes the
-    objective by less than a thousandth of it.
-    Raises AllocationError when the problem is malformed or has no feasible point.
+    Returns:
+        Shares, success probabilities and cost of each device, and the certificate of `exact`.
+
+    Raises:
+        AllocationError: The problem is malformed or has no feasible point.
     """
     began = time.perf_counter()
-    _check(devices, link, solver, theta, kappa, weights, c, max_scheduled, start)
-    if optimise_rho and (fixed_alpha or solver != "exact"):
-        raise AllocationError("optimise_rho needs solver='exact' and free powers (no fixed_alpha)")
-    problem = pose(
-        devices, link, theta, kappa, weights, c, optimise_rho, min_success, max_scheduled, max_share, max_power,
-        allow_drop, fixed_alpha, fixed_beta,
-    )  # fmt: skip
-    problem = replace(problem, tolerance=tolerance)
+    _check(devices, link, limits, solver, start)
+    problem = pose(devices, link, objective, limits)
     result = _uniform(problem) if solver == "uniform" else _optimise(problem, solver, start)
     return replace(result, seconds=time.perf_counter() - began)
 
@@ -94,7 +77,7 @@ def _optimise(problem: Problem, solver: Solver, start: AllocationResult | None) 
     if not problem.active.any():
         result = _uniform(problem)
         return replace(result, lower_bound=result.objective, gap=0.0) if solver == "exact" else result
-    if problem.droppable or problem.fixed_beta:
+    if problem.droppable or problem.limits.fixed_beta:
         return run(problem, start)
     fits = problem.rows[:, COLUMN["beta_min"]].sum() <= 1.0
     served = run(problem, start) if fits else None
@@ -104,30 +87,13 @@ def _optimise(problem: Problem, solver: Solver, start: AllocationResult | None) 
     return replace(run(replace(problem, droppable=True), start), status=AllocationStatus.OVERLOADED)
 
 
-def _check(
-    devices: Devices,
-    link: Link,
-    solver: str,
-    theta: float,
-    kappa: float,
-    weights: str,
-    c: float,
-    max_scheduled: int | None,
-    start: AllocationResult | None,
-) -> None:
+def _check(devices: Devices, link: Link, limits: Limits, solver: str, start: AllocationResult | None) -> None:
     if solver not in SOLVERS:
         raise AllocationError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    if weights not in WEIGHT_CODES:
-        raise AllocationError(f"weights must be one of {', '.join(WEIGHT_CODES)}, got {weights!r}")
+    if limits.optimise_rho and solver != "exact":
+        raise AllocationError(f"optimise_rho needs solver='exact', got {solver!r}")
     if devices.size != link.size:
         raise AllocationError(f"devices and link must have the same size, got {devices.size} and {link.size}")
-    for name, value in (("theta", theta), ("kappa", kappa)):
-        if not 0.0 <= value <= 1.0:
-            raise AllocationError(f"{name} must lie in [0, 1], got {value}")
-    if not 0.0 < c < np.inf:
-        raise AllocationError(f"c must be finite and > 0, got {c}")
-    if max_scheduled is not None and not max_scheduled >= 1:
-        raise AllocationError(f"max_scheduled must be >= 1, got {max_scheduled}")
     if start is not None and start.beta.size != devices.size:
         raise AllocationError(f"start must have {devices.size} devices, got {start.beta.size}")
 
@@ -137,7 +103,7 @@ def _evaluate(problem: Problem, beta: Floats, alpha: Floats, rho: Floats, **extr
     p = problem
     chances = success(p.link, beta, alpha, rho)
     q_s, r_m = np.where(beta > 0, chances.q_s, 0.0), np.where(beta > 0, chances.r_m, 0.0)
-    cost = device_cost(p.devices, q_s, r_m, theta=p.theta, kappa=p.kappa, weights=p.weights, c=p.c)
+    cost = device_cost(p.devices, q_s, r_m, p.objective)
     fields = {"lower_bound": None, "gap": None, "iterations": 0, "seconds": 0.0} | extra
     return AllocationResult(
         beta,
@@ -172,11 +138,12 @@ def _feasible_start(problem: Problem, alpha: Floats) -> Floats | None:
     Where devices may be dropped, the unheard ones are.
     """
     rows, equal = problem.rows, 1.0 / problem.devices.size
-    if problem.fixed_beta:
+    if problem.limits.fixed_beta:
         return np.full(len(rows), equal)
     low, high = least_shares(rows, alpha, rows[:, COLUMN["rho"]]) * (1.0 + 1e-9), rows[:, COLUMN["beta_max"]]
     if problem.droppable:
-        return _fewest(np.where(np.minimum(equal, high) >= low, np.minimum(equal, high), 0.0), problem.max_scheduled)
+        reached = np.where(np.minimum(equal, high) >= low, np.minimum(equal, high), 0.0)
+        return _fewest(reached, problem.limits.max_scheduled)
     if not low.sum() <= 1.0:
         return None
     beta = np.clip(equal, low, high)
@@ -199,11 +166,7 @@ def _alternating(problem: Problem, start: AllocationResult | None = None) -> All
         again = [(start.beta[problem.active], start.alpha[problem.active])]
     for i, (beta, alpha) in enumerate([*points[:1], *again]):
         if beta is not None:
-            end = alternate(
-                rows, beta, alpha, problem.droppable, problem.max_scheduled, problem.rules,
-                fixed_alpha=problem.fixed_alpha, fixed_beta=problem.fixed_beta, band_first=i > 0,
-                change=max(RELATIVE_CHANGE, CHANGE_OF_GAP * problem.tolerance),
-            )  # fmt: skip
+            end = alternate(problem, beta, alpha, band_first=i > 0)
             best = end if best is None or end[2][-1] < best[2][-1] else best
     assert best is not None  # with all power on the signs, the least shares fit
     beta, alpha, history = best
@@ -222,22 +185,20 @@ def _fits(problem: Problem, start: AllocationResult) -> bool:
     heard = (beta >= least) | ((beta == 0.0) & problem.droppable)
     inside = heard & (beta <= rows[:, COLUMN["beta_max"]]) & (low <= alpha) & (alpha <= high)
     scheduled = np.count_nonzero(beta)
-    return bool(inside.all() and beta.sum() <= 1.0 and scheduled <= (problem.max_scheduled or scheduled))
+    return bool(inside.all() and beta.sum() <= 1.0 and scheduled <= (problem.limits.max_scheduled or scheduled))
 
 
 def _exact(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     p, rows = problem, problem.rows
     equal, split = np.full(len(rows), 1.0 / p.devices.size), np.array(p.link.split)
-    if p.fixed_beta:
+    if p.limits.fixed_beta:
         solution = solve_splits(rows, equal, p.rules)
     else:
         starts = [equal] if start is None else [equal, start.beta[p.active]]
         low, high = rows[:, COLUMN["beta_min"]], rows[:, COLUMN["beta_max"]]
-        inside = [_fewest(np.where(b >= low, np.minimum(b, high), 0.0), p.max_scheduled) for b in starts]
+        inside = [_fewest(np.where(b >= low, np.minimum(b, high), 0.0), p.limits.max_scheduled) for b in starts]
         inside = [b for b in inside if p.droppable or b.all()]
-        solution = solve(
-            rows, p.droppable, p.max_scheduled, p.rules, inside, (start and start.multiplier) or 0.0, p.tolerance
-        )
+        solution = solve(p, inside, (start and start.multiplier) or 0.0)
     result = _evaluate(
         p, _spread(p, solution.beta, 0.0), _spread(p, solution.alpha, split), _spread(p, solution.rho, split),
         status=AllocationStatus.OPTIMAL, iterations=solution.iterations, multiplier=solution.multiplier,

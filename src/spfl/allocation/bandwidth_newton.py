@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from spfl.allocation.kernels import COLUMN, Device, Rules, cost, costs, device_at, exponents, least_shares, slopes
+from spfl.allocation.problem import Problem
 from spfl.allocation.solvers import newton, price
 from spfl.arrays import Floats
 
@@ -97,17 +98,11 @@ def _spread_spare(beta: Floats, rows: Floats, cost_of: Callable[[Floats], Floats
     return [beta, grown, one]
 
 
-def _bandwidth_step(
-    rows: Floats,
-    beta: Floats,
-    alpha: Floats,
-    droppable: bool,
-    most: int | None,
-    rules: Rules,
-    multiplier: float,
-    slack: float,
+def bandwidth_step(
+    problem: Problem, beta: Floats, alpha: Floats, multiplier: float, slack: float
 ) -> tuple[Floats, float]:
     """New shares (device,) and multiplier: KKT point of the bandwidth problem, drawn back until the cost falls."""
+    rows, rules, droppable, most = problem.rows, problem.rules, problem.droppable, problem.limits.max_scheduled
     rho = np.ascontiguousarray(rows[:, COLUMN["rho"]])
     low = least_shares(rows, alpha, rho)
     if droppable:

@@ -14,6 +14,7 @@ from numba import njit, vectorize
 from numpy.typing import ArrayLike
 
 from spfl.arrays import Floats
+from spfl.errors import AllocationError
 
 Weights = Literal["unbiased", "normalized", "mmse", "plain"]
 
@@ -54,6 +55,38 @@ class Devices:
         """The same devices with weights that sum to one (unchanged when all are zero)."""
         total = self.weight.sum()
         return replace(self, weight=self.weight / total) if total > 0 else self
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What J_k means: the reading of the one-step bound that an allocation minimises (docs/model.md, section 6).
+
+    Args:
+        theta: Weight of the bias in [0, 1]: 1 is Jensen's inequality, 0 takes biases as uncorrelated.
+        kappa: L eta in [0, 1], the weight of the variance.
+        weights: How a received gradient is weighted: `unbiased`, `normalized`, `mmse` or `plain`.
+        c: The common aggregation weight under `plain` and `normalized`, > 0; the other two compute their own.
+
+    Raises:
+        AllocationError: A value is out of its range.
+    """
+
+    theta: float = 1.0
+    kappa: float = 1.0
+    weights: Weights = "unbiased"
+    c: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHT_CODES:
+            raise AllocationError(f"weights must be one of {', '.join(WEIGHT_CODES)}, got {self.weights!r}")
+        for name, value in (("theta", self.theta), ("kappa", self.kappa)):
+            if not 0.0 <= value <= 1.0:
+                raise AllocationError(f"{name} must lie in [0, 1], got {value}")
+        if not 0.0 < self.c < np.inf:
+            raise AllocationError(f"c must be finite and > 0, got {self.c}")
+
+
+BOUND = Objective()
 
 
 @njit(cache=True, nogil=True)
@@ -147,34 +180,13 @@ def bias_weight(weight: Floats, theta: float) -> Floats:
     return theta * weight + (1.0 - theta) * weight**2
 
 
-def device_cost(
-    devices: Devices,
-    q_s: ArrayLike,
-    r_m: ArrayLike,
-    *,
-    theta: float = 1.0,
-    kappa: float = 1.0,
-    weights: Weights = "unbiased",
-    c: float = 1.0,
-) -> Floats:
-    """J_k of every device (model.md, section 6), shape (device,) or broadcast with q_s and r_m.
-
-    `c` is the common aggregation weight under `plain` and `normalized`; the other two compute their own.
-    """
+def device_cost(devices: Devices, q_s: ArrayLike, r_m: ArrayLike, objective: Objective = BOUND) -> Floats:
+    """J_k of every device (model.md, section 6), shape (device,) or broadcast with q_s and r_m."""
     w = devices.weight
-    out = _cost(
-        np.asarray(q_s, np.float64),
-        np.asarray(r_m, np.float64),
-        devices.v2,
-        devices.vbar2,
-        devices.v_vbar,
-        devices.delta2,
-        bias_weight(w, theta),
-        kappa * w**2,
-        WEIGHT_CODES[weights],
-        c,
-    )
-    return np.asarray(out)
+    five = (devices.v2, devices.vbar2, devices.v_vbar, devices.delta2)
+    scales = (bias_weight(w, objective.theta), objective.kappa * w**2)
+    with np.errstate(all="ignore"):  # some processors compute both arms of a condition together
+        return np.asarray(_cost(q_s, r_m, *five, *scales, WEIGHT_CODES[objective.weights], objective.c))
 
 
 def aggregation_weight(
@@ -189,9 +201,7 @@ def aggregation_weight(
     if weights == "mmse":
         w = devices.weight
         five = (devices.v2, devices.vbar2, devices.v_vbar, devices.delta2)
-        with np.errstate(
-            divide="ignore", invalid="ignore"
-        ):  # compiled branches are computed together on some processors
+        with np.errstate(all="ignore"):
             return np.asarray(_mmse_weight(q_s, r_m, *five, bias_weight(w, theta), kappa * w**2))
     return np.ones_like(q_s)
 

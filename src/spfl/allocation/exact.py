@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spfl.allocation.kernels import COLUMN, Rules
+from spfl.allocation.problem import Problem
 from spfl.allocation.solvers import price
 from spfl.allocation.value_tables import (
     Ints,
@@ -54,15 +55,14 @@ class Certified(NamedTuple):
 class _Dual:
     """The demand at a price, and the best dual value seen. Holds the tables; chunks run over threads."""
 
-    def __init__(
-        self, rows: Floats, droppable: bool, max_scheduled: int | None, rules: Rules, tolerance: float
-    ) -> None:
+    def __init__(self, problem: Problem) -> None:
+        rows, rules, limits = problem.rows, problem.rules, problem.limits
         size = len(rows)
-        self.fine = size <= FEW_DEVICES and tolerance < 10 * MARGIN
+        self.fine = size <= FEW_DEVICES and limits.tolerance < 10 * MARGIN
         points, self.margin = (FINE_POINTS, FEW_MARGIN) if self.fine else (POINTS, MARGIN)
-        self.rows, self.rules, self.max_scheduled = rows, rules, max_scheduled
+        self.rows, self.rules, self.max_scheduled = rows, rules, limits.max_scheduled
         self.dropped_cost = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
-        self.dropped = self.dropped_cost if droppable else np.full(size, np.inf)
+        self.dropped = self.dropped_cost if problem.droppable else np.full(size, np.inf)
         self.tables = Tables(*(np.empty((size, points)) for _ in range(4)))
         self.everywhere = np.tile(np.array([0, points]), (size, 1))
         self.near = np.zeros((size, 2, 3))
@@ -159,21 +159,13 @@ def _use_spare(beta: Floats, limit: Floats) -> Floats:
     return np.minimum(beta / total, limit) if 0.0 < total < 1.0 else beta
 
 
-def solve(
-    rows: Floats,
-    droppable: bool,
-    max_scheduled: int | None,
-    rules: Rules,
-    starts: list[Floats],
-    multiplier: float,
-    tolerance: float,
-) -> Certified:
+def solve(problem: Problem, starts: list[Floats], multiplier: float) -> Certified:
     """Minimise the cost of the rows over shares that sum to at most one.
 
     `starts` are feasible shares to compare with (and improve on); `multiplier` > 0 is a guess of lambda, 0 for none.
-    The search for better shares ends when the gap is at most `tolerance`.
+    The search for better shares ends when the gap is at most the tolerance of the problem's limits.
     """
-    dual = _Dual(rows, droppable, max_scheduled, rules, tolerance)
+    rows, limits, dual = problem.rows, problem.limits, _Dual(problem)
     guess = multiplier
     if guess <= 0.0:
         guess = price(lambda p: float(dual.coarse(p).sum()) - 1.0, 1.0, factor=8.0, tolerance=1e-3).value
@@ -197,11 +189,11 @@ def solve(
     for candidate in candidates:
         compare(_use_spare(candidate, rows[:, COLUMN["beta_max"]]))
         compare(candidate)
-    if not proven(max(2.0 * dual.margin, tolerance)):
+    if not proven(max(2.0 * dual.margin, limits.tolerance)):
         improve(beta)
     if few and not proven(1e-4):
         for candidate in [knapsack(dual.tables, dual.dropped, KNAPSACK_UNITS), *candidates]:
-            if candidate.any() and np.count_nonzero(candidate) <= (max_scheduled or len(rows)):
+            if candidate.any() and np.count_nonzero(candidate) <= (limits.max_scheduled or len(rows)):
                 improve(candidate)
     _, alpha, rho = dual.split(beta)
     return Certified(beta, alpha, rho, dual.bound, multiplier, dual.count)

@@ -59,7 +59,7 @@ def _sca(device: Device, beta: float, alpha: float, rules: Rules) -> tuple[float
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
+def split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
     """SCA over the power of every device from where it is, from alpha = rho, 0.05, 1/2 and 0.999; the best end."""
     out = alpha.copy()
     for k in range(rows.shape[0]):
@@ -76,7 +76,7 @@ def _split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _admissible_alpha(rows: Floats, beta: Floats, alpha: Floats) -> Floats:
+def admissible_alpha(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
     """The nearest power split at which the signs meet X_MAX, (device,)."""
     out = alpha.copy()
     for k in range(rows.shape[0]):

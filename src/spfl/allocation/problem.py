@@ -7,13 +7,54 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from spfl.allocation.bound import WEIGHT_CODES, Devices, Weights, bias_weight
+from spfl.allocation.bound import WEIGHT_CODES, Devices, Objective, bias_weight
 from spfl.allocation.kernels import COLUMN, Rules, least_shares
 from spfl.arrays import Bools, Floats
 from spfl.errors import AllocationError
 from spfl.radio.outage import Link, outage_exponent
 
 SUCCESS_FLOOR = 1e-12  # a device that succeeds less often is never heard
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an allocation must keep to, and how far the search for it must go.
+
+    Args:
+        min_success: Least q_s, a number or (device,), of every device that is not hopeless; with leave to drop, of
+            every scheduled one.
+        max_scheduled: At most so many devices get band; no limit when None.
+        max_share: Largest beta, a number or (device,).
+        max_power: Largest share of a device's power in one packet, in [0.5, 1], a number or (device,).
+        allow_drop: Whether a device may be left out; None follows the rule in `spfl.allocation.allocator`.
+        fixed_alpha: alpha = rho: the powers are not optimised.
+        fixed_beta: beta = 1/K: the shares of the band are not optimised.
+        optimise_rho: rho is free as well (`exact` only).
+        tolerance: A gap at which `exact` stops looking for something better; `alternating` stops when a round
+            changes the objective by less than a hundredth of it.
+
+    Raises:
+        AllocationError: `max_scheduled` is below 1, or rho and fixed powers are asked for together.
+    """
+
+    min_success: ArrayLike = 0.0
+    max_scheduled: int | None = None
+    max_share: ArrayLike = 1.0
+    max_power: ArrayLike = 1.0
+    allow_drop: bool | None = None
+    fixed_alpha: bool = False
+    fixed_beta: bool = False
+    optimise_rho: bool = False
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.max_scheduled is not None and not self.max_scheduled >= 1:
+            raise AllocationError(f"max_scheduled must be >= 1, got {self.max_scheduled}")
+        if self.optimise_rho and self.fixed_alpha:
+            raise AllocationError("optimise_rho needs free powers (no fixed_alpha)")
+
+
+UNLIMITED = Limits()
 
 
 @dataclass(frozen=True)
@@ -25,19 +66,13 @@ class Problem:
 
     devices: Devices
     link: Link
+    objective: Objective
+    limits: Limits
     rows: Floats
     active: Bools
     hopeless: Bools
     droppable: bool
     rules: Rules
-    theta: float
-    kappa: float
-    weights: Weights
-    c: float
-    max_scheduled: int | None
-    fixed_alpha: bool
-    fixed_beta: bool
-    tolerance: float = 0.0
 
 
 def _in_range(name: str, value: ArrayLike, size: int, low: float, high: float) -> Floats:
@@ -47,47 +82,32 @@ def _in_range(name: str, value: ArrayLike, size: int, low: float, high: float) -
     return np.broadcast_to(array, (size,))
 
 
-def pose(
-    devices: Devices,
-    link: Link,
-    theta: float,
-    kappa: float,
-    weights: Weights,
-    c: float,
-    optimise_rho: bool,
-    min_success: ArrayLike,
-    max_scheduled: int | None,
-    max_share: ArrayLike,
-    max_power: ArrayLike,
-    allow_drop: bool | None,
-    fixed_alpha: bool,
-    fixed_beta: bool,
-) -> Problem:
-    """Validate the options and bring the devices into rows; arguments as in `allocation.allocate`.
+def pose(devices: Devices, link: Link, objective: Objective, limits: Limits) -> Problem:
+    """Validate the limits and bring the devices into rows; arguments as in `allocator.allocate`.
 
-    Raises AllocationError for an option out of range and for a `min_success` that cannot be kept.
+    Raises AllocationError for a limit out of range and for a `min_success` that cannot be kept.
     """
     size = devices.size
-    power = _in_range("max_power", max_power, size, 0.5, 1.0)
-    least = np.maximum(_in_range("min_success", min_success, size, 0.0, 1.0 - 1e-12), SUCCESS_FLOOR)
-    share = np.full(size, 1.0 / size) if fixed_beta else _in_range("max_share", max_share, size, 1e-12, 1.0)
-    low, high = (link.split, link.split) if fixed_alpha else (1.0 - power, power)
+    power = _in_range("max_power", limits.max_power, size, 0.5, 1.0)
+    least = np.maximum(_in_range("min_success", limits.min_success, size, 0.0, 1.0 - 1e-12), SUCCESS_FLOOR)
+    share = np.full(size, 1.0 / size) if limits.fixed_beta else _in_range("max_share", limits.max_share, size, 1e-12, 1)
+    low, high = (link.split, link.split) if limits.fixed_alpha else (1.0 - power, power)
     w = devices.weight
     columns = (
         link.noise_to_signal, link.sign_load, link.modulus_load, link.split, devices.v2, devices.vbar2,
-        devices.v_vbar, devices.delta2, bias_weight(w, theta), kappa * w**2, np.zeros(size), share, low, high,
-        -np.log(least), np.full(size, link.gap_slope),
+        devices.v_vbar, devices.delta2, bias_weight(w, objective.theta), objective.kappa * w**2, np.zeros(size), share,
+        low, high, -np.log(least), np.full(size, link.gap_slope),
     )  # fmt: skip
     rows = np.ascontiguousarray(np.stack(columns, axis=1))
     assert rows.shape[1] == len(COLUMN)
-    split = np.ones(size) if optimise_rho else link.split
+    split = np.ones(size) if limits.optimise_rho else link.split
     exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal, link.gap_slope)
     worth = (w > 0) & (devices.v2 > 0)
     hopeless = worth & ~(exponent <= -np.log(SUCCESS_FLOOR))
     promised = least > SUCCESS_FLOOR
-    free = allow_drop
+    free = limits.allow_drop
     if free is None:
-        free = max_scheduled is not None or (weights != "unbiased" and not promised.any())
+        free = limits.max_scheduled is not None or (objective.weights != "unbiased" and not promised.any())
     unreachable = worth & ~hopeless & ~(exponent <= rows[:, COLUMN["x_max"]]) & promised
     if unreachable.any() and not free:
         k = int(np.argmax(unreachable))
@@ -101,8 +121,5 @@ def pose(
     droppable, must = free, float(rows[:, COLUMN["beta_min"]].sum())
     if not free and must > 1.0 and promised.any():
         raise AllocationError(f"min_success must need at most the whole band, got {must:.3g} times that")
-    rules = Rules(link.fading == "block", WEIGHT_CODES[weights], float(c), optimise_rho)
-    return Problem(
-        devices, link, rows, active, hopeless, droppable, rules, theta, kappa, weights, c, max_scheduled,
-        fixed_alpha, fixed_beta,
-    )  # fmt: skip
+    rules = Rules(link.fading == "block", WEIGHT_CODES[objective.weights], float(objective.c), limits.optimise_rho)
+    return Problem(devices, link, objective, limits, rows, active, hopeless, droppable, rules)

@@ -62,13 +62,15 @@ def allocate_command(
     Example: `spfl allocate devices.csv --tau-s 0.05 --plot shares.png`
     """
     from spfl.allocation.allocator import allocate
+    from spfl.allocation.bound import Objective
+    from spfl.allocation.problem import Limits
 
     table = read_devices(devices_csv)
     devices, link = build_problem(table, bandwidth_hz, tau_s, bits, dim, rho, fading, snr_gap_db, noise_dbm_per_hz)
-    result = allocate(
-        devices, link, solver=solver, theta=theta, kappa=kappa, weights=weights, optimise_rho=optimise_rho,
-        max_scheduled=max_scheduled, min_success=min_success, max_share=max_share,
-    )  # fmt: skip
+    limits = Limits(
+        min_success=min_success, max_scheduled=max_scheduled, max_share=max_share, optimise_rho=optimise_rho
+    )
+    result = allocate(devices, link, Objective(theta, kappa, weights), limits, solver=solver)
     print(json.dumps(as_record(table.names, result), allow_nan=False) if as_json else as_table(table.names, result))
     if plot is not None:
         draw(table.names, result, plot)

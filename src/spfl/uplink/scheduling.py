@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypedDict
 
 import numpy as np
 
 from spfl.allocation.allocator import allocate
-from spfl.allocation.bound import Devices, Weights, common_weight, device_cost
+from spfl.allocation.bound import Devices, Objective, common_weight, device_cost
+from spfl.allocation.problem import Limits
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.config.schema import SchemeConfig
@@ -36,18 +36,15 @@ def share_resources(
     """
     own, most = scheme.share is not None, config.max_share or 1.0
     fixed = own or scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
-    result = allocate(
-        devices,
-        link,
-        solver="uniform" if fixed else scheme.solver,
-        **objective(scheme, devices, config, previous),
-        optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not fixed,
+    goal = objective(scheme, devices, config, previous)
+    limits = Limits(
+        max_share=most,
         fixed_alpha=not (scheme.allocate_power and scheme.uplink == "split"),
         fixed_beta=not scheme.allocate_band,
-        max_share=most,
-        start=previous,
+        optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not fixed,
         tolerance=ALLOCATION_GAP,
     )
+    result = allocate(devices, link, goal, limits, solver="uniform" if fixed else scheme.solver, start=previous)
     q_s, r_m = result.q_s, result.r_m
     if scheme.share is not None:
         result = _own_shares(scheme, scheme.share, devices, link, result)
@@ -69,7 +66,7 @@ def share_resources(
         result = replace(result, beta=np.where(active, 1.0 / devices.size, 0.0))
     if q_s is result.q_s:
         return result
-    cost = device_cost(devices, q_s, r_m, **objective(scheme, devices, config, previous))
+    cost = device_cost(devices, q_s, r_m, goal)
     return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
 
 
@@ -93,15 +90,6 @@ def probabilities(link: Link, allocation: AllocationResult) -> Success:
     """Success probabilities of an allocation by the link's own law, or by the closed form."""
     law = success if link.law is None else link.law.success
     return law(link, allocation.beta, allocation.alpha, allocation.rho)
-
-
-class Objective(TypedDict):
-    """What J_k means in a round (model.md, section 6)."""
-
-    theta: float
-    kappa: float
-    weights: Weights
-    c: float
 
 
 def objective(scheme: Scheme, devices: Devices, config: SchemeConfig, previous: AllocationResult | None) -> Objective:
