@@ -1,4 +1,4 @@
-"""Hooks of the site: the page of all configuration keys is made from the configuration itself; links out of docs/."""
+"""Hooks of the site: pages that are made from the code (configuration keys, schemes), and links out of docs/."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
 from spfl.config.schema import Config
+from spfl.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY_FILES = re.compile(r"\]\((\.\./)+((?:examples|configs|src|benchmarks|tests)[^)]*|[A-Z]+\.md)\)")
@@ -17,6 +18,7 @@ REPOSITORY_FILES = re.compile(r"\]\((\.\./)+((?:examples|configs|src|benchmarks|
 
 def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "configuration.md", content=configuration_page()))
+    files.append(File.generated(config, "schemes.md", content=schemes_page()))
     return files
 
 
@@ -24,6 +26,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in the files that `# include: FILE` names; links to files that the site does not have become their names."""
     markdown = re.sub(r"^# include: (.*)$", lambda found: (ROOT / found[1]).read_text(), markdown, flags=re.MULTILINE)
     return REPOSITORY_FILES.sub(r"] (`\2`)", markdown)
+
+
+def schemes_page() -> str:
+    rows = [f"| `{scheme.name}` | {scheme.source} | {scheme.summary} |" for scheme in SCHEMES.values()]
+    about = "All schemes, as `spfl info` lists them. [Choosing a scheme](choosing.md) says which to take."
+    return "\n".join(["# Schemes", "", about, "", "| name | source | what it does |", "|---|---|---|", *rows]) + "\n"
 
 
 def configuration_page() -> str:

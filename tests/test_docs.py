@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -11,13 +12,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from spfl.cli import commands as cli
+from spfl.config.schema import Config
+from spfl.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+DATA_DIR = os.environ.get("SPFL_DATA_DIR")
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PAGES = ["index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility"]
+PAGES = [
+    "index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility",
+    "commands",
+]  # fmt: skip
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {
     "model",
@@ -27,9 +35,13 @@ ELSEWHERE = {
     "deploy",
     "security",
     "results",
-    "compare",
+    "other-tools",
     "api",
     "performance",
+    "data",
+    "glossary",
+    "limits",
+    "run-folder",
 }
 
 
@@ -135,7 +147,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 def test_every_cell_of_the_comparison_can_be_checked():
     """A cell about another tool is a link or a question mark, and every link is defined."""
-    text = (DOCS / "compare.md").read_text(encoding="utf-8")
+    text = (DOCS / "other-tools.md").read_text(encoding="utf-8")
     defined = set(re.findall(r"^\[([\w-]+)\]:", text, re.MULTILINE))
     used = set(re.findall(r"\]\[([\w-]+)\]", text))
     assert used == defined
@@ -147,7 +159,48 @@ def test_every_cell_of_the_comparison_can_be_checked():
             assert cell == "?" or re.search(r"\]\[[\w-]+\]$", cell), (row[0], cell)
 
 
-def test_the_number_of_schemes_is_that_of_the_code():
-    from spfl.schemes import SCHEMES
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA_DIR, reason="SPFL_DATA_DIR is not set")
+def test_commands_on_cifar10(monkeypatch, tmp_path):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for kind, body in blocks("data") if kind == "sh" for line in body.splitlines()]
+    assert len(lines) >= 2
+    for line in lines:
+        spfl(line.replace(" DIR", f" {DATA_DIR}").replace("0-4", "0"), monkeypatch)
 
-    assert f"{len(SCHEMES)} schemes" in (DOCS / "compare.md").read_text(encoding="utf-8")
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(ELSEWHERE)])
+def test_links_from_page_to_page_exist(page):
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+        assert (DOCS / target).exists() or target in ("configuration.md", "schemes.md"), target
+
+
+def test_every_command_is_in_the_table():
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    names |= {group.name for group in cli.app.registered_groups}
+    assert [name for name in names if f"| `spfl {name} " not in text and f"| `spfl {name}`" not in text] == []
+
+
+def test_every_key_is_on_the_page_of_the_configuration(monkeypatch):
+    """The page is made from the configuration itself, when the site is built."""
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(str(DOCS))
+    page = importlib.import_module("hooks").configuration_page()
+    for name, field in Config.model_fields.items():
+        nested = field.annotation
+        is_section = isinstance(nested, type) and issubclass(nested, BaseModel)
+        _, _, section = page.partition(f"## [{name}]\n" if is_section else "## At the top\n")
+        for key in nested.model_fields if is_section else [name]:
+            assert f"| `{key}` |" in section.partition("\n## ")[0], key
+
+
+def test_schemes_that_are_named_exist_and_the_page_of_schemes_has_all(monkeypatch):
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(str(DOCS))
+    page = importlib.import_module("hooks").schemes_page()
+    assert re.findall(r"^\| `(\w+)`", page, re.MULTILINE) == list(SCHEMES)
+    families = (DOCS / "choosing.md").read_text(encoding="utf-8").partition("## Families")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", families)) <= SCHEMES.keys()
