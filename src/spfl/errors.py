@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+UNWRITABLE = "null byte", "null character"  # of a path: what Python's ValueError says
+NO_HOME = "home directory"  # of a path that begins with ~: what pathlib's RuntimeError says
+NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # what PyTorch's RuntimeError says
+NO_THREAD = "can't start new thread"
 
 
 class SpflError(Exception):
@@ -36,6 +43,51 @@ class WorkerError(SpflError):
 
 class FlowerError(SpflError):
     """Flower did not start, or a run of it failed."""
+
+
+class MachineError(SpflError):
+    """The machine refuses: a path cannot be read or written, memory or threads run out."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what the system refuses into a MachineError of one line; also a decorator. Faults of spfl pass as they are.
+
+    The one place that knows how Python, NumPy and PyTorch say that a path, memory or threads are not to be had.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError) as error:
+        line = refusal(error)
+        if line is None:
+            raise
+        raise MachineError(line) from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """What a path, memory or threads were refused for, in one line; None for an error of another kind."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
+        return f"not enough memory for what is asked ({text[:120] or 'no more is to be had'})"
+    if NO_THREAD in text:
+        return "no more threads are to be had here (workers): ask for fewer, such as workers = 1"
+    if isinstance(error, OSError):
+        return _of_the_system(error, text)
+    if isinstance(error, UnicodeError):
+        return f"a name or text cannot be encoded or decoded: {text[:200]}"
+    if isinstance(error, ValueError) and any(words in text for words in UNWRITABLE):
+        return f"a path cannot hold a null byte ({text})"
+    if isinstance(error, RuntimeError) and NO_HOME in text:
+        return f"a path that begins with ~ has no home folder here ({text})"
+    return None
+
+
+def _of_the_system(error: OSError, text: str) -> str:
+    place = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    reason = error.strerror or text or type(error).__name__
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        reason += "; raise the limit (ulimit -n)"
+    return f"{place}: {reason}" if place else reason
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from spfl.cli.options import a_path
 from spfl.errors import AllocationError, did_you_mean
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Table:
 
 
 def allocate_command(
-    devices_csv: Annotated[Path, typer.Argument(metavar="DEVICES.csv", help="Columns: " + ",".join(COLUMNS) + ".")],
+    devices_csv: Annotated[
+        Path, typer.Argument(metavar="DEVICES.csv", help="Columns: " + ",".join(COLUMNS) + ".", parser=a_path)
+    ],
     solver: Annotated[SolverName, typer.Option(help="exact proves its distance from the optimum.")] = "exact",
     bandwidth_hz: Annotated[float, typer.Option(help="Bandwidth that the devices share, in Hz.")] = 10e6,
     tau_s: Annotated[float, typer.Option(help="Time for the two packets, in seconds.")] = 0.1,
@@ -54,7 +57,9 @@ def allocate_command(
     max_scheduled: Annotated[int | None, typer.Option(help="Schedule at most so many devices.")] = None,
     min_success: Annotated[float, typer.Option(help="Least success probability of a sign packet.")] = 0.0,
     max_share: Annotated[float, typer.Option(help="Largest share of the band for one device.")] = 1.0,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw shares, success and cost by device.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw shares, success and cost by device.", parser=a_path)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Share the band, and split each device's power between signs and moduli, at the least one-step cost.

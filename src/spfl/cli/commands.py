@@ -5,8 +5,6 @@ PyTorch and its company are imported inside the commands, so that `spfl --help` 
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,23 +12,26 @@ import typer
 
 from spfl.cli.allocate import allocate_command
 from spfl.cli.completion import complete_key, complete_schemes
+from spfl.cli.ending import Commands, run_app
 from spfl.cli.flower import flower_app
-from spfl.cli.options import ConfigPath, DataDir, Out, Resume, check_resume, new_folder
+from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
-from spfl.cli.signals import resumable, sigterm_as_interrupt
+from spfl.cli.signals import resumable
 from spfl.cli.sweep import figures_command, sweep_command
+from spfl.cli.tables import print_table
 from spfl.cli.verify import verify_command
 from spfl.config.files import load_config, to_toml
 from spfl.config.schema import Config
-from spfl.errors import ConfigError, RunFolderError, SpflError
+from spfl.errors import ConfigError, RunFolderError
 from spfl.version import __version__
 
 if TYPE_CHECKING:
     from spfl.runs.experiment import Existing
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -178,15 +179,19 @@ def compare(
     if as_json:
         _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows})
         return
-    _print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
+    print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
     print(comparison.CAPTION)
     print(f"table:  {folder / comparison.TABLE_MD}\nfigure: {folder / comparison.FIGURE}")
 
 
 @app.command()
 def plot(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders, finished or not.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: png, pdf or svg.")] = Path("accuracy.png"),
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders, finished or not.", parser=a_path)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: png, pdf or svg.", parser=a_path)] = Path(
+        "accuracy.png"
+    ),
     title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
     importance: Annotated[
         bool, typer.Option("--importance", help="Draw who got the band and who was heard, by importance of the device.")
@@ -222,8 +227,8 @@ def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         return
     print("  ".join(f"{name} {number}" for name, number in environment["versions"].items()))
     print(*devices, sep="\n")
-    _print_table("Datasets", ["name", "where"], [[name, place] for name, place in found.items()])
-    _print_table("Schemes", ["name", "source", "summary"], [list(scheme.values()) for scheme in schemes])
+    print_table("Datasets", ["name", "where"], [[name, place] for name, place in found.items()])
+    print_table("Schemes", ["name", "source", "summary"], [list(scheme.values()) for scheme in schemes])
 
 
 @config_app.command()
@@ -263,44 +268,16 @@ def _print_json(value: Any) -> None:
     print(dump_json(value, indent=2))
 
 
-def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    numbers = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-    for column, is_number in zip(columns, numbers, strict=True):
-        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number or column == columns[0])
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _is_number(text: str) -> bool:
-    return text == "-" or text.rstrip("%").strip().replace(".", "", 1).isdecimal()
-
-
 def _print_profile(summary: dict[str, Any]) -> None:
     seconds, rounds = dict(summary["seconds"]), summary["rounds"]
     solver, setup, total = seconds.pop("solver"), seconds.pop("setup"), seconds.pop("total")
     seconds["writing and the rest"] = total - sum(seconds.values())
     rows = [[name, f"{s:.2f}", f"{1e3 * s / rounds:.2f}", f"{s / total:.1%}"] for name, s in seconds.items()]
     rows.append(["total", f"{total:.2f}", f"{1e3 * total / rounds:.2f}", "100.0%"])
-    _print_table("", ["phase", "s", "ms/round", "share"], rows)
+    print_table("", ["phase", "s", "ms/round", "share"], rows)
     print(f"{rounds} rounds, after {setup:.2f} s of set-up; of `allocate`, {solver:.2f} s is the solver")
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def main() -> None:
     """The entry point `spfl`: exit code 0, 2 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
-    warnings.showwarning = _show_warning
-    try:
-        with sigterm_as_interrupt():
-            app(prog_name="spfl")  # however it was started
-    except SpflError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_app(app)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spfl.cli.options import ConfigPath, DataDir, Out, Resume, check_resume, new_folder
+from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.signals import resumable
 
@@ -23,7 +23,9 @@ Overrides = Annotated[
 
 @flower_app.command("init")
 def init_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; letters, digits and hyphens.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder; letters, digits and hyphens.", parser=a_path)
+    ],
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
@@ -80,7 +82,9 @@ def run_command(
 
 @flower_app.command("keys")
 def keys_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for certificates and keys.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder for certificates and keys.", parser=a_path)
+    ],
     host: Annotated[
         list[str], typer.Option(metavar="HOST", help="Name or address under which nodes reach the server; may repeat.")
     ],

@@ -10,11 +10,25 @@ import typer
 
 from spfl.errors import ConfigError
 
-ConfigPath = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.")]
-DataDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.")
+
+def a_path(text: str | Path) -> Path:
+    """A path of the command line. Raises ConfigError for an empty one, which would be the working directory."""
+    if not str(text).strip():
+        raise ConfigError("a path must not be empty; write . for the folder you are in")
+    return Path(text)
+
+
+ConfigPath = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG.toml", help="Defaults when left out.", parser=a_path)
 ]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.", parser=a_path),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.", parser=a_path),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spfl.cli.options import ConfigPath
+from spfl.cli.options import ConfigPath, a_path
 from spfl.config.files import load_config
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def calibrate_command(
     blocks: Annotated[int, typer.Option(min=10, help="Blocks a point of a curve.")] = 200,
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of belief propagation.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bits and noise.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write.")] = Path("gap_table.json"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write.", parser=a_path)] = Path("gap_table.json"),
 ) -> None:
     """Simulate block error rates of LDPC-coded QAM and fit the SNR gap; needs the extra `sionna`.
 

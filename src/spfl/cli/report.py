@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from spfl.cli.options import a_path
+
 
 def report_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison or a sweep, finished or not.")
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of a run, a comparison or a sweep, finished or not.", parser=a_path),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Page to write; DIR/report.html when left out.")
+        Path | None, typer.Option(metavar="FILE", help="Page to write; DIR/report.html when left out.", parser=a_path)
     ] = None,
 ) -> None:
     """Write one HTML page with everything: it needs no network and no other file, so it can be sent by mail.
@@ -27,7 +30,10 @@ def report_command(
 
 def watch_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison, or a sweep that keeps its runs.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder of a run, a comparison, or a sweep that keeps its runs.", parser=a_path
+        ),
     ],
     every_s: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,

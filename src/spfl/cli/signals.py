@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import typer
+
+PATIENCE = 3  # the signal that is not waited for any more
+SIGNALS = {name: code for name, code in (("SIGINT", 130), ("SIGTERM", 143)) if hasattr(signal, name)}
 
 
 class Terminated(KeyboardInterrupt):
@@ -17,20 +22,47 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises `Terminated` in the main thread; elsewhere it is left as it is."""
+def signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM raises `Terminated` in the main thread, Ctrl-C KeyboardInterrupt, once.
+
+    The second only says so, so that what is being written is finished; the third ends the process at once, as if it
+    were killed: folders are whole then, too. In another thread than the main one, signals are left as they are.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise)
+    count = 0
+
+    def handle(number: int, _: Any) -> None:
+        nonlocal count
+        count += 1
+        name = signal.Signals(number).name
+        if os.getpid() != mine:  # a forked process that has not got to its own rules yet
+            os._exit(SIGNALS[name])
+        if count == 1:
+            raise Terminated if name == "SIGTERM" else KeyboardInterrupt
+        _say("ending, a moment; once more ends at once" if count < PATIENCE else "ended at once")
+        if count >= PATIENCE:
+            os._exit(SIGNALS[name])
+
+    mine = os.getpid()
+    before = {name: signal.signal(getattr(signal, name), handle) for name in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
-def _raise(*_: object) -> None:
-    raise Terminated
+def _say(text: str) -> None:
+    """By the system's own call: the streams may be in the middle of a word."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+def exit_code(stop: KeyboardInterrupt) -> tuple[str, int]:
+    """The word and the exit code of an end by signal."""
+    return ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
 
 
 @contextmanager
@@ -39,7 +71,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        word, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        word, code = exit_code(stop)
         what = f"; go on with --resume --out {folder}" if folder.exists() else " before the first round"
         print(f"{word}{what}", file=sys.stderr)
         raise typer.Exit(code) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spfl.cli.completion import complete_key
-from spfl.cli.options import DataDir, Out, check_resume, new_folder
+from spfl.cli.options import DataDir, Out, a_path, check_resume, new_folder
 from spfl.cli.signals import resumable
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def sweep_command(
-    sweep_path: Annotated[Path, typer.Argument(metavar="SWEEP.toml", help="Tables [base], [rates] and [[grid]].")],
+    sweep_path: Annotated[
+        Path, typer.Argument(metavar="SWEEP.toml", help="Tables [base], [rates] and [[grid]].", parser=a_path)
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key at every point.", autocompletion=complete_key),
@@ -76,9 +78,11 @@ def sweep_command(
 
 
 def figures_command(
-    folder: Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, with its results.parquet.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, with its results.parquet.", parser=a_path)
+    ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder; SWEEP_DIR/figures if left out.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder; SWEEP_DIR/figures if left out.", parser=a_path)
     ] = None,
     reference: Annotated[
         str | None,

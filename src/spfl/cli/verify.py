@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from spfl.cli.options import DataDir
+from spfl.cli.options import DataDir, a_path
 
 
 def verify_command(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder, finished or not.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder, finished or not.", parser=a_path)],
     data_dir: DataDir = None,
     workers: Annotated[int, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")] = 0,
     tolerance: Annotated[
