@@ -83,11 +83,15 @@ def refusal(error: BaseException) -> str | None:
 
 
 def _of_the_system(error: OSError, text: str) -> str:
-    place = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    place = " -> ".join(_short(str(name)) for name in (error.filename, error.filename2) if name is not None)
     reason = error.strerror or text or type(error).__name__
     if error.errno in (errno.EMFILE, errno.ENFILE):
         reason += "; raise the limit (ulimit -n)"
     return f"{place}: {reason}" if place else reason
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 160 else f"{name[:80]}...{name[-60:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

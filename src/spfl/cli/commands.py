@@ -206,8 +206,7 @@ def plot(
     from spfl.runs.results import read_curves, read_importance
 
     draws = importance_figure(read_importance(folders), title) if importance else None
-    save_figure(draws or accuracy_figure(read_curves(folders), title), out)
-    print(out)
+    print(save_figure(draws or accuracy_figure(read_curves(folders), title), out))
 
 
 @app.command()

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDEST = 10**5  # columns that no table needs
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -13,7 +20,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """
     from rich import box
     from rich.console import Console
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -24,10 +30,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(markup=False, highlight=False)
-    whole = console.options.update(width=10**6, max_width=10**6)
-    needs = Measurement.get(console, whole, table)
-    console.width = max(console.width, needs.minimum) if console.is_terminal else needs.maximum
-    console.print(table)
+    show(console, table)
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table at the width that it needs: see `print_table`."""
+    from rich.measure import Measurement
+
+    needs = Measurement.get(console, console.options.update(width=WIDEST, max_width=WIDEST), table)
+    if console.is_terminal:
+        console.width = max(console.width, needs.minimum)
+        console.print(table)
+        return
+    console.width = needs.maximum
+    with console.capture() as text:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()), file=console.file)
 
 
 def is_number(text: str) -> bool:

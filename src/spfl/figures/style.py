@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from spfl.errors import RunFolderError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 
 # Okabe and Ito's palette, told apart by the colour-blind; the dashes and markers tell them apart in grey as well.
@@ -70,13 +72,35 @@ def finish_accuracy_axes(axes: Axes, part: str = "Test") -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its suffix. Raises RunFolderError for a suffix matplotlib does not know."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure in the format of its suffix, PNG without one, and return the path of what was written.
+
+    Names in titles and legends are drawn as they are: a dollar sign begins no mathematics.
+    Raises RunFolderError for a folder, and for a suffix that matplotlib does not know.
+    """
+    _as_it_stands(figure)
     try:
-        figure.savefig(path)
+        if path.is_dir():
+            raise RunFolderError(f"figure {path} is a folder; name a file in it, such as {path / 'accuracy.png'}")
+        path = path if path.suffix else path.with_name(f"{path.name}.png")
+        drawn = BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn.getvalue())
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"figure {path} cannot be written: {error}") from None
+        raise RunFolderError(f"figure {path} cannot be written: {' '.join(str(error).split())}") from None
+    return path
+
+
+def _as_it_stands(figure: Figure) -> None:
+    """No mathematics in titles, legends and labels, whose names are a user's; ticks keep theirs."""
+    texts: list[Text] = list(figure.texts)
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        texts += [] if legend is None else [legend.get_title(), *legend.get_texts()]
+    for text in texts:
+        text.set_parse_math(False)
 
 
 LABELS = {

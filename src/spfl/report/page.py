@@ -34,7 +34,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     sections.append(_reproduction(folder, groups))
     path = out or folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, render(_title(folder, groups), _facts(groups), sections).encode())
+    write_atomically(path, render(_title(folder, groups), _facts(groups), sections).encode(errors="backslashreplace"))
     return path
 
 

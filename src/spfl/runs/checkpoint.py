@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.errors import RunFolderError
+from spfl.native import native
 from spfl.runs.folders import write_atomically
 from spfl.world.state import ServerState
 
@@ -60,7 +61,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> ServerState:
-    with safe_open(path, framework="np") as file:
+    with native(path) as name, safe_open(name, framework="np") as file:
         metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     version = metadata["version"]

@@ -85,12 +85,13 @@ def as_table(found: Sequence[Progress]) -> Table:
     """A row a run."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, caption="signs, moduli: packets received a round, mean of the last rounds")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("run", "state", "") else "right", no_wrap=True)
     for progress in found:
-        table.add_row(*_cells(progress))
+        table.add_row(*map(Text, _cells(progress)))  # a name in brackets is no markup
     return table
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,22 @@ def write_table(path: Path, table: pa.Table, **options: Any) -> None:
     write_atomically(path, content.getvalue())
 
 
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet file of a run folder, or some columns of it. Raises what opening a file raises, and pa.ArrowException."""
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=columns)
+
+
 def join_parts(folder: Path) -> None:
     """Make allocation.parquet of the parts, in row groups of bounded size."""
     parts = sorted(folder.glob(PARTS))
     temporary = folder / f"{ALLOCATION}.tmp"
-    with pq.ParquetWriter(temporary, pq.read_schema(parts[0]), compression="zstd") as writer:
-        for group in _grouped(map(pq.read_table, parts)):
-            writer.write_table(group)
-    with temporary.open("rb") as file:
+    schema = read_table(parts[0]).schema
+    with temporary.open("wb") as file:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in _grouped(map(read_table, parts)):
+                writer.write_table(group)
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / ALLOCATION)
 

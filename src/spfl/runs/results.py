@@ -17,7 +17,8 @@ from spfl.config.files import dotted
 from spfl.figures.curves import Curve, Importance, Progress
 from spfl.errors import RunFolderError
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
-from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, summarise
+from spfl.native import native
+from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, read_table, summarise
 from spfl.runs.jsons import Json
 from spfl.arrays import Floats
 from collections.abc import Iterable, Sequence
@@ -72,7 +73,10 @@ class Run:
     def weights(self) -> dict[str, NDArray[Any]] | None:
         """Final weights by tensor name; None for a run that is not finished."""
         path = self.folder / WEIGHTS
-        return load_file(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with native(path) as name:
+            return load_file(name)
 
     def plot(self) -> go.Figure:
         """Test accuracy against rounds, payload or time: an interactive plotly figure."""
@@ -96,13 +100,13 @@ class Run:
     def devices(self) -> dict[str, Any] | None:
         """Columns of devices.parquet, (device,) each; None for a run of a version that wrote none."""
         path = self.folder / DEVICES
-        return _columns(pq.read_table(path)) if path.is_file() else None
+        return _columns(read_table(path)) if path.is_file() else None
 
     @cached_property
     def allocation(self) -> dict[str, Any] | None:
         """Columns of the allocation table, a row a round and device; None before the first checkpoint."""
         paths = [path] if (path := self.folder / ALLOCATION).is_file() else sorted(self.folder.glob(PARTS))
-        return _columns(pa.concat_tables([pq.read_table(path) for path in paths])) if paths else None
+        return _columns(pa.concat_tables([read_table(path) for path in paths])) if paths else None
 
     def by_device(self, *names: str) -> dict[str, Floats]:
         """Means over the rounds in which a device took part, (device,); NaN for one that never did."""
@@ -258,7 +262,7 @@ def _importance(label: str, folders: Sequence[Path], groups: int) -> Importance:
     means = []
     for folder in folders:
         try:
-            table = pq.read_table(folder / ALLOCATION, columns=columns)
+            table = read_table(folder / ALLOCATION, columns)
         except (OSError, pa.ArrowInvalid) as error:
             raise RunFolderError(f"{folder / ALLOCATION} has no allocations by importance: {error}") from None
         rows = {name: table[name].to_numpy() for name in columns}

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -20,7 +19,8 @@ from spfl.data.dataset import Dataset
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.errors import RunFolderError
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, read_config, read_json
-from spfl.runs.metrics import ALLOCATION, METRICS, NOT_DIGESTED, allocation_rows, metrics, read_metrics, summarise
+from spfl.native import native
+from spfl.runs.metrics import ALLOCATION, METRICS, NOT_DIGESTED, allocation_rows, metrics, read_metrics, read_table, summarise
 from spfl.runs.jsons import Json, as_written
 from spfl.training import train
 from spfl.world.world import World
@@ -98,7 +98,7 @@ def _allocations(folder: Path) -> Iterator[pa.Table] | None:
     """The table of each round; None for a run that is not finished."""
     if not (folder / ALLOCATION).is_file():
         return None
-    table = pq.read_table(folder / ALLOCATION)
+    table = read_table(folder / ALLOCATION)
     starts = np.flatnonzero(np.diff(table["round"].to_numpy(), prepend=0)).tolist()
     return (table.slice(a, b - a) for a, b in zip(starts, [*starts[1:], len(table)], strict=True))
 
@@ -119,7 +119,8 @@ def _first_row(old: pa.Table | None, new: pa.RecordBatch, tolerance: float) -> s
 
 def _weights(folder: Path, world: World, server: ServerState | None, tolerance: float) -> str | None:
     try:
-        old = load_file(folder / WEIGHTS)
+        with native(folder / WEIGHTS) as name:
+            old = load_file(name)
     except (OSError, SafetensorError) as error:
         return f"{WEIGHTS} cannot be read: {error}"
     layout = world.layout

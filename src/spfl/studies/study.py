@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spfl.errors import RunFolderError
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import read_table
 from spfl.studies.tables import RATE, TABLE
 
 PARTITION, ALPHA = "data.partition", "data.dirichlet_alpha"
@@ -127,7 +127,7 @@ def read_study(folder: Path) -> Study:
     if not path.is_file():
         raise RunFolderError(f"{folder} holds no {TABLE}: it is not of a sweep, or of one that has not finished")
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
         swept = json.loads(table.schema.metadata[b"swept"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from None
