@@ -20,11 +20,11 @@ from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import figures_command, sweep_command
-from spfl.cli.tables import print_table
 from spfl.cli.verify import verify_command
 from spfl.config.files import load_config, to_toml
 from spfl.config.schema import Config
 from spfl.errors import ConfigError, RunFolderError
+from spfl.terminal import print_table
 from spfl.version import __version__
 
 if TYPE_CHECKING:

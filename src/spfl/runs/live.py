@@ -15,6 +15,7 @@ from spfl.runs.experiment import CONFIG, SUMMARY
 from spfl.runs.folders import in_use
 from spfl.runs.metrics import METRICS, read_metrics
 from spfl.runs.jsons import Json
+from spfl.terminal import show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,7 +122,7 @@ def watch(folder: Path, *, every_s: float = 1.0, once: bool = False) -> None:
     console = Console()
     found = [progress for progress in read_progress(folder) if progress.rounds]
     if once:
-        console.print(as_table(found))
+        show(console, as_table(found))
         return
     with Live(as_table(found), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while any(progress.state == "running" for progress in found):
