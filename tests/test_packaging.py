@@ -122,3 +122,14 @@ def test_a_changed_kernel_is_compiled_anew(tmp_path):
         file.write("# changed\n")
     assert kernels_digest(copy) != digest
     assert os.environ["NUMBA_CACHE_DIR"]
+
+
+def test_git_has_every_file_of_the_package_and_its_tests():
+    """A pattern of .gitignore without a slash hides folders of that name anywhere, from git, ruff and the build."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    ignored = subprocess.run(
+        ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "src/spfl", "tests"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert [name for name in ignored if "__pycache__" not in name] == []

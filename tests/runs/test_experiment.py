@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from small_runs import StoppedError, assert_same_run, make_config, snapshot, stop_at, stopped_run
 from spfl import training
 from spfl.config.files import load_config
-from spfl.config.schema import build_config
 from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.runs import checkpoint
 from spfl.runs.checkpoint import checkpoint_files, load_checkpoint, save_checkpoint
@@ -22,7 +22,7 @@ from spfl.runs.experiment import read_json, run_experiment
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import dump_json
 from spfl.runs.metrics import COSTS, RoundLog, read_metrics, summarise
-from small_runs import SETTINGS, StoppedError, assert_same_run, make_config, snapshot, stop_at, stopped_run
+
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):

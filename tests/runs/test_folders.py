@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from small_runs import assert_same_run, make_config
 from spfl.errors import RunFolderError
 from spfl.runs import folders
 from spfl.runs.experiment import run_experiment
 from spfl.runs.folders import LOCK, locked, write_atomically, writing
 from spfl.studies.runner import load_points, read_results, sweep
-from small_runs import assert_same_run, make_config
 
 ROUNDS = {"training__rounds": 12, "training__eval_every": 12}
 HOLD = """

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from small_runs import make_config, snapshot, stopped_run
 from spfl.cli import verify as cli_verify
 from spfl.errors import RunFolderError
 from spfl.runs.experiment import run_experiment
 from spfl.runs.verification import verify
-from small_runs import make_config, snapshot, stopped_run
 
 
 @pytest.fixture(scope="module")

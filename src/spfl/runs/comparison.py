@@ -10,12 +10,12 @@ from pathlib import Path
 from spfl.config.schema import Config, build_config
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
+from spfl.figures.curves import accuracy_figure
+from spfl.figures.style import save_figure
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
 from spfl.runs.folders import locked, write_atomically, writing
-from spfl.figures.curves import accuracy_figure
-from spfl.runs.results import read_curves
-from spfl.figures.style import save_figure
 from spfl.runs.jsons import Json, dump_json
+from spfl.runs.results import read_curves
 from spfl.world.world import World
 
 TABLE_JSON, TABLE_MD, FIGURE = "table.json", "table.md", "accuracy.png"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spfl.version import __version__
 from spfl.data.dataset import DATA_DIR_ENV, Dataset
+from spfl.version import __version__
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "pyarrow")
 

@@ -25,20 +25,30 @@ from typing import Any, Literal
 from safetensors.numpy import save
 
 from spfl import training
-from spfl.runs.checkpoint import PATTERN, load_checkpoint, save_checkpoint
-from spfl.config.schema import NO_EFFECT, Config
 from spfl.config.files import dotted, load_config, to_toml
+from spfl.config.schema import NO_EFFECT, Config
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data.dataset import Dataset
-from spfl.runs.environment import describe_environment, fingerprint
 from spfl.errors import ConfigError, RunFolderError
+from spfl.runs.checkpoint import PATTERN, load_checkpoint, save_checkpoint
+from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.folders import LOCK, locked, write_atomically, writing
-from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, RoundLog, join_parts, read_metrics, summarise, write_devices
 from spfl.runs.jsons import Json, dump_json
-from spfl.world.torch_device import device_name
+from spfl.runs.metrics import (
+    ALLOCATION,
+    DEVICES,
+    METRICS,
+    PARTS,
+    RoundLog,
+    join_parts,
+    read_metrics,
+    summarise,
+    write_devices,
+)
 from spfl.training import RoundRecord
-from spfl.world.world import World
 from spfl.world.state import ServerState
+from spfl.world.torch_device import device_name
+from spfl.world.world import World
 
 Existing = Literal["refuse", "overwrite", "resume"]
 Rounds = Callable[[Config, Dataset, ServerState | None], Iterator[RoundRecord]]

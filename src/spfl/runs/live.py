@@ -13,8 +13,8 @@ from spfl.config.files import load_config
 from spfl.errors import RunFolderError
 from spfl.runs.experiment import CONFIG, SUMMARY
 from spfl.runs.folders import in_use
-from spfl.runs.metrics import METRICS, read_metrics
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import METRICS, read_metrics
 from spfl.terminal import show
 
 if TYPE_CHECKING:

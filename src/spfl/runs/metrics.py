@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
-from spfl.runs.folders import write_atomically
 from spfl.rng import SETUP_ROUND
+from spfl.runs.folders import write_atomically
+from spfl.runs.jsons import Json, dump_json
 from spfl.training import RoundRecord
 from spfl.world.world import World
-from spfl.runs.jsons import Json, dump_json
 
 COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
 MOST_ROWS = 10_000

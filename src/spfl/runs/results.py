@@ -1,45 +1,31 @@
 """Runs read back from their folders, grouped by configuration, and what they add up to."""
 
 from __future__ import annotations
+
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from spfl.config.schema import NO_EFFECT, Config
-from spfl.config.files import dotted
-from spfl.figures.curves import Curve, Importance, Progress
-from spfl.errors import RunFolderError
-from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
-from spfl.native import native
-from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, read_table, summarise
-from spfl.runs.jsons import Json
+
 from spfl.arrays import Floats
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from spfl.config.schema import NO_EFFECT
+from spfl.config.files import dotted
+from spfl.config.schema import NO_EFFECT, Config
 from spfl.errors import RunFolderError
-from spfl.runs.experiment import flatten, read_config
-from spfl.runs.metrics import ALLOCATION, read_metrics
-from spfl.figures.style import MARKS, draw_line, finish_accuracy_axes
+from spfl.figures.curves import Curve, Importance, Progress
+from spfl.native import native
+from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
+from spfl.runs.jsons import Json
+from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, read_table, summarise
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 
 Value = Callable[[Json], float | None]

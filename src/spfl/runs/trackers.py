@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from spfl.config.schema import Config
 from spfl.config.files import dotted
+from spfl.config.schema import Config
 from spfl.errors import ConfigError, did_you_mean
 from spfl.runs.experiment import flatten
 from spfl.runs.jsons import Json

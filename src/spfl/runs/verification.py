@@ -16,15 +16,24 @@ from safetensors.numpy import load_file
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
-from spfl.runs.environment import describe_environment, fingerprint
 from spfl.errors import RunFolderError
-from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, read_config, read_json
 from spfl.native import native
-from spfl.runs.metrics import ALLOCATION, METRICS, NOT_DIGESTED, allocation_rows, metrics, read_metrics, read_table, summarise
+from spfl.runs.environment import describe_environment, fingerprint
+from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, read_config, read_json
 from spfl.runs.jsons import Json, as_written
+from spfl.runs.metrics import (
+    ALLOCATION,
+    METRICS,
+    NOT_DIGESTED,
+    allocation_rows,
+    metrics,
+    read_metrics,
+    read_table,
+    summarise,
+)
 from spfl.training import train
-from spfl.world.world import World
 from spfl.world.state import ServerState
+from spfl.world.world import World
 
 
 @dataclass(frozen=True)
