@@ -55,7 +55,8 @@ def traffic(layout: Layout, devices: int, one_exchange: bool = False) -> Traffic
     rng = np.random.default_rng(1)
     uploads = [_upload(world, rng.standard_normal(layout.size, np.float32), device) for device in range(devices)]
     weights = protocol.weights_record(rng.standard_normal(layout.size, np.float32))
-    down = [protocol.task_content(1, range(devices), weights, {}, one_exchange)]
+    task = protocol.Task(1, tuple(range(devices)), np.zeros(0, np.float32), {}, one_exchange)
+    down = [protocol.task_content(task, weights)]
     up = [protocol.report_content(1, uploads)]
     packets = protocol.packets_record(uploads, world)
     if one_exchange:

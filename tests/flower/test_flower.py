@@ -51,6 +51,11 @@ def run(config, digits, nodes=2, grid=InProcessGrid, **engine):
     return strategy, list(strategy.rounds(grid))
 
 
+def task(round_, devices, weights):
+    note = protocol.Task(round_, tuple(devices), np.zeros(0, np.float32), {}, one_exchange=False)
+    return protocol.task_content(note, weights)
+
+
 def told(record):
     return {key: value for key, value in metrics(record).items() if key != "seconds"}
 
@@ -409,7 +414,7 @@ def test_too_few_nodes_are_one_clear_error(small_config, digits):
         ({"partition": 0}, "partition-id 0 is held by node 1"),
         ({"partitions": 4}, "num-partitions must be 3 as at node 1, got 4"),
         ({"partition": 3}, "partition-id must be in 0..num-partitions - 1, got 3 of 3"),
-        ({"experiment": "layout 00, data digits of CRC 00"}, "another network or other data: layout 00"),
+        ({"identity": protocol.Identity("00", "digits of CRC 00")}, "its network is another: 00, the run's is"),
     ],
 )
 def test_a_node_out_of_place_is_refused(answer, what, small_config, digits):
@@ -517,7 +522,7 @@ def small_grid(small_config):
 def test_a_node_refuses_devices_that_are_not_its_own(small_grid, small_config, digits):
     world = World.build(small_config(), digits)
     weights = protocol.weights_record(world.start().weights)
-    reply = ask(small_grid, protocol.task_content(1, [0, 1], weights, {}, False))
+    reply = ask(small_grid, task(1, [0, 1], weights))
     assert "devices (0, 1) are not all of this node" in reply.error.reason
 
 
@@ -527,7 +532,7 @@ def test_a_node_has_no_packets_of_a_round_it_was_not_asked_for(small_grid, small
     grant = protocol.grant_content(1, [0], record.allocation, [0])
     assert "record 'upload' must be ConfigRecord" in ask(small_grid, grant, UPLOAD).error.reason
     weights = protocol.weights_record(world.start().weights)
-    assert ask(small_grid, protocol.task_content(1, [0, 2], weights, {}, False)).has_content()
+    assert ask(small_grid, task(1, [0, 2], weights)).has_content()
     other = protocol.grant_content(2, [0, 2], record.allocation, [0, 2])
     assert "round must be 2, got 1" in ask(small_grid, other, UPLOAD).error.reason
     right = protocol.grant_content(1, [0, 2], record.allocation, [0, 2])

@@ -52,6 +52,13 @@ def run_command(
         ),
     ] = "inprocess",
     nodes: Annotated[int, typer.Option(help="Nodes; node p of P holds the devices k with k mod P = p.")] = 2,
+    node_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="With data.source = node: each node's own data, a folder or module:function; sets --nodes.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     out: Out = None,
     resume: Resume = False,
@@ -60,6 +67,7 @@ def run_command(
     """Train once, as `spfl run` does and with the same numbers, on the nodes of a Flower federation.
 
     Example: `spfl flower run configs/demo.toml --engine deploy --nodes 2 --set training.rounds=3`
+    With `data.source = "node"` each node brings its own: `spfl flower run mine.toml --node-data /data/a,/data/b`
     """
     check_resume(resume, out)
     from spfl.flower.engines import run_flower
@@ -72,12 +80,17 @@ def run_command(
     data = str(data_dir.resolve()) if data_dir else settings.flower.data_dir
     changes = {"out": str(folder), "resume": resume, "data_dir": data}
     settings = settings.model_copy(update={"flower": settings.flower.model_copy(update=changes)})
+    sources = node_data.split(",") if node_data else []
+    nodes = len(sources) or nodes
     with resumable(folder), progress_bars() as bar:
-        summary = run_flower(settings, engine, nodes, bar(f"{scheme} on {nodes} nodes", settings.training.rounds))
+        advance = bar(f"{scheme} on {nodes} nodes", settings.training.rounds)
+        summary = run_flower(settings, engine, nodes, advance, sources)
     if as_json:
         print(dump_json(summary | {"folder": str(folder)}, indent=2))
     else:
-        print(f"{scheme}, seed {seed}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
+        accuracy = summary["accuracy_final"]
+        shown = "unknown" if accuracy is None else f"{accuracy:.2%}"
+        print(f"{scheme}, seed {seed}: test accuracy {shown}, {folder}")
 
 
 @flower_app.command("keys")

@@ -24,6 +24,26 @@ class DataConfig(Section):
         description="The dataset: digits, cifar10, mnist, fashion_mnist, a Hugging Face id (owner/name), or the path "
         "of a folder.",
     )
+    source: Literal["partition", "node"] = Field(
+        "partition",
+        description="Whose the data are: one data set that is dealt to the devices (partition), or each node's own, "
+        "which stay there (node; docs/deploy.md).",
+    )
+    shape: tuple[int, int, int] | None = Field(
+        None, description="Channels, height and width of every node's images (source = node)."
+    )
+    classes: int | None = Field(None, ge=2, le=10**6, description="Number of classes (source = node).")
+    class_names: tuple[str, ...] | None = Field(
+        None, description="Names of nodes' class folders, in the order of the labels; 0, 1, ... when absent."
+    )
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="Mean grey level (0 to 255) of each channel, by which nodes normalise; found from sums that the "
+        "nodes tell when absent (source = node).",
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="Standard deviation of the grey level of each channel; goes with mean (source = node)."
+    )
     devices: int = Field(20, ge=1, le=10**9, description="Number of devices K in the cell.")
     cohort_size: int | None = Field(
         None, ge=1, le=10**6, description="Devices drawn at random to take part in a round; all of them when absent."
@@ -64,6 +84,31 @@ class DataConfig(Section):
         description="Images are averaged over blocks of this many pixels squared, for quick studies; 1 leaves them as"
         " they are.",
     )
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> DataConfig:
+        if self.source == "node":
+            return self._node_data_told()
+        for key in ("shape", "classes", "class_names", "mean", "std"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} has an effect with source = node only, got {getattr(self, key)}")
+        return self
+
+    def _node_data_told(self) -> DataConfig:
+        if self.shape is None or self.classes is None:
+            raise ValueError("source = node needs shape (channels, height, width) and classes")
+        if min(self.shape) < 1:
+            raise ValueError(f"shape must be three numbers >= 1, got {list(self.shape)}")
+        if self.class_names is not None and len(set(self.class_names)) != self.classes:
+            raise ValueError(f"class_names must be {self.classes} different names, got {list(self.class_names)}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std must be given together")
+        for key, values, least in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+            if values is not None and (len(values) != self.shape[0] or not all(least <= v <= 255 for v in values)):
+                raise ValueError(f"{key} must be {self.shape[0]} numbers in {least:g}..255, got {list(values)}")
+        if self.pool > 1:
+            raise ValueError(f"pool must be 1 with source = node, got {self.pool}")
+        return self
 
 
 class ModelConfig(Section):

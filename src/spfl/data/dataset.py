@@ -52,12 +52,7 @@ class Dataset:
 
     @cached_property
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """From histograms of grey levels: whole numbers, whose sums do not depend on the number of threads."""
-        levels = torch.arange(256)
-        counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in self.train_images.unbind(1)])
-        size = counts.sum(1).double()
-        mean, square = (counts * levels).sum(1) / size, (counts * levels.square()).sum(1) / size
-        return mean, (square - mean.square()).clamp_min(0).sqrt()
+        return moments_of(*grey_sums(self.train_images))
 
     @property
     def mean(self) -> torch.Tensor:
@@ -95,6 +90,23 @@ class Dataset:
         test, train = order[:held_out].sort().values, order[held_out:].sort().values
         images, labels = self.train_images, self.train_labels
         return Dataset(self.name, images[train], labels[train], images[test], labels[test], self.classes)
+
+
+def grey_sums(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels, sum and sum of squares of the grey levels of each channel, int64 (channels,).
+
+    From histograms: whole numbers, whose sums depend neither on the number of threads nor on who holds which image.
+    """
+    levels = torch.arange(256)
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+    return counts.sum(1), (counts * levels).sum(1), (counts * levels.square()).sum(1)
+
+
+def moments_of(pixels: torch.Tensor, total: torch.Tensor, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel, float64 (channels,), from `grey_sums`."""
+    size = pixels.double()
+    mean, mean_square = total / size, square / size
+    return mean, (mean_square - mean.square()).clamp_min(0).sqrt()
 
 
 def _pool(images: torch.Tensor, factor: int) -> torch.Tensor:
@@ -182,19 +194,20 @@ def _folder_source(name: str, folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(f"dataset folder {folder} does not exist. {_how_to_get('NAME')}")
     files = sorted(folder.glob("*.parquet"))
-    train = _of_split(files, "train") or _idx_pair(folder, "train")
-    test = _of_split(files, "test") or _of_split(files, "validation") or _idx_pair(folder, "t10k")
+    train = of_split(files, "train") or idx_pair(folder, "train")
+    test = of_split(files, "test") or of_split(files, "validation") or idx_pair(folder, "t10k")
     if not (train and test):
         found = ", ".join(path.name for path in files) or "no *.parquet file"
         raise DataError(f"dataset folder {folder} must hold train-*.parquet and test-*.parquet, found {found}")
     return Source(name, str(folder.resolve()), train, test)
 
 
-def _of_split(files: Sequence[Path], split: str) -> list[Path]:
+def of_split(files: Sequence[Path], split: str) -> list[Path]:
+    """The files of a split, by their names."""
     return [path for path in files if re.search(rf"(^|[-_.]){split}[-_.]", path.name)]
 
 
-def _idx_pair(folder: Path, split: str) -> list[Path]:
+def idx_pair(folder: Path, split: str) -> list[Path]:
     """The images and the labels of a split in the MNIST family's own format; nothing unless both are there."""
     found = [next(iter(sorted(folder.glob(f"{split}-{kind}-ubyte*"))), None) for kind in ("images-idx3", "labels-idx1")]
     return [path for path in found if path is not None] if None not in found else []

@@ -36,14 +36,14 @@ def decode(source: Source) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
 
     Every image must look like the first one of the train split. Raises DataError, which names the file, otherwise.
     """
-    train, form = _read_split(source.train, None)
-    test, form = _read_split(source.test, form)
+    train, form = read_split(source.train, None)
+    test, form = read_split(source.test, form)
     classes = max((table.classes for table in train), default=0) or 1 + max(int(t.labels.max()) for t in train)
     for table in [*train, *test]:
         low, high = int(table.labels.min()), int(table.labels.max())
         if low < 0 or high >= classes:
             raise DataError(f"{table.file}: label must lie in 0..{classes - 1}, got {low if low < 0 else high}")
-    return *_join(train), *_join(test), classes
+    return *join(train), *join(test), classes
 
 
 class _Decoded(NamedTuple):
@@ -56,11 +56,13 @@ class _Decoded(NamedTuple):
 Form = tuple[str, tuple[int, int]]  # Pillow's mode and (width, height)
 
 
-def _join(tables: Sequence[_Decoded]) -> tuple[torch.Tensor, torch.Tensor]:
+def join(tables: Sequence[_Decoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 (n, channels, height, width) and labels (n,) of all tables."""
     return torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables])
 
 
-def _read_split(files: Sequence[Path], form: Form | None) -> tuple[list[_Decoded], Form]:
+def read_split(files: Sequence[Path], form: Form | None) -> tuple[list[_Decoded], Form]:
+    """The tables of a split, and the form of its images, which must be `form` if that is given. Raises DataError."""
     if _is_idx(files[0]):
         return _read_idx_split(files[0], files[1], form)
     tables = []
@@ -116,7 +118,7 @@ def _count_classes(table: Any, label: str) -> int:
 def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Tensor, Form]:
     images: NDArray[np.uint8] | None = None
     for row, cell in enumerate(column):
-        pixels, found = _decode_image(file, row, cell.as_py())
+        pixels, found = decode_image(file, row, cell.as_py())
         form = form or found
         if found != form:
             raise DataError(f"{file}: row {row} is {_describe(found)}, the first image is {_describe(form)}")
@@ -130,7 +132,8 @@ def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Te
     return channels_last.permute(0, 3, 1, 2).contiguous(), form
 
 
-def _decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Form]:
+def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Form]:
+    """The pixels of an image, bytes or a path, and its form. Raises DataError."""
     from PIL import Image
 
     try:

@@ -44,8 +44,9 @@ class Federation:
     `simulation` takes Ray actors for nodes. Raises FlowerError when anything does not start within a minute.
     """
 
-    def __init__(self, home: Path, nodes: int, *, simulation: bool = False) -> None:
+    def __init__(self, home: Path, nodes: int, *, simulation: bool = False, node_data: Sequence[str] = ()) -> None:
         self.home, self.nodes, self.simulation = home.resolve(), nodes, simulation
+        self.node_data = node_data
         self.address = f"{HOST}:{free_port()}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._credentials = self.home / "credentials"
@@ -141,7 +142,11 @@ class Federation:
         """Register the key of node `node`, and start its SuperNode."""
         secret = self._credentials / node_key(node)
         self._flwr("supernode", "register", f"{secret}.pub", CONNECTION, "--format", "json")
-        self.spawn_node(f"node-{node}", secret, f"partition-id={node} num-partitions={self.nodes}")
+        self.spawn_node(f"node-{node}", secret, self._node_config(node))
+
+    def _node_config(self, node: int) -> str:
+        own = f" data='{self.node_data[node]}'" if self.node_data else ""
+        return f"partition-id={node} num-partitions={self.nodes}{own}"
 
     def spawn_node(self, name: str, secret: Path, node_config: str) -> None:
         """Start a SuperNode with a private key, whether the SuperLink knows it or not."""

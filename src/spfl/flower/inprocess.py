@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -20,16 +20,19 @@ FAILED = 1  # Flower's code of an error that an app raised is not public; any bu
 class InProcessGrid(Grid):
     """`nodes` nodes that run `app`; node ids start at 1, so that node p + 1 is partition p.
 
+    `node_data` says what data of its own each node brings: a folder, or `module:function`.
     An app that raises gives an error reply, as in a deployment. Not meant for several threads.
     """
 
-    def __init__(self, app: ClientApp, run_config: Mapping[str, Scalar], nodes: int) -> None:
+    def __init__(
+        self, app: ClientApp, run_config: Mapping[str, Scalar], nodes: int, node_data: Sequence[str] = ()
+    ) -> None:
         self.app = app
         self._contexts = {
             partition + 1: Context(
                 RUN_ID,
                 partition + 1,
-                {"partition-id": partition, "num-partitions": nodes},
+                {"partition-id": partition, "num-partitions": nodes} | own_data(node_data, partition),
                 RecordDict(),
                 dict(run_config),
             )
@@ -76,3 +79,8 @@ class InProcessGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))
+
+
+def own_data(node_data: Sequence[str], node: int) -> dict[str, Scalar]:
+    """What the node config of a node says of its own data; nothing when there are none."""
+    return {"data": node_data[node]} if node_data else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR, last_key, residual_key
+from spfl.config.schema import DataConfig
+from spfl.data.node_data import GreySums, Moments
 from spfl.errors import PacketError
 from spfl.packets.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
@@ -30,6 +32,8 @@ from spfl.world.world import World
 RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
 NUMBERS = ("loss", "v2", "vbar2", "v_vbar", "delta2")
 SHARES = ("beta", "alpha", "rho")
+HELLO_NUMBERS = ("partition", "partitions", "samples", "test_samples")
+MOST_REASON = 500  # characters of a node's reason that go into the log
 MOST_SAMPLES = 2**53  # whole numbers above are not exact in float64
 Record = TypeVar("Record", ArrayRecord, ConfigRecord)
 
@@ -46,6 +50,7 @@ class Task:
     weights: Vector
     memory: State
     one_exchange: bool
+    moments: Moments | None = None
 
 
 def weights_record(weights: Vector) -> ArrayRecord:
@@ -61,13 +66,29 @@ def read_weights(record: ArrayRecord, dim: int) -> Vector:
     return weights
 
 
-def task_content(
-    round_: int, devices: Sequence[int], weights: ArrayRecord, memory: State, one_exchange: bool
-) -> RecordDict:
-    """The content of a `train` message, which `read_task` reads; all nodes share `weights`."""
-    note = ConfigRecord({"round": round_, "devices": list(devices), "one_exchange": one_exchange})
-    arrays = ArrayRecord({name: _raw(array) for name, array in memory.items()})
-    return RecordDict({"task": note, "weights": weights, "memory": arrays})
+def task_content(task: Task, weights: ArrayRecord) -> RecordDict:
+    """The content of a `train` message, which `read_task` reads; all nodes share the record `weights`."""
+    note = ConfigRecord({"round": task.round_, "devices": list(task.devices), "one_exchange": task.one_exchange})
+    arrays = ArrayRecord({name: _raw(array) for name, array in task.memory.items()})
+    content = RecordDict({"task": note, "weights": weights, "memory": arrays})
+    return _with_moments(content, task.moments)
+
+
+def _with_moments(content: RecordDict, moments: Moments | None) -> RecordDict:
+    if moments is not None:
+        content["moments"] = ConfigRecord({"mean": list(moments[0]), "std": list(moments[1])})
+    return content
+
+
+def read_moments(content: RecordDict, config: DataConfig) -> Moments | None:
+    """The normalisation of own data that the server tells; None where it is not needed. Raises PacketError."""
+    if config.source == "partition":
+        return None
+    note, channels = _record(content, "moments", ConfigRecord), (config.shape or (0,))[0]
+    mean, std = (tuple(_value(note, name, list)) for name in ("mean", "std"))
+    if not all(len(v) == channels and all(type(x) is float and 0 <= x <= 255 for x in v) for v in (mean, std)):
+        raise PacketError(f"moments must be {channels} numbers in 0..255, got {mean} and {std}")
+    return mean, std
 
 
 def read_task(content: RecordDict, world: World) -> Task:
@@ -80,6 +101,7 @@ def read_task(content: RecordDict, world: World) -> Task:
         read_weights(_record(content, "weights", ArrayRecord), dim),
         {name: _array(memory, name, np.float32, tuple(memory[name].shape)) for name in memory},
         _value(note, "one_exchange", bool),
+        read_moments(content, world.config.data),
     )
 
 
@@ -103,34 +125,108 @@ def read_grant(content: RecordDict) -> tuple[int, tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class Hello:
-    """What a node says of itself: its partition, and the experiment that it takes part in.
+class Identity:
+    """What all parties of a run must agree upon: the network's layout, the data or their form, and own code."""
 
-    `experiment` tells layouts and data apart, `versions` the software: other versions may round otherwise.
+    network: str
+    data: str
+    code: str = ""
+
+
+def identity_of(world: World, code: str = "") -> Identity:
+    """What a party takes the experiment to be; `code` is a digest of modules that it was brought."""
+    if world.config.data.source == "node":
+        data = f"own, {' x '.join(map(str, world.dataset.shape))}, {world.dataset.classes} classes"
+    else:
+        data = "{name} of CRC {crc32}".format(**fingerprint(world.dataset))
+    return Identity(world.layout.digest.hex(), data, code)
+
+
+NOT_TOLD = -1  # a partition that is left to the server
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a node says of itself: its partition, the experiment it takes part in, and of own data how many it has.
+
+    `versions` is of the software: other versions may round otherwise. `sums` are of grey levels, where the run needs
+    them for its normalisation; nothing else of own data is told.
     """
 
     partition: int
     partitions: int
-    experiment: str
+    identity: Identity
     versions: str
-
-
-def experiment_of(world: World) -> str:
-    """The network's layout, and a checksum of the data: what all nodes must agree upon."""
-    data = fingerprint(world.dataset)
-    return f"layout {world.layout.digest.hex()}, data {data['name']} of CRC {data['crc32']}"
+    samples: int = 0
+    test_samples: int = 0
+    sums: GreySums | None = None
 
 
 def hello_content(hello: Hello) -> RecordDict:
     """A node's answer to `query`."""
-    return RecordDict({"hello": ConfigRecord(asdict(hello))})
+    note: dict[str, Any] = {name: getattr(hello, name) for name in HELLO_NUMBERS} | asdict(hello.identity)
+    content = RecordDict({"hello": ConfigRecord(note | {"versions": hello.versions})})
+    if hello.sums is not None:
+        content["sums"] = ConfigRecord({name: list(values) for name, values in hello.sums._asdict().items()})
+    return content
+
+
+def refusal_content(reason: str) -> RecordDict:
+    """A node's answer to `query` when it cannot take part; the server's log has the reason."""
+    return RecordDict({"refusal": ConfigRecord({"reason": reason})})
 
 
 def read_hello(content: RecordDict) -> Hello:
-    """Raises PacketError."""
+    """Raises PacketError, also with the node's own reason not to take part."""
+    refusal = content.get("refusal")
+    if isinstance(refusal, ConfigRecord):
+        raise PacketError(_value(refusal, "reason", str)[:MOST_REASON])
     note = _record(content, "hello", ConfigRecord)
-    partition, partitions = _value(note, "partition", int), _value(note, "partitions", int)
-    return Hello(partition, partitions, _value(note, "experiment", str), _value(note, "versions", str))
+    identity = Identity(*(_value(note, field.name, str) for field in fields(Identity)))
+    numbers = {name: _value(note, name, int) for name in HELLO_NUMBERS}
+    if not all(0 <= numbers[name] < MOST_SAMPLES for name in ("samples", "test_samples")):
+        raise PacketError("samples and test_samples must be whole numbers in 0..2^53 - 1")
+    sums = content.get("sums")
+    told = _read_sums(sums, numbers["samples"]) if isinstance(sums, ConfigRecord) else None
+    return Hello(identity=identity, versions=_value(note, "versions", str), sums=told, **numbers)
+
+
+def _read_sums(note: ConfigRecord, samples: int) -> GreySums:
+    """Sums that images can have: levels are 0 to 255, and a square sum is at least that of equal levels."""
+    sums = GreySums(*(tuple(_integers(note, name)) for name in GreySums._fields))
+    rows = list(zip(*sums, strict=False))
+    possible = all(
+        pixels >= samples and 0 <= total <= 255 * pixels and total * total <= square * pixels <= 255 * total * pixels
+        for pixels, total, square in rows
+    )
+    if len({len(values) for values in sums}) != 1 or not rows or not possible:
+        raise PacketError("sums of grey levels are none that images have")
+    return sums
+
+
+def evaluation_content(round_: int, weights: ArrayRecord, moments: Moments | None) -> RecordDict:
+    """The content of an `evaluate` message."""
+    return _with_moments(RecordDict({"task": ConfigRecord({"round": round_}), "weights": weights}), moments)
+
+
+def read_evaluation(content: RecordDict, world: World) -> Vector:
+    """The weights (dim,) that are to be evaluated. Raises PacketError."""
+    return read_weights(_record(content, "weights", ArrayRecord), world.layout.size)
+
+
+def score_content(loss: float, accuracy: float, count: int) -> RecordDict:
+    """A node's answer to `evaluate`."""
+    return RecordDict({"score": ConfigRecord({"loss": loss, "accuracy": accuracy, "count": count})})
+
+
+def read_score(content: RecordDict, count: int) -> tuple[float, float, int]:
+    """Mean loss, accuracy and number of a node's test images. Raises PacketError for what none can be."""
+    note = _record(content, "score", ConfigRecord)
+    loss, accuracy = _value(note, "loss", float), _value(note, "accuracy", float)
+    _expect("count", count, _value(note, "count", int))
+    if not (math.isfinite(loss) and loss >= 0 and 0 <= accuracy <= 1):
+        raise PacketError(f"loss must be finite and >= 0 and accuracy in [0, 1], got {loss} and {accuracy}")
+    return loss, accuracy, count
 
 
 # --- the node answers ------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 Node p of P (`partition-id`, `num-partitions` in its node config) holds the devices k with k mod P = p. Flower's node
 ids are random numbers, and the list of nodes is empty at first and changes; so the server asks each new node who it is.
+With `data.source = "node"` each node is one device, whose number stays with the node's id, and so with its key.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -16,10 +17,12 @@ from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from spfl.errors import ConfigError, PacketError
-from spfl.flower.protocol import Hello, read_hello
+from spfl.flower.protocol import NOT_TOLD, Hello, Identity, read_hello
 
 POLL_S = 1.0
 HELLO_S = 600.0  # then the question expires, and is asked again
+AGAIN_S = 30.0  # a refused node is asked again, for it may have been repaired: each question costs it a process
+GRACE_S = 5.0  # for nodes that are a little late, when all that are there were refused
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,39 @@ class Place:
         return tuple(device for device in cohort if device % self.partitions == self.partition)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What nodes must agree upon with the server, and what they should; with own data, the number of devices.
+
+    `owners` tells which node holds which device of own data, also of nodes that are away; it grows as nodes come.
+    """
+
+    identity: Identity
+    versions: str
+    own_devices: int = 0
+    owners: dict[int, int] = field(default_factory=dict)
+
+
 class Roster:
-    """The nodes that take part, by node id. `experiment` is what they must agree upon, `versions` what they should.
+    """The nodes that take part, by node id.
 
     A new node is asked who it is, and takes part once it has answered: nobody waits for it. Raises nothing later on.
     """
 
-    def __init__(self, grid: Grid, experiment: str, versions: str) -> None:
-        self._grid, self._experiment, self._versions = grid, experiment, versions
+    def __init__(self, grid: Grid, wanted: Wanted) -> None:
+        self._grid, self._wanted = grid, wanted
         self._places: dict[int, Place] = {}
         self._asked: dict[str, int] = {}  # message id -> node, of questions without an answer
-        self._refused: set[int] = set()
+        self._refused: dict[int, float] = {}  # node -> when
+        self._reasons: dict[int, str] = {}  # of nodes that are or were refused
         self._online: set[int] = set()
+        self.hellos: dict[int, Hello] = {}  # device or partition -> what its node told
 
     def refresh(self) -> list[tuple[int, str]]:
-        """Look who is there, ask the new ones, read what was answered. Returns the nodes refused, and why."""
-        self._online = set(self._grid.get_node_ids())
-        new = self._online - self._places.keys() - self._refused - set(self._asked.values())
+        """Look who is there, ask the new ones, read what was answered. Returns the nodes refused anew, and why."""
+        self._online, now = set(self._grid.get_node_ids()), time.monotonic()
+        self._refused = {n: t for n, t in self._refused.items() if n in self._online and now - t < AGAIN_S}
+        new = self._online - self._places.keys() - self._refused.keys() - set(self._asked.values())
         messages = [_question(node) for node in sorted(new)]
         if messages:
             self._asked |= dict(zip(self._grid.push_messages(messages), sorted(new), strict=True))
@@ -72,13 +91,33 @@ class Roster:
             try:
                 self._admit(node, read_hello(reply.content))
             except (PacketError, ConfigError) as error:
-                self._refused.add(node)
-                refused.append((node, str(error)))
+                self._refused[node] = time.monotonic()
+                if self._reasons.get(node) != str(error):
+                    log(WARNING, "node %s is refused: %s", node, error)
+                    refused.append((node, str(error)))
+                self._reasons[node] = str(error)
         return refused
 
     def _admit(self, node: int, hello: Hello) -> None:
-        if hello.experiment != self._experiment:
-            raise PacketError(f"node has another network or other data: {hello.experiment}, not {self._experiment}")
+        self._check_identity(hello.identity)
+        place = self._own_place(node, hello) if self._wanted.own_devices else self._place(hello)
+        if hello.versions != self._wanted.versions:
+            log(WARNING, "node %s has %s, the server %s: bits may differ", node, hello.versions, self._wanted.versions)
+        self._places = {other: known for other, known in self._places.items() if known != place}  # it was restarted
+        self._places[node] = place
+        self._reasons.pop(node, None)
+        self.hellos[place.partition] = hello
+        what = f"partition {place.partition} of {place.partitions}"
+        log(INFO, "node %s holds %s", node, f"device {place.partition}" if self._wanted.own_devices else what)
+
+    def _check_identity(self, identity: Identity) -> None:
+        wanted = self._wanted.identity
+        for part in fields(Identity):
+            here, there = getattr(wanted, part.name), getattr(identity, part.name)
+            if here != there:
+                raise PacketError(f"its {part.name} is another: {there or 'none'}, the run's is {here or 'none'}")
+
+    def _place(self, hello: Hello) -> Place:
         place = Place(hello.partition, hello.partitions)
         for other, known in self._places.items():
             if known.partitions != place.partitions:
@@ -87,28 +126,57 @@ class Roster:
                 )
             if known == place and other in self._online:
                 raise PacketError(f"partition-id {place.partition} is held by node {other}")
-        if hello.versions != self._versions:
-            log(WARNING, "node %s has %s, the server %s: bits may differ", node, hello.versions, self._versions)
-        self._places = {other: known for other, known in self._places.items() if known != place}  # it was restarted
-        self._places[node] = place
-        log(INFO, "node %s holds partition %s of %s", node, place.partition, place.partitions)
+        return place
+
+    def _own_place(self, node: int, hello: Hello) -> Place:
+        """The device of a node with own data: what it had before, what it asks for, or the first that is free."""
+        owners, devices = self._wanted.owners, self._wanted.own_devices
+        free = next((k for k in range(devices) if k not in owners.values()), devices)
+        device = owners.get(node, free if hello.partition == NOT_TOLD else hello.partition)
+        if device >= devices:
+            raise PacketError(f"it would be device {device}, and the run has {devices} (data.devices)")
+        holder = next((other for other, k in owners.items() if k == device), node)
+        if holder != node:
+            raise PacketError(f"device {device} belongs to node {holder}, which has another key")
+        if hello.partition not in (device, NOT_TOLD):
+            raise PacketError(f"partition-id must be {device} as before, got {hello.partition}")
+        if not hello.samples:
+            raise PacketError("it has no samples")
+        owners[node] = device
+        return Place(device, devices)
 
     def forget(self, node: int) -> None:
         """A node did not answer in time: it is out until it answers who it is, which nobody waits for."""
         self._places.pop(node, None)
 
     def wait(self, seconds: float, least: int) -> list[tuple[int, str]]:
-        """Refresh until the nodes hold all partitions, or time is up. Raises ConfigError for fewer than `least`."""
-        end, refused = time.monotonic() + seconds, self.refresh()
-        while not self.complete and time.monotonic() < end:
+        """Refresh until the nodes hold all partitions, or time is up.
+
+        Raises ConfigError for fewer than `least`, and soon when all that are there were refused: with the reasons.
+        """
+        began = hopeful = time.monotonic()
+        refused = self.refresh()
+        while not self.complete and (now := time.monotonic()) < began + seconds:
+            hopeful = hopeful if self._hopeless else now
+            if now - hopeful > GRACE_S:
+                raise ConfigError(f"all {len(self._online)} nodes that are there were refused: {self._why()}")
             time.sleep(POLL_S)
             refused += self.refresh()
         here = len(self.online())
         if here < least:
-            raise ConfigError(f"min_nodes must be reached within {seconds:g} s: {least} wanted, {here} there")
+            why = f"; {self._why()}" if self._reasons else ""
+            raise ConfigError(f"min_nodes must be reached within {seconds:g} s: {least} wanted, {here} there{why}")
         if not self.complete:
             log(WARNING, "beginning with %s nodes; devices of the others are lost until they come", here)
         return refused
+
+    @property
+    def _hopeless(self) -> bool:
+        """True when nodes are there and all were refused."""
+        return bool(self._online) and self._online <= self._reasons.keys()
+
+    def _why(self) -> str:
+        return "; ".join(f"node {node}: {reason}" for node, reason in sorted(self._reasons.items()))
 
     @property
     def complete(self) -> bool:

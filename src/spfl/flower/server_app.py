@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from logging import INFO
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, load_dataset
-from spfl.errors import ConfigError
+from spfl.data.node_data import NodeData, load_own, server_data
+from spfl.errors import ConfigError, RunFolderError
 from spfl.fleet.threads import Fleet
+from spfl.flower.monitoring import write_metrics
+from spfl.flower.own import load_own_parts
 from spfl.flower.settings import FlowerConfig, read_run_config
 from spfl.flower.strategy import SpFl
-from spfl.runs.experiment import run_experiment
-from spfl.runs.jsons import Json
+from spfl.runs.experiment import read_json, run_experiment
+from spfl.runs.folders import write_atomically
+from spfl.runs.jsons import Json, dump_json
+from spfl.runs.trackers import tracking
 from spfl.training import RoundRecord
 from spfl.world.state import ServerState
 from spfl.world.world import World
 
+NODES = "nodes.json"  # in the run folder: which node holds which device, and the normalisation of own data
 app = ServerApp()
 
 
@@ -36,9 +44,47 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
     A folder that is not empty is refused unless `engine.resume`; then the run goes on from its last checkpoint.
     Raises ConfigError, DataError and RunFolderError before the first round.
     """
+    _check(config, engine)
+    own, folder = load_own_parts(engine.module, config.seed), Path(engine.out)
+
+    def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
+        world = World.build(config, dataset, own.custom)
+        with Fleet(world) as fleet:
+            nodes_evaluate = isinstance(dataset, NodeData) and not len(dataset.test_labels)
+            strategy = SpFl(world, None if nodes_evaluate else fleet.evaluate, engine, server)
+            strategy.code = own.digest
+            if server is not None:
+                _recall(folder, strategy)
+            try:
+                yield from strategy.rounds(grid)
+            finally:
+                _remember(folder, strategy)
+
+    with tracking([engine.tracker] if engine.tracker else [], config, folder) as track:
+
+        def tell(values: Json) -> None:
+            _log_round(values, config)
+            if engine.metrics_file:
+                write_metrics(Path(engine.metrics_file), values)
+            track(values)
+            progress(values)
+
+        return run_experiment(
+            config,
+            _dataset(config, engine),
+            folder,
+            existing="resume" if engine.resume else "refuse",
+            custom=own.custom,
+            checkpoint_every=engine.checkpoint_every,
+            progress=tell,
+            rounds=rounds,
+        )
+
+
+def _check(config: Config, engine: FlowerConfig) -> None:
+    """Raises ConfigError for what nodes cannot do."""
     if not engine.out:
         raise ConfigError("flower.out must name the run folder on the server's host, got ''")
-
     if config.channel.downlink == "stale":
         raise ConfigError(
             "channel.downlink must be perfect or sit_out on Flower, whose nodes keep no old model, got stale"
@@ -47,18 +93,46 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
         raise ConfigError(
             f"torch_device must be absent on Flower, whose nodes send packets, got {config.torch_device!r}"
         )
+    if engine.test_data and config.data.source != "node":
+        raise ConfigError("flower.test_data has an effect with data.source = node only")
 
-    def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
-        world = World.build(config, dataset)
-        with Fleet(world) as fleet:
-            yield from SpFl(world, fleet.evaluate, engine, server).rounds(grid)
 
-    return run_experiment(
-        config,
-        load_dataset(config.data.name, Path(engine.data_dir) if engine.data_dir else None),
-        Path(engine.out),
-        existing="resume" if engine.resume else "refuse",
-        checkpoint_every=engine.checkpoint_every,
-        progress=progress,
-        rounds=rounds,
+def _dataset(config: Config, engine: FlowerConfig) -> Dataset:
+    if config.data.source == "partition":
+        return load_dataset(config.data.name, Path(engine.data_dir) if engine.data_dir else None)
+    if not engine.test_data:
+        return server_data(config, None)
+    train, test = load_own(config.data, engine.test_data)
+    return server_data(config, test or train)
+
+
+def _log_round(values: Json, config: Config) -> None:
+    accuracy = values["test_accuracy"]
+    log(
+        INFO,
+        "round %s of %s: test accuracy %s, %s of %s sign packets received, %s devices rejected, %.1f s",
+        *(values["round"], config.training.rounds, "-" if accuracy is None else f"{accuracy:.2%}"),
+        *(values["signs_received"], config.cohort, values["rejected"], values["seconds"]["total"]),
     )
+
+
+def _remember(folder: Path, strategy: SpFl) -> None:
+    """Write which node holds which device; only nodes with data of their own have a number that must stay."""
+    data = strategy.world.dataset
+    if isinstance(data, NodeData) and data.moments and folder.is_dir():
+        known = {"devices": {str(node): k for node, k in strategy.owners.items()}, "moments": data.moments[0]}
+        write_atomically(folder / NODES, dump_json(known, indent=2).encode() + b"\n")
+
+
+def _recall(folder: Path, strategy: SpFl) -> None:
+    """Raises RunFolderError for a file that is none."""
+    data = strategy.world.dataset
+    if not isinstance(data, NodeData):
+        return
+    known = read_json(folder / NODES)
+    try:
+        strategy.owners.update({int(node): int(k) for node, k in known["devices"].items()})
+        mean, std = known["moments"]
+        data.moments[:] = [(tuple(map(float, mean)), tuple(map(float, std)))]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{folder / NODES} is damaged: {error}") from None

@@ -18,7 +18,7 @@ from spfl.config.schema import Config
 from spfl.config.section import Section, validated
 
 Scalar = str | int | float | bool
-LISTS = ("channel.gains_db",)  # kept as text in a run config
+LISTS = ("channel.gains_db", "data.shape", "data.class_names", "data.mean", "data.std")  # kept as text in a run config
 
 
 class FlowerConfig(Section):
@@ -32,6 +32,13 @@ class FlowerConfig(Section):
     resume: bool = Field(False, description="go on from the last checkpoint in the run folder")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
     data_dir: str = Field("", description="folder of datasets; a node's own `data-dir` goes before it")
+    test_data: str = Field(
+        "",
+        description="test set of the server with data.source = node: a folder or module:function; else nodes evaluate",
+    )
+    module: str = Field("", description="module:function of a network of your own, which the app carries")
+    tracker: str = Field("", description="report to tensorboard, mlflow or wandb as well, on the server's host")
+    metrics_file: str = Field("", description="file in Prometheus' text format, rewritten after each round")
 
 
 class Settings(Config):

@@ -13,10 +13,12 @@ devices, and nothing else.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import INFO, WARNING
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -25,9 +27,11 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from spfl.arrays import Vector
-from spfl.errors import PacketError
+from spfl.data.node_data import Moments, NodeData, federated_moments
+from spfl.errors import ConfigError, PacketError
+from spfl.fleet.threads import Score, mean_score
 from spfl.flower import protocol
-from spfl.flower.roster import Roster
+from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
 from spfl.runs.environment import describe_environment
 from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
@@ -39,7 +43,8 @@ from spfl.world.world import World
 UPLOAD = f"{MessageType.TRAIN}.upload"
 Evaluate = Callable[[Vector], tuple[float, float]]
 Shares = dict[int, tuple[int, ...]]  # node -> its devices
-Read = Callable[[RecordDict, tuple[int, ...]], list[Upload]]
+Answer = TypeVar("Answer")
+Read = Callable[[RecordDict, int], Answer]
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,23 @@ class Fault:
 class SpFl(Strategy):
     """SP-FL, or any other scheme of the configuration. `server` continues after a checkpoint.
 
-    `evaluate` gives (loss, accuracy) of weights (dim,); it runs on the server. After each round `record` is the
+    `evaluate` gives (loss, accuracy) of weights (dim,); it runs on the server. Without it the nodes evaluate on test
+    images of their own, and the mean is weighted by their numbers. After each round `record` is the
     `RoundRecord` and `server` the new state; `faults` lists all that went wrong.
     """
 
     def __init__(
-        self, world: World, evaluate: Evaluate, engine: FlowerConfig | None = None, server: ServerState | None = None
+        self,
+        world: World,
+        evaluate: Evaluate | None,
+        engine: FlowerConfig | None = None,
+        server: ServerState | None = None,
     ) -> None:
         self.world, self.server, self.engine = world, server or world.start(), engine or FlowerConfig()
         self.record: RoundRecord | None = None
         self.faults: list[Fault] = []
-        self._evaluate = evaluate
+        self.code, self.owners = "", dict[int, int]()  # see `roster.Wanted`
+        self._evaluate = evaluate or self._ask_scores
         self._roster: Roster | None = None
         self._grid: Grid | None = None
         self._asked: Shares = {}
@@ -103,7 +114,7 @@ class SpFl(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rest of the round, with the second exchange in the midst of it."""
         world, round_, clock = self.world, self.server.round_ + 1, Stopwatch()
-        heard = self._read(round_, self._sent, replies, self._asked, self._read_report)
+        heard = by_device(self._read(round_, self._sent, replies, self._asked, self._read_report))
         clock.seconds["gradients"] = time.perf_counter() - self._began
         plan = prepare(world, self.server, self._cohort(round_, heard), round_, clock)
         if not self.engine.one_exchange:
@@ -137,18 +148,52 @@ class SpFl(Strategy):
     def _nodes(self, grid: Grid, round_: int) -> Roster:
         """The nodes as they are now; before the first round, wait for them."""
         if self._roster is None or self._grid is not grid:
-            experiment, versions = protocol.experiment_of(self.world), str(describe_environment()["versions"])
-            self._grid, self._roster = grid, Roster(grid, experiment, versions)
+            self._grid, self._roster = grid, Roster(grid, self._wanted())
             refused = self._roster.wait(self.engine.wait_s, self.engine.min_nodes)
+            self._check_test_images(self._roster)
         else:
             refused = self._roster.refresh()
-        for node, why in refused:
-            self._blame(round_, node, (), why)
+        self.faults += [Fault(round_, node, (), why) for node, why in refused]
+        self._learn(self._roster)
         return self._roster
+
+    def _wanted(self) -> Wanted:
+        data = self.world.config.data
+        own = data.devices if data.source == "node" else 0
+        versions = str(describe_environment()["versions"])
+        return Wanted(protocol.identity_of(self.world, self.code), versions, own, self.owners)
+
+    def _check_test_images(self, roster: Roster) -> None:
+        """Raises ConfigError when the nodes are to evaluate and none has test images."""
+        ask = self._evaluate == self._ask_scores
+        if ask and roster.hellos and not any(hello.test_samples for hello in roster.hellos.values()):
+            raise ConfigError(
+                "nobody has test images: give flower.test_data, test images at a node, or data.validation_fraction"
+            )
+
+    def _learn(self, roster: Roster) -> None:
+        """What the nodes told of their own data: how many, and, before the first round, the sums of their levels."""
+        data = self.world.dataset
+        if not isinstance(data, NodeData):
+            return
+        assert isinstance(data.samples, dict)
+        data.samples.update({device: hello.samples for device, hello in roster.hellos.items()})
+        if not data.moments:
+            sums = [hello.sums for hello in roster.hellos.values() if hello.sums is not None]
+            if not sums:
+                raise ConfigError("data.mean and data.std must be given when no node is there to tell its sums")
+            data.moments.append(federated_moments(sums))
+            log(INFO, "normalisation of all nodes' images: mean %s, std %s", *data.moments[0])
+
+    @property
+    def _moments(self) -> Moments | None:
+        data = self.world.dataset
+        return data.moments[0] if isinstance(data, NodeData) else None
 
     def _task(self, node: int, devices: tuple[int, ...], round_: int, arrays: ArrayRecord) -> Message:
         memory = protocol.memory_for(self.server.memory, devices)
-        content = protocol.task_content(round_, devices, arrays, memory, self.engine.one_exchange)
+        task = protocol.Task(round_, devices, self.server.weights, memory, self.engine.one_exchange, self._moments)
+        content = protocol.task_content(task, arrays)
         return self._message(content, node, MessageType.TRAIN, round_)
 
     def _message(self, content: RecordDict, node: int, kind: str, round_: int) -> Message:
@@ -168,19 +213,41 @@ class SpFl(Strategy):
             messages.append(self._message(content, node, UPLOAD, plan.round_))
         replies = self._grid.send_and_receive(messages, timeout=self.engine.timeout_s)
 
-        def read(content: RecordDict, devices: tuple[int, ...]) -> list[Upload]:
-            protocol.check_upload(content, plan.round_, devices)
-            return protocol.read_packets(content, [heard[k] for k in devices], self.world)
+        def read(content: RecordDict, node: int) -> list[Upload]:
+            protocol.check_upload(content, plan.round_, asked[node])
+            return protocol.read_packets(content, [heard[k] for k in asked[node]], self.world)
 
-        return self._read(plan.round_, messages, replies, asked, read)
+        return by_device(self._read(plan.round_, messages, replies, asked, read))
+
+    def _ask_scores(self, weights: Vector) -> tuple[float, float]:
+        """The mean score of the nodes that are there, weighted by their test images; NaN when none has any."""
+        if self._grid is None or self._roster is None:  # cannot be: configure_train comes first
+            return math.nan, math.nan
+        round_, record = self.server.round_ + 1, protocol.weights_record(weights)
+        places, hellos = self._roster.online(), self._roster.hellos
+        counts = {node: hellos[place.partition].test_samples for node, place in places.items()}
+        counts = {node: count for node, count in counts.items() if count}
+        content = protocol.evaluation_content(round_, record, self._moments)
+        messages = [self._message(content, node, MessageType.EVALUATE, round_) for node in counts]
+        replies = self._grid.send_and_receive(messages, timeout=self.engine.timeout_s) if messages else ()
+        asked: Shares = dict.fromkeys(counts, ())
+
+        def read(content: RecordDict, node: int) -> Score:
+            return protocol.read_score(content, counts[node])
+
+        scores = self._read(round_, messages, replies, asked, read)
+        if not scores:
+            log(WARNING, "round %s: no node that is there has test images", round_)
+            return math.nan, math.nan
+        return mean_score(list(scores.values()))
 
     # --- hearing -----------------------------------------------------------------------------------------------
 
     def _read(
-        self, round_: int, sent: Sequence[Message], replies: Iterable[Message], asked: Shares, read: Read
-    ) -> dict[int, Upload]:
-        """The uploads of all nodes that answered as they should, by device; every other node is blamed."""
-        heard: dict[int, Upload] = {}
+        self, round_: int, sent: Sequence[Message], replies: Iterable[Message], asked: Shares, read: Read[Answer]
+    ) -> dict[int, Answer]:
+        """What all nodes answered that did as they should, by node in the order of asking; every other is blamed."""
+        heard: dict[int, Answer] = {}
         waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
         for reply in replies:
             node = waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -191,7 +258,7 @@ class SpFl(Strategy):
                     raise PacketError(f"failed: {reply.error.reason}")
                 if reply.metadata.src_node_id != node:
                     raise PacketError(f"was answered for by node {reply.metadata.src_node_id}")
-                heard |= {upload.device: upload for upload in read(reply.content, asked[node])}
+                heard[node] = read(reply.content, node)
             except PacketError as error:
                 lost = () if node is None else asked[node]
                 self._blame(round_, node or reply.metadata.src_node_id, lost, str(error))
@@ -199,10 +266,15 @@ class SpFl(Strategy):
             if self._roster is not None:
                 self._roster.forget(node)
             self._blame(round_, node, asked[node], f"no answer within {self.engine.timeout_s:g} s")
-        return heard
+        return {node: heard[node] for node in asked if node in heard}
 
-    def _read_report(self, content: RecordDict, devices: tuple[int, ...]) -> list[Upload]:
-        uploads = protocol.read_report(content, self.server.round_ + 1, devices, self.world)
+    def _read_report(self, content: RecordDict, node: int) -> list[Upload]:
+        uploads = protocol.read_report(content, self.server.round_ + 1, self._asked[node], self.world)
+        data = self.world.dataset
+        for upload in uploads if isinstance(data, NodeData) else ():
+            told = len(self.world.parts[upload.device])
+            if upload.samples not in (0, told):
+                raise PacketError(f"samples must be {told} as it told, got {upload.samples}")
         return protocol.read_packets(content, uploads, self.world) if self.engine.one_exchange else uploads
 
     def _believed(self, round_: int, uploads: Sequence[Upload]) -> Sequence[Upload]:
@@ -226,6 +298,11 @@ class SpFl(Strategy):
     def _has_packets(self, upload: Upload) -> bool:
         parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]
         return all(part is not None and len(part) for part in parts)
+
+
+def by_device(answers: Mapping[int, Sequence[Upload]]) -> dict[int, Upload]:
+    """The uploads of all nodes, by device."""
+    return {upload.device: upload for uploads in answers.values() for upload in uploads}
 
 
 def _metrics(record: RoundRecord) -> MetricRecord:

@@ -13,7 +13,9 @@ from spfl.arrays import Bools, Floats, Indices, State, Vector
 from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_parts, copy_module
 from spfl.data.dataset import Dataset
+from spfl.data.node_data import NodeData, NodeParts
 from spfl.data.partitioning import SampledParts, partition
+from spfl.errors import ConfigError
 from spfl.models import FlatModel, build_model
 from spfl.packets.layout import Layout
 from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
@@ -42,6 +44,10 @@ class World:
     def build(cls, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> World:
         """Pool, split and partition the data as configured, or as `custom` has it. Raises DataError or ConfigError."""
         data = config.data
+        if data.source == "node":
+            if not isinstance(dataset, NodeData):
+                raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
+            return cls(config, dataset, NodeParts(dataset, data.devices), resolve(config.scheme, custom.scheme), custom)
         if data.pool > 1:
             dataset = dataset.pooled(data.pool)
         if data.validation_fraction > 0:
