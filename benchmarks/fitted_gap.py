@@ -78,7 +78,7 @@ def instance(channel: dict[str, Any], seed: int) -> float:
         q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)
         return float(device_cost(plan.devices, q_s, r_m, rule).sum())
 
-    found = share_resources(world.scheme, plan.devices, link, config.scheme, plan.fades)
+    found = share_resources(world.format, plan.devices, link, plan.fades)
     own = true_cost(found.beta, found.alpha, found.rho)
     starts = [merge(found.beta, found.alpha, found.rho), np.zeros(3 * DEVICES), *rng.normal(0, 1.5, (4, 3 * DEVICES))]
     best = min(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rounds import format_of, received
 from spfl.arrays import State
 from spfl.compensation import Compensation
 from spfl.config.schema import CodecConfig, Config, SchemeConfig
@@ -23,9 +24,8 @@ from spfl.radio.outage import Outcome
 from spfl.schemes import SCHEMES, Scheme, resolve
 from spfl.testing import SchemeContract
 from spfl.training import RoundRecord, run
-from spfl.uplink.format import link_bits, payload_bits
-from spfl.uplink.reception import receive
-from spfl.uplink.upload import Upload, describe, encode
+from spfl.uplink.upload import Origin, Upload, describe, encode
+from spfl.uplink.upload import silent as silent_upload
 from spfl.world.world import World
 
 Build = Callable[..., Config]
@@ -54,19 +54,25 @@ class TestContract(SchemeContract):
 def test_packets_have_the_bits_that_are_declared(name: str, per_tensor: bool) -> None:
     codec, scheme = CodecConfig(bits=3, per_tensor=per_tensor), SCHEMES[name]
     upload = send(scheme, np.arange(-3, 4, dtype=np.float32), codec=codec)
-    packets = [p for p in (upload.sign_packet, upload.modulus_packet, upload.sparse_packet) if p]
-    one: Any = SimpleNamespace(beta=np.ones(1), rho=np.full(1, 0.5), alpha=np.full(1, 0.5))
-    bits, held = payload_bits(scheme, LAYOUT, codec, one), 8 * sum(map(len, packets))
-    silent: Any = SimpleNamespace(beta=np.zeros(1), rho=np.full(1, 0.5), alpha=np.full(1, 0.5))
-    assert payload_bits(scheme, LAYOUT, codec, silent) == 0
+    kinds = ("sign_packet", "modulus_packet", "sparse_packet", "ladder_packet", "own_packet")
+    form, packets = format_of(scheme, LAYOUT, codec), [p for kind in kinds if (p := getattr(upload, kind))]
+    one: Any = SimpleNamespace(beta=np.ones(1), rho=np.full(1, 0.5), alpha=np.full(1, 0.5), bits=None)
+    bits, held = form.payload_bits(one), 8 * sum(map(len, packets))
+    silent: Any = SimpleNamespace(beta=np.zeros(1), rho=np.full(1, 0.5), alpha=np.full(1, 0.5), bits=None)
+    assert form.payload_bits(silent) == 0
+    if scheme.uplink == "ladder":  # a device holds all planes, and sends as many bits as it is granted
+        granted: Any = SimpleNamespace(beta=np.array([1.0, 0.0]), bits=np.array([5.0, 9.0]))
+        assert form.payload_bits(granted) == 5 + HEADER_BITS
+        assert 0 <= held - (form.planes * form.packets.size + HEADER_BITS) < 8
+        return
     if scheme.uplink == "split":
-        signs_only: Any = SimpleNamespace(beta=np.ones(1), rho=np.ones(1), alpha=np.ones(1))
-        assert payload_bits(scheme, LAYOUT, codec, signs_only) == link_bits(scheme, LAYOUT, codec)[0]
+        signs_only: Any = SimpleNamespace(beta=np.ones(1), rho=np.ones(1), alpha=np.ones(1), bits=None)
+        assert form.payload_bits(signs_only) == form.link_bits[0]
     if scheme.uplink in ("ideal", "analog"):
         assert held == 0
         assert bits == (32 if scheme.uplink == "ideal" else 1) * LAYOUT.size
     else:
-        assert bits == scheme.attempts * sum(link_bits(scheme, LAYOUT, codec))
+        assert bits == scheme.attempts * sum(form.link_bits)
         assert bits <= scheme.attempts * held < bits + scheme.attempts * 8 * len(packets)  # padded to whole bytes
 
 
@@ -133,7 +139,8 @@ def send(
     scheme: Scheme, gradient: NDArray[np.float32], state: State | None = None, codec: CodecConfig = CODEC, **known: int
 ) -> Upload:
     names = {"seed": 0, "round_": 1, "device": 0, "samples": 10} | known
-    return encode(scheme, gradient, state=state or {}, layout=LAYOUT, codec=codec, loss=0.0, **names)
+    origin = Origin(names["device"], names["round_"], names["samples"], 0.0)
+    return encode(format_of(scheme, LAYOUT, codec, names["seed"]), gradient, state or {}, origin)
 
 
 def get(
@@ -144,10 +151,10 @@ def get(
     state: State | None = None,
     **more: Any,
 ) -> Any:
-    ones = SimpleNamespace(q_s=np.ones(len(uploads)), r_m=np.ones(len(uploads)))
+    ones = SimpleNamespace(q_s=np.ones(len(uploads)), r_m=np.ones(len(uploads)), bits=None)
     outcome = Outcome(np.array(sign), np.array(modulus))
     round_ = more.pop("round_", 1)
-    return receive(scheme, SchemeConfig(**more), LAYOUT, uploads, outcome, ones, state or {}, round_, seed=0)
+    return received(format_of(scheme, LAYOUT, **more), uploads, outcome, ones, state, round_)
 
 
 SPLIT = Scheme("test", "", "")
@@ -174,7 +181,7 @@ def test_a_stand_in_is_never_remembered_as_a_modulus(kind: Compensation) -> None
 
 
 def test_weights_are_the_shares_of_samples() -> None:
-    uploads = [send(SPLIT, RAMP, samples=n) for n in (1, 3)] + [Upload.silent(2, 2)]
+    uploads = [send(SPLIT, RAMP, samples=n) for n in (1, 3)] + [silent_upload(format_of(SPLIT, LAYOUT), 2)]
     np.testing.assert_array_equal(describe(uploads).weight, [0.25, 0.75, 0.0])
 
 
@@ -200,7 +207,7 @@ def test_link_bits_by_hand() -> None:
     expected = {"ideal": (0, 0), "split": (signs, modulus), "single": (signs + modulus, 0), "sign": (signs, 0)}
     expected |= {"analog": (7, 0), "sparse": (HEADER_BITS + 1 * (32 + 3), 0)}
     for uplink, bits in expected.items():
-        assert link_bits(replace(SPLIT, uplink=uplink), LAYOUT, CODEC) == bits  # type: ignore[arg-type]
+        assert format_of(replace(SPLIT, uplink=uplink), LAYOUT, CODEC).link_bits == bits
 
 
 def test_error_feedback_keeps_exactly_what_was_not_used() -> None:

@@ -212,7 +212,7 @@ def test_mean_loss_weighs_by_samples_and_passes_over_the_sick() -> None:
         return Upload(0, samples, loss, np.zeros(1, np.float32))
 
     assert mean_loss([upload(1, 4.0), upload(3, 0.0), upload(9, math.nan), upload(0, 7.0)]) == pytest.approx(1.0)
-    assert math.isnan(mean_loss([upload(2, math.inf), Upload.silent(1, 2)]))
+    assert math.isnan(mean_loss([upload(2, math.inf), Upload(1, 0, math.nan, np.zeros(2, np.float32))]))
 
 
 def test_seconds_cover_the_phases(digits: Dataset, small_config: Build) -> None:

@@ -16,11 +16,13 @@ from spfl.allocation.bound import Devices, Weights
 from spfl.compensation import Compensation
 from spfl.config.schema import SchemeConfig, SolverName
 from spfl.errors import ConfigError, did_you_mean
+from spfl.packets.vector_codecs import FLOAT32, TERNGRAD, Codec, qsgd
 from spfl.radio.outage import Link
 
-Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog"]
+Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog", "ladder", "codec"]
 Rule = Literal["mean", "calibrated", "reuse", "vote"]
-Objective = Literal["bound", "error"]
+Objective = Literal["bound", "error", "participation"]
+Auxiliary = Literal["bias", "labels"]
 Schedule = Literal["all", "channel", "norm", "channel_norm"]
 Share = Callable[[Devices, Link], tuple[ArrayLike, ArrayLike]]
 
@@ -31,10 +33,10 @@ class Scheme:
 
     uplink: `ideal` sends the exact gradient without loss; `split` a sign and a modulus packet; `single` both in one
     packet; `sign` only the sign packet; `sparse` the largest values and their places (the share `density` of all);
-    `analog` superposes the signs of all devices in the air.
-    rule: what the server makes of what it heard. `mean` is the weighted mean of model.md, section 4, the only rule to
-    which `weights` applies;
-    `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
+    `analog` superposes the signs of all devices in the air; `ladder` sends as many bits as are granted, the important
+    ones first (`packets.ladder`); `codec` a packet of the caller's own.
+    rule: what the server makes of what it heard. `mean` is the weighted mean of model.md, section 4, the only
+    rule to which `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
     the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
     With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.uplink.calibration`).
     rotated: signs and moduli are taken after a random rotation, and a sign alone stands for an unbiased estimate.
@@ -43,6 +45,10 @@ class Scheme:
     schedule: who may send; all, or the best by instantaneous channel, by gradient norm, or by both.
     share: a caller's own allocation in place of a solver: (devices, link) to beta and alpha, each (device,).
     attempts: times a packet is sent, each with its share of the time; it is received if one attempt is.
+    bits_per_value: of a `ladder`, for every device; None lets the allocator choose for each. tau, noise_aware: see
+    `allocation.participation` and `reception.aggregation_weights`. auxiliary: by what `calibrated` weights are
+    corrected, the gradient of the output bias or the label shares that devices told when they joined.
+    codec: of the uplink `codec`, in one packet.
     one_mean: the mean modulus that a device reports is one number, not one a parameter tensor.
     """
 
@@ -66,6 +72,11 @@ class Scheme:
     objective: Objective = "bound"
     allocate_split: bool = False
     share: Share | None = None
+    bits_per_value: float | None = None
+    tau: float = 1.0
+    noise_aware: bool = False
+    auxiliary: Auxiliary = "bias"
+    codec: Codec | None = None
 
 
 _SINGLE = Scheme(
@@ -94,6 +105,25 @@ _SP_FL_PLUS = Scheme(
     rotated=True,
     objective="error",
     allocate_split=True,
+)
+_DRIVE = Scheme(
+    "drive",
+    "Vargaftik et al. 2021 (DRIVE)",
+    "one rotated bit a value, equal bandwidths, mean of the received",
+    uplink="ladder",
+    rotated=True,
+    bits_per_value=1.0,
+)
+_LADDER = replace(
+    _DRIVE,
+    name="sp_fl_ladder",
+    source="ours",
+    summary="important bits first: bandwidth and bits by who takes part, noise-aware calibrated weights",
+    bits_per_value=None,
+    solver="exact",
+    objective="participation",
+    rule="calibrated",
+    noise_aware=True,
 )
 _PLUS_ABLATION = "ablation of sp_fl_plus, ours"
 _AMIRI = "Amiri et al. 2021"
@@ -126,7 +156,7 @@ SCHEMES: dict[str, Scheme] = {
         replace(
             _SINGLE,
             name="reuse_last",
-            source="after Yao et al. 2023 (GoMORE)",
+            source="ours",
             summary="single packet; the last global update stands in for lost devices",
             rule="reuse",
         ),
@@ -215,6 +245,63 @@ SCHEMES: dict[str, Scheme] = {
             rotated=True,
             objective="error",
         ),
+        _DRIVE,
+        replace(
+            _DRIVE,
+            name="eden",
+            source="Vargaftik et al. 2022 (EDEN)",
+            summary="scheme.bits_per_value rotated bits a value (2), equal bandwidths, mean of the received",
+            bits_per_value=2.0,
+        ),
+        replace(
+            _DRIVE,
+            name="drive_exact",
+            source="DRIVE; bandwidths ours",
+            summary="drive with bandwidths by the exact solver",
+            solver="exact",
+            objective="error",
+        ),
+        replace(
+            _DRIVE,
+            name="drive_calibrated",
+            source="DRIVE; weights after Deville, Sarndal 1992",
+            summary="drive with calibrated weights",
+            rule="calibrated",
+        ),
+        replace(
+            _DRIVE,
+            name="eden_adaptive",
+            source="EDEN; bits of each device by its link",
+            summary="bits of each device by its link, equal bandwidths, mean of the received",
+            bits_per_value=None,
+            objective="participation",
+        ),
+        _LADDER,
+        replace(
+            _LADDER,
+            name="sp_fl_ladder_uniform",
+            source="ablation of sp_fl_ladder, ours",
+            summary="sp_fl_ladder with equal bandwidths",
+            solver="uniform",
+        ),
+        replace(
+            _LADDER,
+            name="sp_fl_ladder_plain",
+            source="ablation of sp_fl_ladder, ours",
+            summary="sp_fl_ladder with the mean of the received",
+            rule="mean",
+            noise_aware=False,
+        ),
+        Scheme("float32", "conventional", "32 bits a value in one packet", uplink="codec", codec=FLOAT32),
+        Scheme("qsgd", "Alistarh et al. 2017", "7 levels of the norm, 4 bits a value", uplink="codec", codec=qsgd(7)),
+        Scheme("terngrad", "Wen et al. 2017", "-1, 0 or 1, 1.6 bits a value", uplink="codec", codec=TERNGRAD),
+        replace(
+            _SINGLE,
+            name="gomore",
+            source="Yao et al. 2023 (GoMORE)",
+            summary="single packet; a lost local model is replaced by the outdated global one",
+            weights="plain",
+        ),
         replace(_SP_FL, name="sp_fl_exact", source="ours", summary="sp_fl with the exact solver", solver="exact"),
         replace(
             _SP_FL,
@@ -256,7 +343,7 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
     """
     if own is None and config.name not in SCHEMES:
         raise ConfigError(f"unknown scheme '{config.name}'" + did_you_mean(config.name, SCHEMES))
-    keys = ("weights", "compensation", "shrink", "solver", "error_feedback")
+    keys = ("weights", "compensation", "shrink", "solver", "error_feedback", "bits_per_value", "tau", "auxiliary")
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given

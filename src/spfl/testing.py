@@ -29,8 +29,7 @@ from spfl.fleet import threads as fleet
 from spfl.schemes import Scheme
 from spfl.training import RoundRecord
 from spfl.uplink import upload as uplink
-from spfl.uplink.format import link_bits, side_bits
-from spfl.uplink.reception import receive
+from spfl.uplink.reception import Arrived, receive
 from spfl.uplink.upload import Upload
 from spfl.world.world import World
 
@@ -118,12 +117,14 @@ class SchemeContract:
         world = self.world(scheme)
         for record in training.train(world):
             share, size = record.allocation, world.layout.size
-            first, second = link_bits(scheme, world.layout, world.config.codec)
+            first, second = world.format.link_bits
             sent = (share.beta > 0) * (first + second * ((share.rho < 1) & (share.alpha < 1)))
+            if share.bits is not None:
+                sent = (share.beta > 0) * (share.bits + world.format.ladder.overhead)
             ideal = DEVICES * 32 * size
             expected = ideal if scheme.uplink == "ideal" else scheme.attempts * sent.sum()
             assert record.payload_bits == expected > 0
-            assert record.side_bits == DEVICES * side_bits(scheme, world.layout)
+            assert record.side_bits == DEVICES * world.format.side_bits
 
     def test_same_seed_same_bits_whatever_the_workers(self, scheme: Scheme) -> None:
         reference = self.records(scheme)
@@ -194,7 +195,9 @@ class SchemeContract:
                 assert np.array_equal(record.server.weights, start) == (len(bad) == DEVICES)
                 assert (record.allocation.beta[list(bad)] == 0).all()
 
-    @pytest.mark.parametrize("packet", ["sign_packet", "modulus_packet", "sparse_packet"])
+    @pytest.mark.parametrize(
+        "packet", ["sign_packet", "modulus_packet", "sparse_packet", "ladder_packet", "own_packet"]
+    )
     def test_damaged_packets_are_contained_and_counted(self, scheme: Scheme, packet: str) -> None:
         good = {"median_snr_db": 60.0, "symbols_per_parameter": 20.0}
         world, rejected, sent = self.world(scheme, channel=good, scheme={"scheduled": DEVICES}), 0, False
@@ -231,7 +234,7 @@ def _forge(upload: Upload, sign: bool, modulus: bool) -> Upload:
     rng = np.random.default_rng(upload.device)
     changes: dict[str, Any] = {}
     if not sign:
-        lost = {name: getattr(upload, name) for name in ("sign_packet", "sparse_packet")}
+        lost = {name: getattr(upload, name) for name in ("sign_packet", "sparse_packet", "ladder_packet", "own_packet")}
         changes = {name: rng.bytes(len(packet)) for name, packet in lost.items()}
         if upload.gradient is not None:
             changes["gradient"] = rng.normal(size=upload.gradient.size).astype(np.float32)
@@ -242,10 +245,7 @@ def _forge(upload: Upload, sign: bool, modulus: bool) -> Upload:
 
 def _receive(world: World, record: RoundRecord, uploads: Sequence[Upload]) -> Any:
     """ghat of a round, with an empty memory."""
-    layout, numbers, share = world.layout, world.config.scheme, record.allocation
-    seed = world.config.seed
-    received = receive(world.scheme, numbers, layout, uploads, record.outcome, share, {}, record.round_, seed=seed)
-    return received.gradient
+    return receive(world.format, Arrived(record.round_, uploads, record.outcome, record.allocation), {}).gradient
 
 
 @contextmanager
@@ -269,10 +269,10 @@ def _damaged(packet: str) -> Iterator[None]:
     """Odd devices send one kind of packet with one bit turned."""
     honest = uplink.encode
 
-    def damaged(scheme: Any, gradient: Any, **known: Any) -> Upload:
-        upload = honest(scheme, gradient, **known)
+    def damaged(form: Any, gradient: Any, state: Any, origin: Any) -> Upload:
+        upload = honest(form, gradient, state, origin)
         content = bytearray(getattr(upload, packet))
-        if known["device"] % 2 and content:
+        if origin.device % 2 and content:
             content[len(content) // 2] ^= 0x10
         changes: dict[str, Any] = {packet: bytes(content)}
         return replace(upload, **changes)

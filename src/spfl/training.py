@@ -21,9 +21,9 @@ from spfl.fleet.threads import Fleet
 from spfl.radio.outage import Link, Outcome
 from spfl.uplink.admission import admit
 from spfl.uplink.delivery import deliver
-from spfl.uplink.format import payload_bits, side_bits
-from spfl.uplink.reception import Update, receive
+from spfl.uplink.reception import Arrived, Update, receive
 from spfl.uplink.scheduling import Fades, share_resources
+from spfl.uplink.side import known_uploads
 from spfl.uplink.upload import Upload, describe
 from spfl.world.energy import Spent
 from spfl.world.state import ServerState
@@ -109,13 +109,15 @@ class Plan:
 
 def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_: int, clock: Stopwatch) -> Plan:
     """The first half of the server's round: who sends with how much of the band and power."""
-    scheme, config = world.scheme, world.config.scheme
     with clock("allocate"):
-        uploads = admit(scheme, config, world.layout, uploads)
+        uploads = admit(world.format, uploads)
         cohort = [upload.device for upload in uploads]
-        devices, link, fades = describe(uploads), world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
+        devices = describe(known_uploads(world.format, uploads, server.memory))
+        link, fades = world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
         known = world.radio.estimate(link, cohort, round_)
-        allocation = share_resources(scheme, devices, known, config, fades, server.allocation)
+        allocation = share_resources(world.format, devices, known, fades, server.allocation)
+        if allocation.bits is not None:
+            link = replace(link, sign_bits=allocation.bits + world.format.ladder.overhead, rho=None)
     return Plan(round_, uploads, devices, link, fades, allocation)
 
 
@@ -141,17 +143,7 @@ def complete(
         if present is not None:
             outcome = replace(outcome, sign=outcome.sign & present, modulus=outcome.modulus & present)
     with clock("aggregate"):
-        update = receive(
-            scheme,
-            config.scheme,
-            world.layout,
-            uploads,
-            outcome,
-            allocation,
-            server.memory,
-            round_,
-            seed=config.seed,
-        )
+        update = receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
     with clock("step"):
         after = step(config.training, server, update)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
@@ -168,8 +160,8 @@ def complete(
         plan.devices,
         allocation,
         outcome,
-        payload_bits(scheme, world.layout, config.codec, allocation, world.radio.packet_bits),
-        side_bits(scheme, world.layout) * len(uploads),
+        world.format.payload_bits(allocation, world.radio.packet_bits),
+        world.format.side_bits * len(uploads),
         update.rejected,
         world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0]),
         clock.seconds,

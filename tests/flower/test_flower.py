@@ -570,10 +570,10 @@ def _children(record):
 
 
 def test_a_silent_device_sends_no_packets(reported):
-    from spfl.uplink.upload import Upload
+    from spfl.uplink.upload import silent
 
     world, uploads = reported
-    mixed = [replace(Upload.silent(0, len(uploads[0].tensor_means), uploads[0].aside.size)), *uploads[1:]]
+    mixed = [silent(world.format, 0), *uploads[1:]]
     content = protocol.report_content(1, mixed)
     content["packets"] = protocol.packets_record(mixed, world)
     there = protocol.read_packets(content, protocol.read_report(content, 1, range(4), world), world)

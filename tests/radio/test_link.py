@@ -17,7 +17,7 @@ from spfl.radio.outage import Link, Outcome, level, success
 from spfl.radio.selective import Packet, RadioLaw, allocators_gap, at_least, information, information_below
 from spfl.rng import Purpose
 from spfl.training import run
-from spfl.uplink.aggregation import Contribution, aggregate
+from spfl.uplink.aggregation import Sum
 from spfl.uplink.scheduling import probabilities
 from spfl.world.world import World
 from stats import assert_mean, assert_proportion
@@ -263,10 +263,12 @@ def test_segment_arithmetic():
 
 
 def test_parts_of_vectors_are_normalised_element_by_element():
-    ones, parts = np.ones(3, np.float32), [np.array([1, 1, 0], np.float32), np.array([0, 1, 0], np.float32)]
-    heard = [Contribution(w, p * v, ones, p) for w, p, v in zip((0.25, 0.5), parts, (2.0, 8.0), strict=True)]
-    assert aggregate(heard, 3, "normalized").tolist() == pytest.approx([2.0, 6.0, 0.0])
-    assert aggregate(heard, 3, "plain").tolist() == pytest.approx([0.5, 4.5, 0.0])
+    parts = [np.array([1, 1, 0], np.float32), np.array([0, 1, 0], np.float32)]
+    total = Sum(3)
+    for weight, part, value in zip((0.25, 0.5), parts, (2.0, 8.0), strict=True):
+        total.add(weight, np.float32(value) * part, part)
+    assert total.vector.tolist() == pytest.approx([0.5, 4.5, 0.0])
+    assert total.normalized().tolist() == pytest.approx([2.0, 6.0, 0.0])
 
 
 @pytest.mark.parametrize("name", ["sp_fl_uniform", "single_packet", "sign_mean"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import get_args
@@ -13,17 +14,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import oracles
+from rounds import format_of, received
 from spfl.allocation.bound import Devices, Weights, aggregation_weight
 from spfl.arrays import State
 from spfl.compensation import Compensation, compensatory_modulus, remember
-from spfl.config.schema import CodecConfig, SchemeConfig
+from spfl.config.schema import CodecConfig
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
 from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
-from spfl.uplink.aggregation import Contribution, aggregate
-from spfl.uplink.reception import receive
-from spfl.uplink.upload import describe, encode
+from spfl.uplink.aggregation import Sum
+from spfl.uplink.upload import Origin, describe, encode
 from stats import assert_mean
 
 KINDS: tuple[Compensation, ...] = get_args(Compensation)
@@ -99,13 +100,8 @@ def test_mean_and_variance_of_the_aggregate(kind: Compensation, weights: Weights
 def test_the_simulation_is_what_the_package_does(kind: Compensation, weights: Weights) -> None:
     """The real chain (encode, packets, receive) on given fates equals the oracle fed with the codec's own dither."""
     cell, scheme = make_cell(kind), Scheme("test", "", "", weights=weights, compensation=kind)
-    uploads = [
-        encode(
-            scheme, cell.gradients[k], state=cell.state, layout=LAYOUT, codec=CodecConfig(bits=BITS), seed=SEED,
-            round_=ROUND, device=k, samples=SAMPLES[k], loss=0.0,
-        )
-        for k in range(4)
-    ]  # fmt: skip
+    form = format_of(scheme, LAYOUT, CodecConfig(bits=BITS), SEED)
+    uploads = [encode(form, cell.gradients[k], cell.state, Origin(k, ROUND, SAMPLES[k], 0.0)) for k in range(4)]
     keys = [int(stream(SEED, ROUND, k, Purpose.QUANTISE).integers(0, 2**64, dtype=np.uint64)) for k in range(4)]
     uniform = np.stack([oracles.dither(key, LAYOUT.size) for key in keys])
     gradients = cell.gradients.astype(np.float64)
@@ -118,10 +114,8 @@ def test_the_simulation_is_what_the_package_does(kind: Compensation, weights: We
     for _ in range(8):
         sign = rng.random(4) < 0.7
         modulus = sign & (rng.random(4) < 0.5)
-        update = receive(
-            scheme, SchemeConfig(), LAYOUT, uploads, Outcome(sign, modulus), SimpleNamespace(q_s=Q_S, r_m=R_M),
-            cell.state, ROUND, seed=0,
-        )  # fmt: skip
+        odds = SimpleNamespace(q_s=Q_S, r_m=R_M, bits=None)
+        update = received(form, uploads, Outcome(sign, modulus), odds, cell.state, ROUND)
         scale = devices.weight * aggregation_weight(devices, Q_S, R_M, weights)
         if weights == "normalized":
             scale = scale / max((scale * sign).sum(), 1e-300)
@@ -136,12 +130,12 @@ unit = st.floats(0.015625, 1.0, width=32)
 vector = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3)
 
 
-def contributions(scales: list[float], gradients: list[list[float]]) -> list[Contribution]:
-    parts = [np.array(g, np.float32) for g in gradients]
-    return [
-        Contribution(w, np.where(g >= 0, 1, -1).astype(np.float32), np.abs(g))
-        for w, g in zip(scales, parts, strict=True)
-    ]
+def total(scales: Iterable[float], gradients: Iterable[list[float]], dim: int = 3) -> Sum:
+    """The weighted sum of these gradients."""
+    found = Sum(dim)
+    for weight, gradient in zip(scales, gradients, strict=True):
+        found.add(weight, np.array(gradient, np.float32))
+    return found
 
 
 @given(st.lists(st.tuples(unit, vector), min_size=1, max_size=6), st.floats(0.1, 10))
@@ -151,20 +145,20 @@ def test_normalized_is_the_weighted_mean_over_the_heard_whatever_the_scale(
     scales, gradients = [w for w, _ in heard], [g for _, g in heard]
     expected = np.average(np.array(gradients), axis=0, weights=scales)
     for s in (1.0, factor):
-        got = aggregate(contributions([s * w for w in scales], gradients), 3, "normalized")
+        got = total([s * w for w in scales], gradients).normalized()
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    plain = aggregate(contributions(scales, gradients), 3, "plain")
+    plain = total(scales, gradients).vector
     np.testing.assert_allclose(plain, sum(scales) * expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("weights", get_args(Weights))
-def test_nothing_heard_gives_zero(weights: Weights) -> None:
-    np.testing.assert_array_equal(aggregate([], 5, weights), np.zeros(5, np.float32))
+def test_nothing_heard_gives_zero() -> None:
+    np.testing.assert_array_equal(total([], [], 5).vector, np.zeros(5, np.float32))
+    np.testing.assert_array_equal(total([], [], 5).normalized(), np.zeros(5, np.float32))
 
 
 def test_all_heard_makes_normalized_exact() -> None:
-    parts = contributions([0.25, 0.75], [[1, -2, 3], [-4, 0, 2]])
-    np.testing.assert_allclose(aggregate(parts, 3, "normalized"), [0.25 - 3, -0.5, 0.75 + 1.5])
+    mean = total([0.25, 0.75], [[1, -2, 3], [-4, 0, 2]]).normalized()
+    np.testing.assert_allclose(mean, [0.25 - 3, -0.5, 0.75 + 1.5])
 
 
 def test_normalized_is_a_consistent_ratio_estimator() -> None:
@@ -176,8 +170,8 @@ def test_normalized_is_a_consistent_ratio_estimator() -> None:
     for copies, rounds, consistent in ((1, 4000, False), (200, 400, True)):
         odds = np.repeat([0.3, 0.9], copies)
         heard = rng.random((rounds, 2 * copies)) < odds
-        parts = contributions([0.01] * 2 * copies, [[1.0]] * copies + [[-1.0]] * copies)
-        draws = [aggregate([parts[k] for k in np.flatnonzero(row)], 1, "normalized") for row in heard]
+        values = np.repeat([1.0, -1.0], copies)
+        draws = [total([0.01] * int(row.sum()), [[v] for v in values[row]], 1).normalized() for row in heard]
         if consistent:
             assert_mean(np.array(draws), ratio)
         else:

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import oracles
+from rounds import format_of, received
 from spfl.allocation.bound import Devices
 from spfl.arrays import State
 from spfl.cli import commands as cli
@@ -28,10 +29,10 @@ from spfl.radio import over_the_air
 from spfl.radio.outage import Link, Outcome
 from spfl.schemes import SCHEMES, Scheme, resolve
 from spfl.uplink.delivery import deliver
-from spfl.uplink.format import kept_values, packing_of, side_bits
-from spfl.uplink.reception import Update, receive
+from spfl.uplink.format import Format
+from spfl.uplink.reception import Update
 from spfl.uplink.scheduling import schedule, share_resources
-from spfl.uplink.upload import Upload, encode, signs_of
+from spfl.uplink.upload import Origin, Upload, encode, signs_of, silent
 from spfl.world.world import World
 from stats import assert_mean, assert_proportion
 
@@ -50,12 +51,9 @@ def constant_modulus(rng: np.random.Generator, size: int = DIM) -> Vector:
 
 def send(scheme: Scheme, gradients: list[Vector], state: State | None = None, round_: int = 1) -> list[Upload]:
     return [
-        encode(
-            scheme, g, state=state or {}, layout=LAYOUT, codec=CodecConfig(), seed=0, round_=round_, device=k,
-            samples=SAMPLES[k], loss=0.0,
-        )
+        encode(format_of(scheme, LAYOUT), g, state or {}, Origin(k, round_, SAMPLES[k], 0.0))
         for k, g in enumerate(gradients)
-    ]  # fmt: skip
+    ]
 
 
 def get(
@@ -63,10 +61,8 @@ def get(
 ) -> Update:
     """What the server makes of the uploads when these devices are heard, with all their packets."""
     sign = np.asarray(heard, np.bool_)
-    allocation: Any = SimpleNamespace(q_s=np.full(len(sign), q_s), r_m=np.ones(len(sign)))
-    return receive(
-        scheme, SchemeConfig(), LAYOUT, uploads, Outcome(sign, sign), allocation, state or {}, round_, seed=0
-    )
+    allocation: Any = SimpleNamespace(q_s=np.full(len(sign), q_s), r_m=np.ones(len(sign)), bits=None)
+    return received(format_of(scheme, LAYOUT), uploads, Outcome(sign, sign), allocation, state, round_)
 
 
 def make_link(gain: Any = (1.0, 0.3, 0.1, 0.03), bits: int = 100, symbols: float = 400.0, **more: Any) -> Link:
@@ -93,13 +89,13 @@ def test_unbiased_weights_make_the_single_packet_unbiased() -> None:
     rng, scheme = np.random.default_rng(1), SCHEMES["single_packet_unbiased"]
     gradients, link = [constant_modulus(rng) for _ in SAMPLES], make_link(gain=(3.0, 2.0, 1.0, 1.0))
     uploads = send(scheme, gradients)
-    allocation = share_resources(scheme, make_devices(), link, SchemeConfig(), fades(rng))
+    allocation = share_resources(format_of(scheme, LAYOUT), make_devices(), link, fades(rng))
     means = {}
     for weights in ("unbiased", "plain"):
         twin, draws = replace(scheme, weights=weights), []
         for _ in range(3000):
             outcome = deliver(twin, uploads, link, allocation, fades(rng), rng)
-            draws.append(receive(twin, SchemeConfig(), LAYOUT, uploads, outcome, allocation, {}, 1, seed=0).gradient)
+            draws.append(received(format_of(twin, LAYOUT), uploads, outcome, allocation).gradient)
         means[weights] = np.array(draws)
     assert 0.05 < allocation.q_s.min() < allocation.q_s.max() < 0.95
     assert_mean(means["unbiased"], WEIGHT @ np.array(gradients))
@@ -140,8 +136,8 @@ def test_a_second_attempt_helps_as_often_as_shannon_says() -> None:
     rng, scheme, draws = np.random.default_rng(4), SCHEMES["retransmit"], 20_000
     link = make_link(symbols=600.0 / scheme.attempts)
     assert scheme.attempts * link.tau_s[0] * link.power_w[0] == 600.0
-    uploads = [Upload.silent(k, 2) for k in range(4)]
-    allocation = share_resources(scheme, make_devices(), link, SchemeConfig(), fades(rng))
+    uploads = [silent(format_of(SCHEMES["sp_fl"], LAYOUT), k) for k in range(4)]
+    allocation = share_resources(format_of(scheme, LAYOUT), make_devices(), link, fades(rng))
     np.testing.assert_array_equal(allocation.beta, 0.25)
     got = np.array([deliver(scheme, uploads, link, allocation, fades(rng), rng).sign for _ in range(draws)])
     assert_proportion(got, allocation.q_s)
@@ -151,7 +147,7 @@ def test_a_second_attempt_helps_as_often_as_shannon_says() -> None:
             for fade in rng.exponential(size=2):
                 row[k] |= oracles.packet_arrives(100, 0.25, 1.0, float(link.gain[k]), fade, 300.0, 1.0, 1.0)
     assert_proportion(twice, allocation.q_s)
-    once = share_resources(replace(scheme, attempts=1), make_devices(), link, SchemeConfig(), fades(rng))
+    once = share_resources(format_of(replace(scheme, attempts=1), LAYOUT), make_devices(), link, fades(rng))
     with pytest.raises(AssertionError):
         assert_proportion(got, once.q_s)
     np.testing.assert_allclose(allocation.q_s, 1 - (1 - once.q_s) ** 2, rtol=1e-9)
@@ -170,8 +166,8 @@ def test_all_attempts_together_take_the_time_of_one_packet(digits: Dataset) -> N
 def test_two_packets_can_be_repeated_too() -> None:
     rng, scheme = np.random.default_rng(5), replace(SCHEMES["sp_fl_uniform"], attempts=3)
     link = make_link(modulus_bits=np.full(4, 60.0), fading="independent")
-    allocation = share_resources(scheme, make_devices(), link, SchemeConfig(), fades(rng))
-    uploads = [Upload.silent(k, 2) for k in range(4)]
+    allocation = share_resources(format_of(scheme, LAYOUT), make_devices(), link, fades(rng))
+    uploads = [silent(format_of(SCHEMES["sp_fl"], LAYOUT), k) for k in range(4)]
     outcomes = [deliver(scheme, uploads, link, allocation, (rng.exponential(size=4), rng.exponential(size=4)), rng)
                 for _ in range(20_000)]  # fmt: skip
     assert_proportion(np.array([o.sign for o in outcomes]), allocation.q_s)
@@ -180,7 +176,7 @@ def test_two_packets_can_be_repeated_too() -> None:
 
 def test_optimised_bandwidth_of_the_single_packet_is_the_best_of_a_grid() -> None:
     link, devices, rng = make_link(gain=(3.0, 0.5), bits=600), make_devices(2), np.random.default_rng(6)
-    best = share_resources(SCHEMES["single_packet_optimised"], devices, link, SchemeConfig(), fades(rng, 2))
+    best = share_resources(format_of(SCHEMES["single_packet_optimised"], LAYOUT), devices, link, fades(rng, 2))
     np.testing.assert_array_equal(best.alpha, 1.0)
     grid = []
     for beta in np.linspace(0, 1, 1001):
@@ -191,7 +187,7 @@ def test_optimised_bandwidth_of_the_single_packet_is_the_best_of_a_grid() -> Non
                  for k in range(2)]  # fmt: skip
         grid.append(sum(noisy))
     assert best.objective == pytest.approx(min(grid), rel=1e-4)
-    equal = share_resources(SCHEMES["single_packet"], devices, link, SchemeConfig(), fades(rng, 2))
+    equal = share_resources(format_of(SCHEMES["single_packet"], LAYOUT), devices, link, fades(rng, 2))
     assert best.objective < 0.99 * equal.objective
 
 
@@ -208,7 +204,9 @@ def test_schedules_pick_the_right_devices(name: str, count: int | None) -> None:
         weight[rng.random(8) < 0.2] = 0.0
         devices, fade = Devices(weight, v2, v2, v2, v2).normalized(), rng.exponential(size=8)
         link = make_link(gain=100 * gain)
-        share = share_resources(scheme, devices, link, config, (fade, rng.exponential(size=8)))
+        share = share_resources(
+            Format(scheme, config, LAYOUT, CodecConfig(), 0), devices, link, (fade, rng.exponential(size=8))
+        )
         alive = [k for k in range(8) if weight[k] > 0]
         by_channel = sorted(alive, key=lambda k: -gain[k] * fade[k])
         by_norm = sorted(alive, key=lambda k: -v2[k])
@@ -232,7 +230,7 @@ def test_ties_go_to_the_first_and_nobody_is_chosen_of_nobody() -> None:
     np.testing.assert_array_equal(schedule(scheme, SchemeConfig(scheduled=2), devices, np.ones(4), all_), [1, 1, 0, 0])
     assert not schedule(scheme, SchemeConfig(), devices, np.ones(4), none).any()
     silent = Devices(*np.zeros((5, 4)))
-    assert not share_resources(scheme, silent, make_link(), SchemeConfig(), (np.ones(4), np.ones(4))).beta.any()
+    assert not share_resources(format_of(scheme, LAYOUT), silent, make_link(), (np.ones(4), np.ones(4))).beta.any()
 
 
 # --- one bit ---------------------------------------------------------------------------------------------------------
@@ -273,7 +271,7 @@ def test_scaled_sign_has_one_scale_and_sign_mean_one_a_tensor() -> None:
 def test_top_k_sends_the_largest_and_keeps_the_rest_exactly() -> None:
     """e' = a - delivered, bit for bit; and with one device all that was used plus the remainder is all gradients."""
     rng, scheme = np.random.default_rng(9), resolve(SchemeConfig(name="top_k", density=0.3))
-    assert kept_values(scheme, LAYOUT) == 2
+    assert format_of(scheme, LAYOUT).kept_values == 2
     state: State = {}
     used, total = np.zeros(DIM), np.zeros(DIM)
     for t in range(1, 60):
@@ -359,7 +357,7 @@ def test_devices_take_part_when_their_channel_can_afford_it() -> None:
     rng, scheme, draws = np.random.default_rng(13), SCHEMES["over_the_air"], 5000
     link, devices = make_link(bits=DIM, symbols=40.0), make_devices()
     uploads = send(scheme, [rng.normal(size=DIM).astype(np.float32) for _ in SAMPLES])
-    allocation = share_resources(scheme, devices, link, SchemeConfig(), fades(rng))
+    allocation = share_resources(format_of(scheme, LAYOUT), devices, link, fades(rng))
     power = over_the_air.receive_power(link, np.ones(4, np.bool_))
     sent = np.zeros((draws, 4), np.bool_)
     for row in sent:
@@ -390,14 +388,14 @@ def test_over_the_air_takes_the_sign_and_the_common_modulus() -> None:
     uploads = send(scheme, gradients)
     assert not any(u.sign_packet or u.modulus_packet or u.sparse_packet for u in uploads)
     link = make_link(gain=(1e6,) * 4, bits=DIM, symbols=1e4)  # hardly any noise: a vote of all, one each
-    allocation = share_resources(scheme, make_devices(), link, SchemeConfig(), fades(rng))
+    allocation = share_resources(format_of(scheme, LAYOUT), make_devices(), link, fades(rng))
     outcome = deliver(scheme, uploads, link, allocation, (np.ones(4), np.ones(4)), rng)
     assert outcome.sign.all()
     ballots = sum(np.where(g >= 0, 1, -1) for g in gradients[:3])  # of three there is no tie
     three = [*uploads[:3], replace(uploads[3], samples=0)]
     allocation = replace(allocation, beta=np.array([0.25, 0.25, 0.25, 0.0]))
     outcome = deliver(scheme, three, link, allocation, (np.ones(4), np.ones(4)), rng)
-    update = receive(scheme, SchemeConfig(), LAYOUT, three, outcome, allocation, {}, 1, seed=0)
+    update = received(format_of(scheme, LAYOUT), three, outcome, allocation)
     weight = np.array(SAMPLES[:3]) / 60
     common = [sum(w * np.abs(g[part]).mean() for w, g in zip(weight, gradients, strict=False))
               for part in (slice(0, 4), slice(4, 7))]  # fmt: skip
@@ -416,11 +414,11 @@ def test_without_room_for_the_signs_nothing_is_sent() -> None:
     rng, scheme = np.random.default_rng(16), SCHEMES["over_the_air"]
     uploads = send(scheme, [constant_modulus(rng) for _ in SAMPLES])
     link = make_link(bits=DIM, symbols=DIM / 2 - 0.5)
-    allocation = share_resources(scheme, make_devices(), link, SchemeConfig(), fades(rng))
+    allocation = share_resources(format_of(scheme, LAYOUT), make_devices(), link, fades(rng))
     outcome = deliver(scheme, uploads, link, allocation, fades(rng), rng)
     assert not allocation.q_s.any()
     assert not outcome.sign.any()
-    assert not receive(scheme, SchemeConfig(), LAYOUT, uploads, outcome, allocation, {}, 1, seed=0).gradient.any()
+    assert not received(format_of(scheme, LAYOUT), uploads, outcome, allocation).gradient.any()
 
 
 # --- ablations of sp_fl ----------------------------------------------------------------------------------------------
@@ -429,7 +427,7 @@ def test_without_room_for_the_signs_nothing_is_sent() -> None:
 def test_ablations_fix_what_they_say() -> None:
     link = make_link(modulus_bits=np.full(4, 300.0), symbols=2000.0)
     share = {
-        name: share_resources(scheme, make_devices(), link, SchemeConfig(), (np.ones(4), np.ones(4)))
+        name: share_resources(format_of(scheme, LAYOUT), make_devices(), link, (np.ones(4), np.ones(4)))
         for name, scheme in SCHEMES.items()
         if name.startswith("sp_fl")
     }
@@ -447,13 +445,11 @@ def test_ablations_fix_what_they_say() -> None:
 
 def test_without_compensation_a_lone_sign_moves_nothing() -> None:
     gradient, alone = np.ones(DIM, np.float32), Outcome(np.array([True]), np.array([False]))
-    allocation: Any = SimpleNamespace(q_s=np.ones(1), r_m=np.ones(1))
+    allocation: Any = SimpleNamespace(q_s=np.ones(1), r_m=np.ones(1), bits=None)
     moved = {}
     for name in ("sp_fl", "sp_fl_no_compensation"):
         uploads = send(SCHEMES[name], [gradient])
-        moved[name] = receive(
-            SCHEMES[name], SchemeConfig(), LAYOUT, uploads, alone, allocation, {}, 1, seed=0
-        ).gradient.any()
+        moved[name] = received(format_of(SCHEMES[name], LAYOUT), uploads, alone, allocation).gradient.any()
     assert moved == {"sp_fl": True, "sp_fl_no_compensation": False}
 
 
@@ -465,10 +461,8 @@ def test_a_damaged_modulus_packet_leaves_its_sign_packet_good() -> None:
     (upload,) = send(scheme, [np.arange(-3, 4, dtype=np.float32)])
     damaged = replace(upload, modulus_packet=upload.modulus_packet[:-1])
     got = get(scheme, [damaged], [True])
-    lost: Any = receive(
-        scheme, SchemeConfig(), LAYOUT, [upload], Outcome(np.array([True]), np.array([False])),
-        SimpleNamespace(q_s=np.ones(1), r_m=np.ones(1)), {}, 1, seed=0,
-    )  # fmt: skip
+    odds: Any = SimpleNamespace(q_s=np.ones(1), r_m=np.ones(1), bits=None)
+    lost: Any = received(format_of(scheme, LAYOUT), [upload], Outcome(np.array([True]), np.array([False])), odds)
     np.testing.assert_array_equal(got.gradient, lost.gradient)
     assert (got.rejected, lost.rejected) == (1, 0)
     assert got.gradient.all()
@@ -488,14 +482,19 @@ def test_side_information_by_hand() -> None:
     expected = dict.fromkeys(SCHEMES, 32 * 6)  # n_k and five floats
     expected |= dict.fromkeys(("majority_vote", "sign_mean", "over_the_air"), 32 * 8)  # and two tensors
     expected |= {name: 32 * 8 for name in SCHEMES if name.startswith("sp_fl")}
-    blocks = len(packing_of(SCHEMES["sp_fl_plus"], LAYOUT).packets.shapes)  # and the output bias, two floats
+    blocks = len(format_of(SCHEMES["sp_fl_plus"], LAYOUT).packets.shapes)  # and the output bias, two floats
     expected |= dict.fromkeys(("sp_fl_plus", "sp_fl_plus_uniform"), 32 * (6 + blocks + LAYOUT.sizes[-1]))
     expected |= {"sp_fl_plus_uncalibrated": 32 * (6 + len(Rotation(LAYOUT.size).layout.shapes))}
     expected |= {"sp_fl_plus_unrotated": 32 * (6 + 1 + LAYOUT.sizes[-1])}
     expected |= {"single_packet_plus": 32 * (6 + LAYOUT.sizes[-1])}
+    blocks = len(format_of(SCHEMES["drive"], LAYOUT).packets.shapes)
+    expected |= {name: 32 * (6 + blocks) for name, scheme in SCHEMES.items() if scheme.uplink == "ladder"}
+    blocks = len(format_of(SCHEMES["sp_fl_ladder"], LAYOUT).packets.shapes)
+    calibrated = [n for n, s in SCHEMES.items() if s.uplink == "ladder" and s.rule == "calibrated"]
+    expected |= dict.fromkeys(calibrated, 32 * (6 + blocks + LAYOUT.sizes[-1]))
     expected |= {"scaled_sign": 32 * 7, "sp_fl_no_compensation": 32 * 6}
-    assert {name: side_bits(scheme, LAYOUT) for name, scheme in SCHEMES.items()} == expected
-    assert side_bits(resolve(SchemeConfig(name="majority_vote", compensation="zero")), LAYOUT) == 32 * 8
+    assert {name: format_of(scheme, LAYOUT).side_bits for name, scheme in SCHEMES.items()} == expected
+    assert format_of(resolve(SchemeConfig(name="majority_vote", compensation="zero")), LAYOUT).side_bits == 32 * 8
 
 
 def test_moduli_for_the_running_mean_are_summed_as_they_come() -> None:

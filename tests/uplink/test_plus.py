@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rounds import format_of, received
 from spfl.allocation.bound import Devices, Objective, common_weight, device_cost
 from spfl.config.schema import CodecConfig, SchemeConfig
 from spfl.errors import ConfigError, PacketError
@@ -14,9 +15,7 @@ from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing
 from spfl.radio.outage import Outcome
 from spfl.schemes import SCHEMES, resolve
-from spfl.uplink.format import link_bits, packing_of
-from spfl.uplink.reception import receive
-from spfl.uplink.upload import encode
+from spfl.uplink.upload import Origin, encode
 
 LAYOUT = Layout(("conv", "bias"), ((40, 50), (10,)))
 PLUS = SCHEMES["sp_fl_plus"]
@@ -24,18 +23,15 @@ PLUS = SCHEMES["sp_fl_plus"]
 
 def send(scheme: Any, gradients: Any, round_: int = 1) -> list[Any]:
     return [
-        encode(
-            scheme, gradient, state={}, layout=LAYOUT, codec=CodecConfig(bits=3), seed=0, round_=round_, device=k,
-            samples=10, loss=1.0,
-        )
+        encode(format_of(scheme, LAYOUT, CodecConfig(bits=3)), gradient, {}, Origin(k, round_, 10, 1.0))
         for k, gradient in enumerate(gradients)
-    ]  # fmt: skip
+    ]
 
 
 def get(scheme: Any, uploads: Any, sign: Any, modulus: Any, round_: int = 1) -> Any:
-    odds: Any = SimpleNamespace(q_s=np.ones(len(sign)), r_m=np.ones(len(sign)))
+    odds: Any = SimpleNamespace(q_s=np.ones(len(sign)), r_m=np.ones(len(sign)), bits=None)
     outcome = Outcome(np.array(sign, bool), np.array(modulus, bool))
-    return receive(scheme, SchemeConfig(), LAYOUT, uploads, outcome, odds, {}, round_, seed=0)
+    return received(format_of(scheme, LAYOUT), uploads, outcome, odds, round_=round_)
 
 
 def gradients(devices: int, seed: int = 0) -> Any:
@@ -103,8 +99,8 @@ def test_not_finite_aside_is_refused() -> None:
 
 
 def test_packets_carry_the_rotated_vector_and_nothing_else() -> None:
-    signs, modulus = link_bits(PLUS, LAYOUT, CodecConfig(bits=3))
-    size = packing_of(PLUS, LAYOUT).packets.size
+    signs, modulus = format_of(PLUS, LAYOUT, CodecConfig(bits=3)).link_bits
+    size = format_of(PLUS, LAYOUT).packets.size
     assert 2000 <= size < 2000 + 256
     assert (signs, modulus) == (size + 320, 3 * size + 64 + 320)
 

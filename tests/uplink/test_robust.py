@@ -142,7 +142,7 @@ def test_honest_devices_are_believed_as_they_are(digits, name):
     """So without defences nothing changes, bit for bit."""
     world = world_of(digits, name=name)
     uploads = uploads_of(world)
-    believed = admit(world.scheme, world.config.scheme, world.layout, uploads)
+    believed = admit(world.format, uploads)
     assert all(a is b for a, b in zip(believed, uploads, strict=True))
 
 
@@ -160,7 +160,7 @@ def test_impossible_claims_take_the_device_out(digits, claim):
     world = world_of(digits, name="sp_fl")
     uploads = uploads_of(world)
     uploads[3] = replace(uploads[3], **claim)
-    admitted = admit(world.scheme, world.config.scheme, world.layout, uploads)
+    admitted = admit(world.format, uploads)
     assert [u.samples == 0 for u in admitted] == [k == 3 for k in range(10)]
     assert admitted[3].sign_packet == b""
 
@@ -176,8 +176,8 @@ def test_claims_are_capped_at_multiples_of_the_median(digits):
         aside=1e6 * uploads[0].aside,
         tensor_means=1e6 * uploads[0].tensor_means,
     )
-    config, first = world.config.scheme, admit(world.scheme, world.config.scheme, world.layout, uploads)
-    for admitted in (admit(world.scheme, config, world.layout, [liar, *uploads[1:]]),):
+    config, first = world.config.scheme, admit(world.format, uploads)
+    for admitted in (admit(world.format, [liar, *uploads[1:]]),):
         norms = [math.sqrt(u.v2) for u in uploads]
         assert math.sqrt(admitted[0].v2) <= 2.0 * sorted(norms)[-1]
         assert admitted[0].samples <= math.ceil(1.5 * max(u.samples for u in uploads))
@@ -185,7 +185,7 @@ def test_claims_are_capped_at_multiples_of_the_median(digits):
         assert (admitted[0].tensor_means <= 2.001 * np.max([u.tensor_means for u in uploads], axis=0)).all()
         assert abs(admitted[0].v_vbar) <= 1.001 * math.sqrt(admitted[0].v2 * admitted[0].vbar2)
         assert norm_limit(config, admitted) <= 2.5 * norm_limit(config, first)
-    again = admit(world.scheme, config, world.layout, first)
+    again = admit(world.format, first)
     assert [u.v2 for u in again] == pytest.approx([u.v2 for u in first])  # a second look changes nothing
 
 
@@ -250,7 +250,7 @@ def test_a_lie_about_samples_is_worth_little_with_a_cap(digits, clean):
     for cap in (None, 2.0):
         scheme = {"max_samples": cap} if cap else {}
         world = world_of(digits, 1, attack, **scheme)
-        admitted = admit(world.scheme, world.config.scheme, world.layout, uploads_of(world))
+        admitted = admit(world.format, uploads_of(world))
         shares[cap] = admitted[liar].samples / sum(u.samples for u in admitted)
     assert shares[None] > 0.99
     assert shares[2.0] < 0.25

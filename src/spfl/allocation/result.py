@@ -29,6 +29,7 @@ class AllocationResult:
     objective = sum of cost. lower_bound <= the optimum and gap = (objective - lower_bound) / |objective| come from
     the Lagrange dual; they are None for `alternating` and `uniform`, which prove nothing. multiplier is lambda, the
     worth of the band. history is the objective after every half step of `alternating`, empty otherwise.
+    bits: how many bits of its vector each device sends, where that is allocated as well; None where packets are fixed.
     """
 
     beta: Floats
@@ -46,3 +47,4 @@ class AllocationResult:
     hopeless: Bools
     multiplier: float | None = None
     history: tuple[float, ...] = ()
+    bits: Floats | None = None

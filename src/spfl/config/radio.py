@@ -73,6 +73,15 @@ class ChannelConfig(Section):
     csi_error_db: float = Field(
         0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
     )
+    side_information: Literal["reliable", "in_packet"] = Field(
+        "reliable",
+        description="How norms, scales and other floats of a device travel: in a packet of their own that always "
+        "arrives (reliable), or within its first packet, paid for and lost with it (in_packet).",
+    )
+    device_csi: Literal["mean", "instantaneous"] = Field(
+        "mean",
+        description="What the link of a device adapts its bits to: the mean gain, or the fade of the round as well.",
+    )
     segment_bits: int | None = Field(
         None,
         ge=512,

@@ -208,6 +208,23 @@ class SchemeConfig(Section):
         description="Resource allocation (model.md, section 7): exact (with a certificate), alternating (the paper's) "
         "or uniform.",
     )
+    bits_per_value: float | None = Field(
+        None,
+        ge=1 / 64,
+        le=4,
+        description="Bits of a value in a ladder of rotated bits, the same for every device; below 1 a sketch.",
+    )
+    tau: float | None = Field(
+        None,
+        gt=0,
+        le=1e3,
+        description="Part of a device's gradient that no other device can tell, relative to its squared norm.",
+    )
+    auxiliary: Literal["bias", "labels"] | None = Field(
+        None,
+        description="What calibrated weights correct by: the gradient of the output bias, or the label shares that "
+        "devices tell when they join.",
+    )
     rho: float | Literal["proportional"] = Field(
         "proportional",
         description="Share of a device's band for its sign packet: a number in (0, 1), or proportional to the "

@@ -21,20 +21,15 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
-from spfl.allocation.result import AllocationResult
 from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR
-from spfl.config.schema import SchemeConfig
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError
 from spfl.models import ChannelsLast
 from spfl.packets import gpu as codec
-from spfl.packets.layout import Layout
-from spfl.radio.outage import Outcome
 from spfl.rng import Purpose, stream
-from spfl.schemes import Scheme
-from spfl.uplink.format import packing_of
-from spfl.uplink.reception import Update, conclude, scales
+from spfl.uplink.format import Format
+from spfl.uplink.reception import Arrived, Round, Update, aggregation_weights, finish, normalizes
 from spfl.uplink.upload import Upload, silent
 from spfl.world.state import ServerState
 from spfl.world.torch_device import repeatable, use_device
@@ -67,7 +62,7 @@ class TorchFleet:
 
     def __init__(self, world: World) -> None:
         assert world.config.torch_device is not None
-        self._world, self._packing = world, packing_of(world.scheme, world.layout)
+        self._world, self._packing = world, world.format.packing
         self._device = use_device(world.config.torch_device)
         data = world.dataset
         self._images, self._labels = data.train_images.to(self._device), data.train_labels.to(self._device)
@@ -104,7 +99,7 @@ class TorchFleet:
         world = self._world
         weights = torch.from_numpy(server.weights).to(self._device)
         heard = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
-        found, self._sent = {k: silent(world.scheme, world.layout, k) for k in cohort}, []
+        found, self._sent = {k: silent(world.format, k) for k in cohort}, []
         spent = [0.0, 0.0]
         for members, batch in self._batches(heard, round_):
             began = self._now()
@@ -259,21 +254,10 @@ class TorchFleet:
     # --- the server's side ---------------------------------------------------------------------------------------
 
     @repeatable()
-    def receive(
-        self,
-        scheme: Scheme,
-        config: SchemeConfig,
-        layout: Layout,
-        uploads: Sequence[Upload],
-        outcome: Outcome,
-        allocation: AllocationResult,
-        state: State,
-        round_: int,
-        *,
-        seed: int,
-    ) -> Update:
-        """See `reception.receive`: sum over the heard devices of scale, signs and moduli, unpacked where they are."""
-        scale = scales(scheme, config, uploads, outcome, allocation)
+    def receive(self, form: Format, arrived: Arrived, state: State) -> Update:
+        """See `reception.receive`: the sum over the received devices is taken, and rotated back, on the device."""
+        uploads, outcome, layout = arrived.uploads, arrived.outcome, form.layout
+        scale = aggregation_weights(form, arrived, state)
         place = {upload.device: i for i, upload in enumerate(uploads)}
         total, heard = torch.zeros(layout.size, device=self._device), 0.0
         rejected = sum(not upload.samples for upload in uploads)
@@ -288,10 +272,10 @@ class TorchFleet:
             weight = torch.where(finite, torch.from_numpy(scale[places]).to(self._device), 0.0)
             total += weight.float() @ torch.where(finite[:, None], vectors, 0.0)
             heard += float(weight.sum())
-        if heard > 0 and (scheme.rule == "calibrated" or (scheme.rule == "mean" and scheme.weights == "normalized")):
+        if heard > 0 and normalizes(form):
             total /= heard
         self._sent = []
-        return conclude(scheme, config, layout, uploads, outcome, scale, total.cpu().numpy(), state, {}, rejected)
+        return finish(form, arrived, state, Round(scale, total.cpu().numpy(), rejected=rejected))
 
     def _decode(
         self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State

@@ -28,7 +28,7 @@ from spfl.errors import PacketError
 from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
 from spfl.uplink.reception import receive
-from spfl.uplink.upload import Upload, encode, silent
+from spfl.uplink.upload import Origin, Upload, encode, silent
 from spfl.world.attack import FIRST_ROUND, disguise, tamper
 from spfl.world.state import ServerState
 from spfl.world.world import World
@@ -87,7 +87,7 @@ class Fleet:
     def _work(self, model: FlatModel, server: ServerState, weights: Vector | None, device: int, round_: int) -> Work:
         world = self._world
         if weights is None:
-            return Work(silent(world.scheme, world.layout, device), 0.0, 0.0)
+            return Work(silent(world.format, device), 0.0, 0.0)
         started = time.perf_counter()
         attack, moment = world.config.attack if device in world.hostile else None, round_
         if attack is not None and attack.kind in ("replay", "stale"):
@@ -97,20 +97,11 @@ class Fleet:
             gradient = disguise(attack, gradient, seed=world.config.seed, round_=round_, device=device)
         middle = time.perf_counter()
         try:
-            upload = encode(
-                world.scheme,
-                gradient,
-                state=server.memory,
-                layout=world.layout,
-                codec=world.config.codec,
-                seed=world.config.seed,
-                round_=moment if attack is not None and attack.kind == "replay" else round_,
-                device=device,
-                samples=len(world.parts[device]),
-                loss=loss,
-            )
+            sent = moment if attack is not None and attack.kind == "replay" else round_
+            origin = Origin(device, sent, len(world.parts[device]), loss)
+            upload = encode(world.format, gradient, server.memory, origin)
         except PacketError:  # a gradient that is not finite: the device is out of this round
-            upload = silent(world.scheme, world.layout, device)
+            upload = silent(world.format, device)
         upload = upload if attack is None else tamper(attack, upload)
         return Work(upload, middle - started, time.perf_counter() - middle)
 

@@ -23,9 +23,8 @@ from spfl.compensation import VECTOR, last_key, residual_key
 from spfl.config.schema import DataConfig
 from spfl.data.node_data import GreySums, Moments
 from spfl.errors import PacketError
-from spfl.packets.codec import modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
-from spfl.uplink.format import kept_values, packing_of, quantiser_ranges
 from spfl.uplink.upload import Upload
 from spfl.world.world import World
 
@@ -279,7 +278,7 @@ def read_report(content: RecordDict, round_: int, devices: Sequence[int], world:
     samples, count = _integers(note, "samples"), len(devices)
     if len(samples) != count or not all(0 <= n < MOST_SAMPLES for n in samples):
         raise PacketError(f"samples must be {count} whole numbers in 0..2^53 - 1")
-    packing = packing_of(world.scheme, world.layout)
+    packing = world.format.packing
     numbers = _array(side, "numbers", np.float64, (count, len(NUMBERS)))
     means = _array(side, "means", np.float32, (count, len(packing.packets.names)))
     aside = _array(side, "aside", np.float32, (count, packing.aside))
@@ -312,18 +311,22 @@ def _part(row: NDArray[Any]) -> Any:
 
 def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
     """What a sending device hands over in this scheme: field of `Upload` -> (dtype, elements)."""
-    scheme, layout, codec = world.scheme, world.layout, world.config.codec
-    packets = packing_of(scheme, layout).packets
+    form, scheme = world.format, world.scheme
+    packets = form.packets
     rows: dict[str, tuple[type[np.generic], int]] = {}
     if scheme.uplink in ("split", "single", "sign"):
         rows["sign_packet"] = (np.uint8, _bytes(sign_packet_bits(packets.size)))
     if scheme.uplink in ("split", "single"):
-        ranges = quantiser_ranges(scheme, layout, codec)
-        rows["modulus_packet"] = (np.uint8, _bytes(modulus_packet_bits(packets.size, codec.bits, ranges)))
+        bits = modulus_packet_bits(packets.size, form.codec.bits, form.ranges)
+        rows["modulus_packet"] = (np.uint8, _bytes(bits))
     if scheme.uplink == "sparse":
-        rows["sparse_packet"] = (np.uint8, _bytes(sparse_packet_bits(layout.size, kept_values(scheme, layout))))
+        rows["sparse_packet"] = (np.uint8, _bytes(sparse_packet_bits(form.layout.size, form.kept_values)))
     if scheme.error_feedback or scheme.uplink in ("ideal", "analog"):
-        rows["gradient"] = (np.float32, layout.size)
+        rows["gradient"] = (np.float32, form.layout.size)
+    if scheme.uplink == "ladder":
+        rows["ladder_packet"] = (np.uint8, _bytes(HEADER_BITS + form.planes * packets.size))
+    if scheme.uplink == "codec" and scheme.codec is not None:
+        rows["own_packet"] = (np.uint8, HEADER_BITS // 8 + _bytes(scheme.codec.bits(packets.size)))
     return rows
 
 

@@ -279,7 +279,7 @@ class SpFl(Strategy):
 
     def _believed(self, round_: int, uploads: Sequence[Upload]) -> Sequence[Upload]:
         """The uploads with their packets, admitted; the nodes of devices that are not are blamed."""
-        believed = admit(self.world.scheme, self.world.config.scheme, self.world.layout, uploads)
+        believed = admit(self.world.format, uploads)
         nodes = {device: node for node, devices in self._asked.items() for device in devices}
         for upload, other in zip(uploads, believed, strict=True):
             if upload.samples and not other.samples:
@@ -293,7 +293,7 @@ class SpFl(Strategy):
     def _cohort(self, round_: int, heard: Mapping[int, Upload]) -> list[Upload]:
         """The uploads in the order of the cohort: sums then have one order, whoever answered first."""
         world = self.world
-        return [heard.get(device) or silent(world.scheme, world.layout, device) for device in world.cohort(round_)]
+        return [heard.get(device) or silent(world.format, device) for device in world.cohort(round_)]
 
     def _has_packets(self, upload: Upload) -> bool:
         parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]

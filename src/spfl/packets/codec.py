@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 from spfl.arrays import Bytes, Vector
 from spfl.errors import ConfigError, PacketError
+from spfl.packets import ladder
 from spfl.packets import quantiser as kernels
 from spfl.packets.layout import Layout, _vector
+from spfl.packets.vector_codecs import Codec
 
 MAGIC = b"SPFL"
 VERSION = 1
@@ -43,6 +45,8 @@ class Kind(IntEnum):
     SIGN = 1
     MODULUS = 2
     SPARSE = 3
+    LADDER = 4
+    OWN = 5
 
 
 def sign_packet_bits(dim: int) -> int:
@@ -130,6 +134,52 @@ def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, d
     floats[:] = values[places]
     codes[:] = np.packbits(places[:, None] >> np.arange(place_bits(layout.size)) & 1, bitorder="little")
     return _seal(packet)
+
+
+def encode_ladder(vector: Vector, deviation: Vector, planes: int, *, layout: Layout, round_: int, device: int) -> bytes:
+    """A rotated vector (dim,) as all bits of its first planes, of which the radio sends as many as it is granted.
+
+    Raises PacketError as `encode_signs` does.
+    """
+    values = _vector(vector, layout.size, "vector")
+    if not np.isfinite(deviation).all():
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    packet, _, codes = _blank(Kind.LADDER, planes, 0, layout, round_, device)
+    codes[:] = ladder.encode(values, deviation, planes)
+    return _seal(packet)
+
+
+def encode_own(
+    codec: Codec, vector: Vector, rng: np.random.Generator, *, layout: Layout, round_: int, device: int
+) -> bytes:
+    """A vector (dim,) as a codec of the caller's writes it, in our container.
+
+    Raises PacketError for a payload of another length than the codec promises, and as `encode_signs` does.
+    """
+    values = _vector(vector, layout.size, "gradient")
+    if not np.isfinite(values).all():
+        raise PacketError("gradient must be finite, got NaN or infinity")
+    payload, size = codec.encode(values, rng), -(-codec.bits(layout.size) // 8)
+    if len(payload) != size:
+        raise PacketError(f"codec {codec.name} must write {size} bytes for {layout.size} values, got {len(payload)}")
+    packet, _, codes = _blank(Kind.OWN, 8, size, layout, round_, device)
+    codes[:] = np.frombuffer(payload, np.uint8)
+    return _seal(packet)
+
+
+def decode_ladder(packet: bytes, deviation: Vector, bits: float, *, layout: Layout, round_: int, device: int) -> Vector:
+    """The estimate from the first bits of a ladder, float32 (dim,). Raises PacketError as `decode_signs` does."""
+    header, _, codes = _open(packet, Kind.LADDER, layout, round_, device)
+    return ladder.decode(codes, deviation, layout.sizes[0], min(int(bits), header.bits * layout.size))
+
+
+def decode_own(codec: Codec, packet: bytes, *, layout: Layout, round_: int, device: int) -> Vector:
+    """What a codec of the caller's reads, float32 (dim,). Raises PacketError as `decode_signs` does."""
+    _, _, codes = _open(packet, Kind.OWN, layout, round_, device)
+    values = np.asarray(codec.decode(codes.tobytes(), layout.size), np.float32)
+    if values.shape != (layout.size,) or not np.isfinite(values).all():
+        raise PacketError(f"codec {codec.name} must read {layout.size} finite values, got shape {values.shape}")
+    return values
 
 
 def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out: Vector | None = None) -> Vector:
@@ -240,6 +290,10 @@ def _rules(kind: Kind, layout: Layout) -> tuple[int, int, Sequence[int]]:
     """Least and most bits of a code, and how many ranges (values, in a sparse packet) there may be."""
     if kind == Kind.SPARSE:
         return place_bits(layout.size), place_bits(layout.size), range(1, layout.size + 1)
+    if kind == Kind.OWN:
+        return 8, 8, range(1, 2**32)
+    if kind == Kind.LADDER:
+        return 1, ladder.MAX_PLANES, [0]
     return (1, 1, [0]) if kind == Kind.SIGN else (1, MAX_BITS, sorted({1, len(layout.names)}))
 
 
@@ -249,12 +303,14 @@ def _expect(what: str, expected: object, got: object) -> None:
 
 
 def _byte_length(kind: Kind, dim: int, bits: int, ranges: int) -> int:
+    if kind == Kind.OWN:  # `ranges` counts its bytes
+        return HEADER_BITS // 8 + ranges
     length = HEADER_BITS + (bits + VALUE_BITS) * ranges if kind == Kind.SPARSE else _packet_bits(dim, bits, ranges)
     return -(-length // 8)
 
 
 def _payload(packet: bytes | bytearray, kind: Kind, ranges: int) -> tuple[Vector, Bytes]:
-    count = ranges if kind == Kind.SPARSE else 2 * ranges
+    count = {Kind.SPARSE: ranges, Kind.OWN: 0}.get(kind, 2 * ranges)
     start = _HEADER.size + count * VALUE_BITS // 8
     floats = np.frombuffer(packet, "<f4", count, _HEADER.size)
     return floats, np.frombuffer(packet, np.uint8, len(packet) - start - _CRC.size, start)

@@ -15,9 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from spfl.config.schema import SchemeConfig
-from spfl.packets.layout import Layout
-from spfl.schemes import Scheme
-from spfl.uplink.format import packing_of
+from spfl.uplink.format import Format
 from spfl.uplink.robust import clipped
 from spfl.uplink.upload import Upload, silent
 
@@ -25,14 +23,10 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 SLACK = 1e-3  # relative, on Cauchy-Schwarz: sums of a million float32 products
 
 
-def admit(scheme: Scheme, config: SchemeConfig, layout: Layout, uploads: Sequence[Upload]) -> list[Upload]:
+def admit(form: Format, uploads: Sequence[Upload]) -> list[Upload]:
     """The uploads that a server works with: impossible ones silenced, claims capped as configured."""
-    packing = packing_of(scheme, layout)
-    tensors, aside = len(packing.packets.names), packing.aside
-    believed = [
-        upload if _possible(scheme, layout, upload, tensors, aside) else silent(scheme, layout, upload.device)
-        for upload in uploads
-    ]
+    config = form.settings
+    believed = [upload if _possible(form, upload) else silent(form, upload.device) for upload in uploads]
     if config.max_samples is not None:
         most = config.max_samples * _median([upload.samples for upload in believed if upload.samples])
         believed = [replace(u, samples=min(u.samples, math.ceil(most))) for u in believed]
@@ -57,18 +51,19 @@ def _median(values: Sequence[float]) -> float:
     return float(np.median(values)) if len(values) else 0.0
 
 
-def _possible(scheme: Scheme, layout: Layout, upload: Upload, tensors: int, aside: int) -> bool:
+def _possible(form: Format, upload: Upload) -> bool:
     squares = (upload.v2, upload.vbar2, upload.delta2)
-    largest = layout.size * FLOAT32_MAX**2
+    largest = form.layout.size * FLOAT32_MAX**2
     if not all(0.0 <= square <= 4.0 * largest for square in squares) or upload.samples < 0:  # NaN fails as well
         return False
     if not abs(upload.v_vbar) <= (1.0 + SLACK) * math.sqrt(upload.v2) * math.sqrt(upload.vbar2):
         return False
-    if upload.tensor_means.shape != (tensors,) or upload.aside.shape != (aside,):
+    if upload.tensor_means.shape != (len(form.packets.names),) or upload.aside.shape != (form.packing.aside,):
         return False
     if not (np.isfinite(upload.tensor_means).all() and (upload.tensor_means >= 0).all()):
         return False
-    if upload.gradient is not None and scheme.uplink in ("ideal", "analog") and not np.isfinite(upload.gradient).all():
+    used = upload.gradient if form.scheme.uplink in ("ideal", "analog") else None
+    if used is not None and not np.isfinite(used).all():
         return False
     return bool(np.isfinite(upload.aside).all())
 

@@ -17,25 +17,33 @@ from spfl.arrays import Bools, Floats
 RIDGE = 0.3  # share of the mean eigenvalue of the auxiliary covariance that is taken for noise
 
 
-def calibrated_weights(weight: Floats, auxiliary: NDArray[np.floating], heard: Bools, ridge: float = RIDGE) -> Floats:
+def calibrated_weights(
+    weight: Floats,
+    auxiliary: NDArray[np.floating],
+    heard: Bools,
+    ridge: float = RIDGE,
+    start: Floats | None = None,
+) -> Floats:
     """Weights a_k >= 0 of the heard devices, summing to one; zero for the others. Shape (device,).
 
     minimise  sum_k (a_k - n_k)^2 / n_k + || sum_k a_k x_k - sum_j w_j x_j ||^2 / ridge'   over the heard,
     where n_k is w_k normalised over the heard, x_k = auxiliary[k] of shape (device, aux), and ridge' is `ridge`
     times the mean eigenvalue of sum_k n_k x_k x_k^T; then clipped at zero and normalised. With no auxiliary
-    element, or all of them zero, this is the `normalized` weight. Nobody heard gives zeros.
+    element, or all of them zero, this is the `normalized` weight. Nobody heard gives zeros. `start` (device,) takes the
+    place of w_k in n_k, where vectors are known to be unequally noisy.
     """
     out = np.zeros(weight.shape)
-    total = weight[heard].sum()
+    initial = (weight if start is None else start)[heard]
+    total = initial.sum()
     if total <= 0:
         return out
-    start = weight[heard] / total
+    near = initial / total
     x = np.asarray(auxiliary, np.float64)
-    missing = weight @ x / weight.sum() - start @ x[heard]
-    moment = x[heard].T @ (start[:, None] * x[heard])
+    missing = weight @ x / weight.sum() - near @ x[heard]
+    moment = x[heard].T @ (near[:, None] * x[heard])
     level = float(np.trace(moment)) / max(x.shape[1], 1)
     if level > 0:
         moved = np.linalg.solve(moment + ridge * level * np.eye(x.shape[1]), missing)
-        start = np.maximum(start * (1.0 + x[heard] @ moved), 0.0)
-    out[heard] = start / start.sum() if start.sum() > 0 else weight[heard] / total
+        near = np.maximum(near * (1.0 + x[heard] @ moved), 0.0)
+    out[heard] = near / near.sum() if near.sum() > 0 else initial / total
     return out

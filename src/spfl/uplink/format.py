@@ -1,91 +1,156 @@
-"""The format of an upload: which vector travels, in which packets, of how many bits."""
+"""The format of an upload: which vector travels, in which packets, of how many bits.
+
+A `Format` is what a device and the server agree upon before the first round. Every rule that both must follow (which
+bits are sent, what stands for a lost modulus, what travels as side information) is one of its members.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
+
+from spfl.allocation.participation import Ladder
 from spfl.allocation.result import AllocationResult
-from spfl.config.schema import CodecConfig
-from spfl.packets.codec import (
-    modulus_packet_bits,
-    sign_packet_bits,
-    sparse_packet_bits,
-)
+from spfl.arrays import Floats, Vector
+from spfl.compensation import compensatory_modulus
+from spfl.config.schema import CodecConfig, SchemeConfig
+from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.packets.ladder import MAX_PLANES, deviations
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing
+from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
 
 SCALAR_BITS = 32
-
-
 LARGEST_ASIDE = 128  # elements of an output bias that may travel as side information
 
 
-@lru_cache(maxsize=16)
-def packing_of(scheme: Scheme, layout: Layout) -> Packing:
-    """The scheme's packing. With `calibrated`, the output bias (the last tensor, one float a class) goes aside."""
-    last = layout.sizes[-1]
-    calibrated = scheme.rule == "calibrated" and len(layout.sizes) > 1 and last <= LARGEST_ASIDE
-    return Packing(layout, scheme.rotated, last if calibrated else 0)
+@dataclass(frozen=True)
+class Format:
+    """The scheme with its settings, and the vector that packets carry.
 
-
-def quantiser_ranges(scheme: Scheme, layout: Layout, codec: CodecConfig) -> int:
-    """Ranges in a modulus packet: one a tensor, or one in all."""
-    return len(packing_of(scheme, layout).packets.shapes) if codec.per_tensor else 1
-
-
-def kept_values(scheme: Scheme, layout: Layout) -> int:
-    """Values in a sparse packet: the scheme's density of all, at least one."""
-    return max(1, round(scheme.density * layout.size))
-
-
-def link_bits(scheme: Scheme, layout: Layout, codec: CodecConfig) -> tuple[int, int]:
-    """Bits that the first and the second packet put on the link, headers included; 0 for a packet that is not sent.
-
-    The output bias that goes aside is not in them, but in `side_bits`.
-    The analogue uplink has no packets and no header: one bit a parameter.
+    `in_packet`: side information is part of the first packet, paid for and lost with it; else it arrives reliably.
+    `instantaneous`: a device's link adapts to the fade that it meets; else to its mean gain.
+    `classes` (device, class) are the label shares that devices told when they joined, for schemes that use them.
     """
-    packets = packing_of(scheme, layout).packets
-    ranges = quantiser_ranges(scheme, layout, codec)
-    signs, modulus = sign_packet_bits(packets.size), modulus_packet_bits(packets.size, codec.bits, ranges)
-    return {
-        "ideal": (0, 0),
-        "split": (signs, modulus),
-        "single": (signs + modulus, 0),
-        "sign": (signs, 0),
-        "sparse": (sparse_packet_bits(layout.size, kept_values(scheme, layout)), 0),
-        "analog": (layout.size, 0),
-    }[scheme.uplink]
 
+    scheme: Scheme
+    settings: SchemeConfig
+    layout: Layout
+    codec: CodecConfig
+    seed: int
+    in_packet: bool = False
+    instantaneous: bool = False
+    classes: Floats | None = field(default=None, compare=False, repr=False)
 
-def payload_bits(
-    scheme: Scheme,
-    layout: Layout,
-    codec: CodecConfig,
-    allocation: AllocationResult,
-    packets: tuple[int, int] | None = None,
-) -> int:
-    """Bits that all devices with band send in a round, every attempt counted; float32 values on the ideal uplink.
+    # --- the vector ---------------------------------------------------------------------------------------------
 
-    `packets`: bits of the two packets, where they are not those of `link_bits`.
-    A split that leaves the modulus packet no band or no power (rho or alpha = 1) sends none.
-    """
-    scheduled = allocation.beta > 0
-    if scheme.uplink == "ideal":
-        return SCALAR_BITS * layout.size * int(scheduled.sum())
-    first, second = packets or link_bits(scheme, layout, codec)
-    both = scheduled & (allocation.rho < 1) & (allocation.alpha < 1)
-    return scheme.attempts * (first * int(scheduled.sum()) + second * int(both.sum()))
+    @cached_property
+    def packing(self) -> Packing:
+        """From parameters to the vector in packets. With `calibrated`, the output bias (the last tensor) goes aside."""
+        last = self.layout.sizes[-1]
+        calibrated = self.scheme.rule == "calibrated" and len(self.layout.sizes) > 1 and last <= LARGEST_ASIDE
+        return Packing(self.layout, self.scheme.rotated, last if calibrated else 0)
 
+    @property
+    def packets(self) -> Layout:
+        """The vector in packets as the codec sees it."""
+        return self.packing.packets
 
-def side_bits(scheme: Scheme, layout: Layout) -> int:
-    """Bits of side information a device sends in a round over the control channel, besides its packets.
+    def rotation(self, round_: int, device: int) -> np.random.Generator | None:
+        """The stream of a device's rotation in a round; None where nothing is rotated."""
+        return stream(self.seed, round_, device, Purpose.ROTATION) if self.packing.rotated else None
 
-    n_k and five float32 (||v||^2, ||vbar||^2, <v, vbar>, delta^2, loss); and where a mean modulus may stand in for what
-    is not sent or not heard, or scales a vote, one float32 a tensor or rotated block (one in all with `one_mean`);
-    and the tensor that goes aside.
-    """
-    packing = packing_of(scheme, layout)
-    stands_in = scheme.uplink in ("split", "sign") and scheme.compensation != "zero"
-    scales = 1 if scheme.one_mean else len(packing.packets.names)
-    return SCALAR_BITS * (6 + (scales if stands_in or scheme.rule == "vote" else 0) + packing.aside)
+    def scales(self, vector: Vector) -> Vector:
+        """What a sign alone stands for in each tensor or block, (tensor,); the deviations of a ladder's blocks."""
+        if self.scheme.uplink == "ladder":
+            return deviations(vector, self.packets.sizes[0])
+        if self.scheme.one_mean:
+            return np.full(len(self.packets.names), np.abs(vector).mean(dtype=np.float64), np.float32)
+        return self.packing.scales(vector)
+
+    def compensatory(self, state: Mapping[str, Vector], device: int, tensor_means: Vector) -> Vector:
+        """vbar_k: what stands for a lost modulus, shrunk, float32 (packets.size,)."""
+        vbar = compensatory_modulus(self.scheme.compensation, state, device, tensor_means, self.packets)
+        return vbar if self.scheme.shrink == 1.0 else np.float32(self.scheme.shrink) * vbar
+
+    # --- bits ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ranges(self) -> int:
+        """Ranges in a modulus packet: one a tensor, or one in all."""
+        return len(self.packets.shapes) if self.codec.per_tensor else 1
+
+    @property
+    def kept_values(self) -> int:
+        """Values in a sparse packet: the scheme's density of all, at least one."""
+        return max(1, round(self.scheme.density * self.layout.size))
+
+    @property
+    def planes(self) -> int:
+        """Planes of a ladder that a device prepares."""
+        bits = self.scheme.bits_per_value
+        return MAX_PLANES if bits is None else max(1, int(np.ceil(bits)))
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """What a device of a ladder scheme may send."""
+        bits, dim = self.scheme.bits_per_value, self.packets.size
+        fixed = None if bits is None else float(np.ceil(bits * dim))
+        return Ladder(dim, float(HEADER_BITS + (self._side_bits if self.in_packet else 0)), self.scheme.tau, fixed)
+
+    @cached_property
+    def link_bits(self) -> tuple[int, int]:
+        """Bits that the first and the second packet put on the link, headers included; 0 for a packet not sent.
+
+        The output bias that goes aside is not in them, but in `side_bits`. The analogue uplink has no packets and no
+        header: one symbol a parameter. A ladder whose bits are allocated counts one bit a value here.
+        """
+        scheme, size = self.scheme, self.packets.size
+        signs, modulus = sign_packet_bits(size), modulus_packet_bits(size, self.codec.bits, self.ranges)
+        first, second = {
+            "ideal": (0, 0),
+            "split": (signs, modulus),
+            "single": (signs + modulus, 0),
+            "sign": (signs, 0),
+            "sparse": (sparse_packet_bits(self.layout.size, self.kept_values), 0),
+            "analog": (self.layout.size, 0),
+            "ladder": (HEADER_BITS + int(self.ladder.fixed or size) if scheme.uplink == "ladder" else 0, 0),
+            "codec": (HEADER_BITS + (scheme.codec.bits(size) if scheme.codec else 0), 0),
+        }[scheme.uplink]
+        return first + (self._side_bits if self.in_packet and first and scheme.uplink != "analog" else 0), second
+
+    @property
+    def side_bits(self) -> int:
+        """Bits of side information that a device sends in a round over a channel of its own; 0 if in its packet."""
+        return 0 if self.in_packet and self.scheme.uplink not in ("ideal", "analog") else self._side_bits
+
+    @cached_property
+    def _side_bits(self) -> int:
+        """n_k and five float32 (||v||^2, ||vbar||^2, <v, vbar>, delta^2, loss); and where a mean modulus may stand in
+        for what is not sent or not received, or scales a vote, one float32 a tensor or rotated block (one in all with
+        `one_mean`); and the tensor that goes aside.
+        """
+        scheme = self.scheme
+        stands_in = scheme.uplink in ("split", "sign") and scheme.compensation != "zero"
+        scales = 1 if scheme.one_mean else len(self.packets.names)
+        told = stands_in or scheme.rule == "vote" or scheme.uplink == "ladder"
+        return SCALAR_BITS * (6 + (scales if told else 0) + self.packing.aside)
+
+    def payload_bits(self, allocation: AllocationResult, packets: tuple[int, int] | None = None) -> int:
+        """Bits that all devices with bandwidth send in a round, every attempt counted; float32 on the ideal uplink.
+
+        `packets`: bits of the two packets, where they are not those of `link_bits`.
+        A split that leaves the modulus packet no bandwidth or no power (rho or alpha = 1) sends none.
+        """
+        scheduled = allocation.beta > 0
+        if self.scheme.uplink == "ideal":
+            return SCALAR_BITS * self.layout.size * int(scheduled.sum())
+        if allocation.bits is not None:
+            return int((allocation.bits + self.ladder.overhead)[scheduled].sum())
+        first, second = packets or self.link_bits
+        both = scheduled & (allocation.rho < 1) & (allocation.alpha < 1)
+        return self.scheme.attempts * (first * int(scheduled.sum()) + second * int(both.sum()))

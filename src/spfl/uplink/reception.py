@@ -1,13 +1,13 @@
-"""The server's end of the uplink, for any scheme: the packets that arrive to the update.
+"""The server's end of the uplink, for any scheme: the packets that were received to the update.
 
 Pure functions, with the `State` passed in and out. Axis vocabulary: `dim`, `tensor`, `device`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,23 +15,20 @@ from spfl.allocation.bound import Weights, aggregation_weight
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Floats, State, Vector
 from spfl.compensation import Received, forget, remember, residual_key
-from spfl.config.schema import SchemeConfig
 from spfl.errors import PacketError
-from spfl.packets.codec import decode_modulus, decode_signs, decode_sparse
-from spfl.packets.layout import Layout
+from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode_signs, decode_sparse
+from spfl.packets.ladder import noise
 from spfl.packets.segments import element_mask
 from spfl.radio.outage import Outcome
-from spfl.rng import Purpose, stream
-from spfl.schemes import Scheme
 from spfl.uplink.admission import norm_limit
-from spfl.uplink.aggregation import Contribution, aggregate
+from spfl.uplink.aggregation import Sum
 from spfl.uplink.calibration import calibrated_weights
-from spfl.uplink.format import packing_of
+from spfl.uplink.format import Format
 from spfl.uplink.robust import clipped, combine
-from spfl.uplink.upload import Upload, describe, signs_of, stand_in
+from spfl.uplink.side import auxiliary, keep_side
+from spfl.uplink.upload import Upload, describe, signs_of
 
 LAST_UPDATE = "update/last"  # ghat of the last round (rule `reuse`)
-ONE = np.ones(1, np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,195 +40,224 @@ class Update:
     rejected: int
 
 
-def receive(
-    scheme: Scheme,
-    config: SchemeConfig,
-    layout: Layout,
-    uploads: Sequence[Upload],
-    outcome: Outcome,
-    allocation: AllocationResult,
-    state: State,
-    round_: int,
-    *,
-    seed: int,
-) -> Update:
-    """The server's side of a round: decode what arrived, compensate what did not, aggregate, remember.
+@dataclass(frozen=True)
+class Arrived:
+    """A round as the server sees it: what devices told and sent, what of it was received, and what was granted."""
 
-    Error feedback keeps decay (gradient - signs * modulus used) of a device that was heard, and all of one that was
-    not (model.md, section 8). The aggregation weight is no part of it: with other weights than `plain`, which make up
-    for losses as well, a constant gradient is applied 1/q times.
-    """
-    packing = packing_of(scheme, layout)
-    scale = scales(scheme, config, uploads, outcome, allocation)
-    limit = norm_limit(config, uploads)
-    received = Received(scheme.compensation)
-    residuals: State = {}
-    rejected = [upload.device for upload in uploads if not upload.samples]
-
-    def contributions() -> Iterator[Contribution]:
-        heard: float | Vector = 0.0
-        for k, upload in enumerate(uploads):
-            used = None
-            if outcome.sign[k] and upload.samples:
-                used = _decode(scheme, upload, bool(outcome.modulus[k]), state, packing.packets, round_)
-                if used is None or used.damaged:
-                    rejected.append(upload.device)
-                if used and outcome.sign_segments is not None:
-                    used = _cut(scheme, upload, used, outcome, k, state, packing.packets)
-            if used and (scheme.rotated or packing.aside):
-                rng = stream(seed, round_, upload.device, Purpose.ROTATION) if packing.rotated else None
-                whole = packing.unpack(used.signs * used.modulus, upload.aside, rng)
-                used = replace(used, signs=whole, modulus=ONE, share=float(np.mean(used.share)))
-                if not np.isfinite(whole).all():  # moduli near the largest float32, which add up when rotated back
-                    rejected.append(upload.device)
-                    used = None
-            if scheme.error_feedback and upload.gradient is not None:
-                delivered = used.signs * used.modulus if used else np.float32(0.0)
-                residuals[residual_key(upload.device)] = np.float32(config.error_decay) * (upload.gradient - delivered)
-            if used:
-                if used.exact:
-                    received.add(upload.device, clipped(used.modulus, limit))
-                if scheme.rule != "vote" and limit < math.inf:
-                    used = replace(used, signs=clipped(used.signs * used.modulus, limit), modulus=ONE)
-                heard = heard + scale[k] * used.share
-                yield Contribution(scale[k], used.signs, ONE if scheme.rule == "vote" else used.modulus, used.share)
-        if scheme.rule == "reuse" and LAST_UPDATE in state:
-            yield Contribution(1.0, np.float32(1.0 - heard) * state[LAST_UPDATE], ONE)
-
-    rules: dict[str, Weights] = {"mean": scheme.weights, "calibrated": "normalized"}
-    weights = rules.get(scheme.rule, "plain")
-    if config.aggregation == "mean":
-        update = aggregate(contributions(), layout.size, weights)
-    else:
-        vectors = [part.signs * part.modulus for part in contributions()]
-        update = combine(config.aggregation, vectors, layout.size, config.trim)
-    count = len(rejected)
-    return conclude(scheme, config, layout, uploads, outcome, scale, update, state, received.moduli(), count, residuals)
-
-
-def conclude(
-    scheme: Scheme,
-    config: SchemeConfig,
-    layout: Layout,
-    uploads: Sequence[Upload],
-    outcome: Outcome,
-    scale: Floats,
-    update: Vector,
-    state: State,
-    moduli: Mapping[int, Vector],
-    rejected: int,
-    residuals: State | None = None,
-) -> Update:
-    """The end of a round for any engine: what goes aside, the vote, and what both ends remember.
-
-    `update` (dim,) is the aggregate of the heard devices, `scale` (device,) what multiplied each.
-    """
-    packing = packing_of(scheme, layout)
-    if packing.aside and scale.any():  # when nobody was heard, nothing moves
-        update[-packing.aside :] = _mean_aside(config, uploads)
-    if scheme.rule == "vote":
-        votes = update if outcome.votes is None else outcome.votes
-        update = np.sign(votes) * layout.expand(_common_means(uploads, len(layout.names)))
-    memory = remember(scheme.compensation, state, moduli, update) | (residuals or {})
-    memory = forget(memory, [upload.device for upload in uploads], config.remembered_devices)
-    return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), rejected)
-
-
-def _mean_aside(config: SchemeConfig, uploads: Sequence[Upload]) -> Vector:
-    """The exact mean of what every device sent aside, (aside,); or the robust one."""
-    if config.aggregation != "mean":
-        vectors = [upload.aside for upload in uploads if upload.samples]
-        return combine(config.aggregation, vectors, uploads[0].aside.size, config.trim)
-    weight = describe(uploads).weight.astype(np.float32)
-    return np.asarray(weight @ np.stack([upload.aside for upload in uploads]))
-
-
-def scales(
-    scheme: Scheme,
-    config: SchemeConfig,
-    uploads: Sequence[Upload],
-    outcome: Outcome,
-    allocation: AllocationResult,
-) -> Floats:
-    """What multiplies each heard device, (device,): w c; w to reuse the rest; n, whose sums are exact, to vote."""
-    devices = describe(uploads)
-    if scheme.rule == "calibrated":
-        heard = outcome.sign & (devices.weight > 0)
-        return calibrated_weights(devices.weight, np.stack([upload.aside for upload in uploads]), heard)
-    if scheme.rule == "mean":
-        q_s, r_m = allocation.q_s, allocation.r_m
-        c = aggregation_weight(devices, q_s, r_m, scheme.weights, theta=config.theta, kappa=config.kappa)
-        return devices.weight * c
-    return devices.weight if scheme.rule == "reuse" else np.array([u.samples for u in uploads], np.float64)
-
-
-def _common_means(uploads: Sequence[Upload], tensors: int) -> Vector:
-    """Mean modulus of each tensor over all devices, weighted by samples: side information, so it always arrives."""
-    total = sum(upload.samples for upload in uploads)
-    weighted = [np.float32(upload.samples / total) * upload.tensor_means for upload in uploads if upload.samples]
-    return np.sum(weighted, axis=0, dtype=np.float32) if weighted else np.zeros(tensors, np.float32)
+    round_: int
+    uploads: Sequence[Upload]
+    outcome: Outcome
+    allocation: AllocationResult
 
 
 @dataclass(frozen=True)
-class _Used:
-    """What the server uses of a heard device: their product is the gradient. `exact`: from a whole modulus packet.
+class Heard:
+    """What the server uses of a received device: `vector` float32 (dim,), its estimate of the device's gradient.
 
-    `share` as in `Contribution`.
+    `share` of it was received: a number, or 0 and 1 by element (dim,), where the vector is 0 for what was not.
+    `signs` (packets.size,) are those of a sign packet, 0 where none came; None for other packets.
+    `modulus` (packets.size,) is what a whole modulus packet told, for the compensation; None without one.
+    `damaged`: a packet arrived that could not be used, and the vector is what the rest gives.
     """
 
-    signs: Vector
-    modulus: Vector
-    exact: bool = False
-    damaged: bool = False
+    vector: Vector
     share: float | Vector = 1.0
+    signs: Vector | None = None
+    modulus: Vector | None = None
+    damaged: bool = False
 
 
-def _cut(scheme: Scheme, upload: Upload, used: _Used, outcome: Outcome, k: int, state: State, layout: Layout) -> _Used:
-    """What segments leave of a packet: signs are 0 where none came, moduli are compensated where their own did not."""
-    assert outcome.sign_segments is not None
-    assert outcome.modulus_segments is not None
-    signs = element_mask(outcome.sign_segments[k], layout.size).astype(np.float32)
-    if not used.exact or scheme.uplink == "single":
-        return replace(used, signs=used.signs * signs, exact=used.exact and bool(signs.all()), share=signs)
-    moduli = element_mask(outcome.modulus_segments[k], layout.size)
-    vbar = stand_in(scheme, state, upload.device, upload.tensor_means, layout)
-    exact = bool(moduli.all() and signs.all())
-    return replace(
-        used, signs=used.signs * signs, modulus=np.where(moduli, used.modulus, vbar), exact=exact, share=signs
-    )
+def receive(form: Format, arrived: Arrived, state: State) -> Update:
+    """The server's side of a round: decode what was received, compensate what was not, aggregate, remember.
 
-
-def _decode(
-    scheme: Scheme, upload: Upload, has_modulus: bool, state: State, layout: Layout, round_: int
-) -> _Used | None:
-    """What arrived of a device; None when nothing of it can be used.
-
-    Of two packets, a damaged modulus packet counts as lost, and its sign packet stays good. One packet for both is
-    good or damaged as a whole.
+    Error feedback keeps decay (gradient - vector used) of a device that was received, and all of one that was not
+    (model.md, section 8). The aggregation weight is no part of it: with other weights than `plain`, which make up for
+    losses as well, a constant gradient is applied 1/q times.
     """
-    try:
-        return _open(scheme, upload, has_modulus, state, layout, round_)
-    except PacketError:
-        if scheme.uplink != "split" or not has_modulus:
-            return None
-    try:
-        used = _open(scheme, upload, False, state, layout, round_)
-    except PacketError:
+    weight, limit = aggregation_weights(form, arrived, state), norm_limit(form.settings, arrived.uploads)
+    received, residuals = Received(form.scheme.compensation), dict[str, Vector]()
+    total, rejected = Sum(form.layout.size), 0
+    vectors: list[Vector] = []
+    for k, upload in enumerate(arrived.uploads):
+        heard = hear(form, arrived, k, state)
+        rejected += not upload.samples or (heard is None and bool(arrived.outcome.sign[k]))
+        if form.scheme.error_feedback and upload.gradient is not None:
+            residuals[residual_key(upload.device)] = _residual(form, upload.gradient, heard)
+        if heard is None:
+            continue
+        rejected += heard.damaged
+        if heard.modulus is not None:
+            received.add(upload.device, clipped(heard.modulus, limit))
+        vector = clipped(heard.vector, limit)
+        if form.scheme.rule == "vote" and heard.signs is not None:
+            vector = heard.signs
+        if form.settings.aggregation == "mean":
+            total.add(weight[k], vector, heard.share)
+        else:
+            vectors.append(vector)
+    if form.settings.aggregation != "mean":
+        update = combine(form.settings.aggregation, vectors, form.layout.size, form.settings.trim)
+    else:
+        update = _mean(form, total, state)
+    return finish(form, arrived, state, Round(weight, update, received.moduli(), rejected, residuals))
+
+
+def _residual(form: Format, gradient: Vector, heard: Heard | None) -> Vector:
+    delivered = np.float32(0.0) if heard is None else heard.vector
+    return np.float32(form.settings.error_decay) * (gradient - delivered)
+
+
+def _mean(form: Format, total: Sum, state: State) -> Vector:
+    """The weighted sum of what was received, divided where the weights are only known after reception."""
+    if form.scheme.rule == "reuse" and LAST_UPDATE in state:
+        total.add(1.0, (1.0 - total.weight).astype(np.float32) * state[LAST_UPDATE])
+    return total.normalized() if normalizes(form) else total.vector
+
+
+def normalizes(form: Format) -> bool:
+    """Whether the sum is divided by the weight that was received."""
+    rules: dict[str, Weights] = {"mean": form.scheme.weights, "calibrated": "normalized"}
+    return rules.get(form.scheme.rule, "plain") == "normalized"
+
+
+# --- one device ------------------------------------------------------------------------------------------------
+
+
+def hear(form: Format, arrived: Arrived, k: int, state: State) -> Heard | None:
+    """What was received of the k-th device of the cohort; None when nothing of it can be used."""
+    upload, outcome = arrived.uploads[k], arrived.outcome
+    if not (outcome.sign[k] and upload.samples):
         return None
-    return _Used(used.signs, used.modulus, damaged=True)
+    try:
+        heard = _decode(form, arrived, k, state, bool(outcome.modulus[k]))
+    except PacketError:
+        # One packet for both is good or damaged as a whole; of two, a damaged modulus packet counts as lost.
+        if form.scheme.uplink != "split" or not outcome.modulus[k]:
+            return None
+        try:
+            heard = replace(_decode(form, arrived, k, state, with_modulus=False), damaged=True)
+        except PacketError:
+            return None
+    heard = heard if outcome.sign_segments is None else _cut(form, arrived, k, state, heard)
+    if form.scheme.uplink == "ideal" or not (form.scheme.rotated or form.packing.aside):
+        return heard
+    vector = form.packing.unpack(heard.vector, upload.aside, form.rotation(arrived.round_, upload.device))
+    if not np.isfinite(vector).all():  # moduli near the largest float32, which add up when rotated back
+        return None
+    return replace(heard, vector=vector, share=float(np.mean(heard.share)))
 
 
-def _open(scheme: Scheme, upload: Upload, has_modulus: bool, state: State, layout: Layout, round_: int) -> _Used:
-    """Raises PacketError for a packet that is damaged or not its own."""
-    device = upload.device
-    if scheme.uplink == "ideal" and upload.gradient is not None:
-        return _Used(upload.gradient, ONE)
-    if scheme.uplink == "sparse":
-        return _Used(decode_sparse(upload.sparse_packet, layout=layout, round_=round_, device=device), ONE)
-    if scheme.uplink == "analog" and upload.gradient is not None:
+def _decode(form: Format, arrived: Arrived, k: int, state: State, with_modulus: bool) -> Heard:
+    """The vector in packets of a device. Raises PacketError for a packet that is damaged or not its own."""
+    upload, uplink = arrived.uploads[k], form.scheme.uplink
+    address: dict[str, Any] = {"layout": form.packets, "round_": arrived.round_, "device": upload.device}
+    if uplink == "ideal" and upload.gradient is not None:
+        return Heard(upload.gradient)
+    if uplink == "sparse":
+        return Heard(decode_sparse(upload.sparse_packet, **address))
+    if uplink == "ladder":
+        bits = form.ladder.fixed if arrived.allocation.bits is None else arrived.allocation.bits[k]
+        return Heard(decode_ladder(upload.ladder_packet, upload.tensor_means, float(bits or 0), **address))
+    if uplink == "codec" and form.scheme.codec is not None:
+        return Heard(decode_own(form.scheme.codec, upload.own_packet, **address))
+    if uplink == "analog" and upload.gradient is not None:
         signs = signs_of(upload.gradient)
     else:
-        signs = decode_signs(upload.sign_packet, layout=layout, round_=round_, device=device)
-    if has_modulus and upload.modulus_packet:
-        return _Used(signs, decode_modulus(upload.modulus_packet, layout=layout, round_=round_, device=device), True)
-    return _Used(signs, stand_in(scheme, state, device, upload.tensor_means, layout))
+        signs = decode_signs(upload.sign_packet, **address)
+    if with_modulus and upload.modulus_packet:
+        modulus = decode_modulus(upload.modulus_packet, **address)
+        return Heard(signs * modulus, signs=signs, modulus=modulus)
+    return Heard(signs * form.compensatory(state, upload.device, upload.tensor_means), signs=signs)
+
+
+def _cut(form: Format, arrived: Arrived, k: int, state: State, heard: Heard) -> Heard:
+    """What segments leave of a packet: 0 where no sign came, the compensatory modulus where its own did not."""
+    assert arrived.outcome.sign_segments is not None
+    assert arrived.outcome.modulus_segments is not None
+    upload, size = arrived.uploads[k], form.packets.size
+    came = element_mask(arrived.outcome.sign_segments[k], size).astype(np.float32)
+    signs = None if heard.signs is None else heard.signs * came
+    whole = heard.modulus if came.all() else None
+    if signs is None or heard.modulus is None or form.scheme.uplink == "single":
+        return replace(heard, vector=heard.vector * came, signs=signs, modulus=whole, share=came)
+    told = element_mask(arrived.outcome.modulus_segments[k], size)
+    modulus = np.where(told, heard.modulus, form.compensatory(state, upload.device, upload.tensor_means))
+    return replace(heard, vector=signs * modulus, signs=signs, modulus=whole if told.all() else None, share=came)
+
+
+# --- weights and memory ----------------------------------------------------------------------------------------
+
+
+def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
+    """What multiplies the vector of each device, (device,).
+
+    w c with the weights of model.md, section 4; w to reuse the rest; n_k, whose sums are exact, to vote; the calibrated
+    weights of the received devices, which start from their weights over their noise (model.md, section 10).
+    """
+    scheme, devices = form.scheme, describe(arrived.uploads)
+    if scheme.rule == "calibrated":
+        received = arrived.outcome.sign & (devices.weight > 0)
+        told = auxiliary(form, arrived.uploads, received, arrived.round_, state)
+        return calibrated_weights(devices.weight, told, received, start=_by_noise(form, arrived, devices.weight))
+    if scheme.rule == "mean":
+        q_s, r_m = arrived.allocation.q_s, arrived.allocation.r_m
+        theta, kappa = form.settings.theta, form.settings.kappa
+        return devices.weight * aggregation_weight(devices, q_s, r_m, scheme.weights, theta=theta, kappa=kappa)
+    return devices.weight if scheme.rule == "reuse" else np.array([u.samples for u in arrived.uploads], np.float64)
+
+
+def _by_noise(form: Format, arrived: Arrived, weight: Floats) -> Floats | None:
+    """w_k / (tau + v_k) for a ladder whose weights know its noise; None to start from w_k."""
+    if not (form.scheme.noise_aware and form.scheme.uplink == "ladder"):
+        return None
+    bits = arrived.allocation.bits
+    sent = np.full(weight.shape, form.ladder.fixed or form.packets.size) if bits is None else bits
+    return weight / (form.scheme.tau + noise(np.maximum(sent, 1.0), form.packets.size))
+
+
+@dataclass(frozen=True)
+class Round:
+    """What an engine hands over at the end of a round: the weights, their sum of vectors, and what was received.
+
+    `update` (dim,) is the aggregate of the received devices, `weight` (device,) what multiplied each.
+    """
+
+    weight: Floats
+    update: Vector
+    moduli: Mapping[int, Vector] = field(default_factory=dict)
+    rejected: int = 0
+    residuals: Mapping[str, Vector] = field(default_factory=dict)
+
+
+def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
+    """The end of a round for any engine: what goes aside, the vote, and what both ends remember."""
+    scheme, uploads, update, aside = form.scheme, arrived.uploads, done.update, form.packing.aside
+    if aside and done.weight.any():  # when nobody was received, nothing moves
+        update[-aside:] = _mean_aside(form, arrived, done.weight)
+    if scheme.rule == "vote":
+        votes = update if arrived.outcome.votes is None else arrived.outcome.votes
+        known = arrived.outcome.sign if form.in_packet else np.ones(len(uploads), np.bool_)
+        means = _common_means([u for u, told in zip(uploads, known, strict=True) if told], len(form.layout.names))
+        update = np.sign(votes) * form.layout.expand(means)
+    memory = remember(scheme.compensation, state, done.moduli, update) | dict(done.residuals)
+    memory = keep_side(form, arrived.round_, uploads, arrived.outcome.sign, memory)
+    memory = forget(memory, [upload.device for upload in uploads], form.settings.remembered_devices)
+    return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), done.rejected)
+
+
+def _mean_aside(form: Format, arrived: Arrived, weight: Floats) -> Vector:
+    """The exact mean of what all devices sent aside, (aside,), or the robust one; of the received if it may be lost."""
+    uploads = arrived.uploads
+    if form.settings.aggregation != "mean":
+        known = [u for k, u in enumerate(uploads) if u.samples and (arrived.outcome.sign[k] or not form.in_packet)]
+        return combine(form.settings.aggregation, [u.aside for u in known], uploads[0].aside.size, form.settings.trim)
+    if form.in_packet:
+        return np.asarray(weight @ np.stack([u.aside for u in uploads]) / max(weight.sum(), 1e-300), np.float32)
+    return np.asarray(describe(uploads).weight.astype(np.float32) @ np.stack([upload.aside for upload in uploads]))
+
+
+def _common_means(uploads: Sequence[Upload], tensors: int) -> Vector:
+    """Mean modulus of each tensor over the devices that told theirs, weighted by samples."""
+    total = sum(upload.samples for upload in uploads)
+    weighted = [np.float32(upload.samples / total) * upload.tensor_means for upload in uploads if upload.samples]
+    return np.sum(weighted, axis=0, dtype=np.float32) if weighted else np.zeros(tensors, np.float32)

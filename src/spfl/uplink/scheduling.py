@@ -8,6 +8,7 @@ import numpy as np
 
 from spfl.allocation.allocator import allocate
 from spfl.allocation.bound import Devices, Objective, common_weight, device_cost
+from spfl.allocation.participation import allocate_bits
 from spfl.allocation.problem import Limits
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
@@ -16,24 +17,23 @@ from spfl.errors import AllocationError
 from spfl.radio import over_the_air
 from spfl.radio.outage import Link, Success, level, success
 from spfl.schemes import Scheme, Share
+from spfl.uplink.format import Format
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
 Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, (device,) or as the link's law takes them
 
 
 def share_resources(
-    scheme: Scheme,
-    devices: Devices,
-    link: Link,
-    config: SchemeConfig,
-    fades: Fades,
-    previous: AllocationResult | None = None,
+    form: Format, devices: Devices, link: Link, fades: Fades, previous: AllocationResult | None = None
 ) -> AllocationResult:
     """Bandwidth and power of every device for one round, with the success probabilities that follow.
 
     `fades` are looked at by the schedules that rank instantaneous channels, and by nothing else; their success
     probabilities are still those of the mean gains, so the scheduled are heard more often than q_s says.
     """
+    scheme, config = form.scheme, form.settings
+    if scheme.uplink == "ladder" and scheme.objective == "participation":
+        return _participation(form, devices, link, fades)
     own, most = scheme.share is not None, config.max_share or 1.0
     fixed = own or scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver
     goal = objective(scheme, devices, config, previous)
@@ -68,6 +68,13 @@ def share_resources(
         return result
     cost = device_cost(devices, q_s, r_m, goal)
     return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
+
+
+def _participation(form: Format, devices: Devices, link: Link, fades: Fades) -> AllocationResult:
+    """Bandwidth and bits by the participation objective (model.md, section 10)."""
+    importance = devices.weight**2 * devices.v2
+    fade = level(fades[0]) if form.instantaneous else None
+    return allocate_bits(importance, link, form.ladder, fade, equal=form.scheme.solver == "uniform")
 
 
 def _own_shares(

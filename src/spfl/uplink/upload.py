@@ -1,4 +1,4 @@
-"""The device's end of the uplink, for any scheme: a gradient to packets, what they cost, and what the server is told.
+"""The device's end of the uplink, for any scheme: a gradient to packets, and what the server is told.
 
 All functions are pure, with the `State` passed in and out. Axis vocabulary: `dim`, `tensor`, `device`.
 """
@@ -8,25 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spfl.allocation.bound import Devices
 from spfl.arrays import Vector
-from spfl.compensation import compensatory_modulus, residual_key
-from spfl.config.schema import CodecConfig
+from spfl.compensation import residual_key
 from spfl.errors import PacketError
-from spfl.packets.codec import (
-    encode_modulus,
-    encode_signs,
-    encode_sparse,
-    gradient_stats,
-)
-from spfl.packets.layout import Layout
-from spfl.packets.rotation import Packing
+from spfl.packets.codec import encode_ladder, encode_modulus, encode_own, encode_signs, encode_sparse, gradient_stats
+from spfl.packets.ladder import noise
 from spfl.rng import Purpose, stream
-from spfl.schemes import Scheme
-from spfl.uplink.format import kept_values, packing_of
+from spfl.uplink.format import Format
+
+
+class Origin(NamedTuple):
+    """Where a gradient is from: device and round, the device's samples, and its training loss."""
+
+    device: int
+    round_: int
+    samples: int
+    loss: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -50,76 +52,56 @@ class Upload:
     sparse_packet: bytes = b""
     gradient: Vector | None = None
     aside: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
-
-    @classmethod
-    def silent(cls, device: int, tensors: int, aside: int = 0) -> Upload:
-        """A device that has nothing to send this round: no samples, no weight."""
-        return cls(device, 0, math.nan, np.zeros(tensors, np.float32), aside=np.zeros(aside, np.float32))
+    ladder_packet: bytes = b""
+    own_packet: bytes = b""
 
 
-# --- packets ---------------------------------------------------------------------------------------------------
+def silent(form: Format, device: int) -> Upload:
+    """The upload of a device that has nothing to send this round: no samples, no weight."""
+    means, aside = np.zeros(len(form.packets.names), np.float32), np.zeros(form.packing.aside, np.float32)
+    return Upload(device, 0, math.nan, means, aside=aside)
 
 
-def encode(
-    scheme: Scheme,
-    gradient: Vector,
-    *,
-    state: Mapping[str, Vector],
-    layout: Layout,
-    codec: CodecConfig,
-    seed: int,
-    round_: int,
-    device: int,
-    samples: int,
-    loss: float,
-) -> Upload:
+def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: Origin) -> Upload:
     """The device's side of a round. Raises PacketError for a gradient that is not finite."""
+    scheme, packing, device = form.scheme, form.packing, origin.device
     if scheme.error_feedback and residual_key(device) in state:
         gradient = gradient + state[residual_key(device)]
     keep = scheme.error_feedback or scheme.uplink in ("ideal", "analog")
-    packing = packing_of(scheme, layout)
     aside = gradient[gradient.size - packing.aside :].copy()
-    unchecked = gradient if keep else aside  # packets check what they carry
-    if not np.isfinite(unchecked).all():
-        raise PacketError(f"gradient of device {device} in round {round_} is not finite")
-    vector = packing.pack(gradient, stream(seed, round_, device, Purpose.ROTATION) if packing.rotated else None)
-    signs, modulus, sparse, delta2 = b"", b"", b"", 0.0
-    packets = packing.packets
-    if scheme.uplink in ("split", "single", "sign"):
-        signs = encode_signs(vector, layout=packets, round_=round_, device=device)
-    if scheme.uplink in ("split", "single"):
-        rng = stream(seed, round_, device, Purpose.QUANTISE)
-        modulus, delta2 = encode_modulus(
-            vector, codec.bits, rng=rng, per_tensor=codec.per_tensor, layout=packets, round_=round_, device=device
-        )
-    if scheme.uplink == "sparse":
-        sparse = encode_sparse(vector, kept_values(scheme, layout), layout=packets, round_=round_, device=device)
-    means = _mean_moduli(scheme, vector, packing)
-    stats = gradient_stats(vector, stand_in(scheme, state, device, means, packets))
+    if not np.isfinite(gradient).all():
+        raise PacketError(f"gradient of device {device} in round {origin.round_} is not finite")
+    vector = packing.pack(gradient, form.rotation(origin.round_, device))
+    means = form.scales(vector)
+    sent, delta2 = _packets(form, vector, means, origin)
+    stats = gradient_stats(vector, form.compensatory(state, device, means))
     kept = gradient.copy() if keep else None
-    return Upload(device, samples, loss, means, *stats, delta2, signs, modulus, sparse, kept, aside)
+    if form.scheme.uplink == "ladder" and form.ladder.fixed is not None:
+        delta2 = stats[0] * float(noise(form.ladder.fixed, form.packets.size))
+    return Upload(device, origin.samples, origin.loss, means, *stats, delta2, gradient=kept, aside=aside, **sent)
 
 
-def silent(scheme: Scheme, layout: Layout, device: int) -> Upload:
-    """The upload of a device that has nothing to send, in the shapes of the scheme."""
-    packing = packing_of(scheme, layout)
-    return Upload.silent(device, len(packing.packets.names), packing.aside)
-
-
-def _mean_moduli(scheme: Scheme, vector: Vector, packing: Packing) -> Vector:
-    """What a sign alone stands for in each tensor (tensor,), or ||v||_1 / d for all of them."""
-    if scheme.one_mean:
-        return np.full(len(packing.packets.names), np.abs(vector).mean(dtype=np.float64), np.float32)
-    return packing.scales(vector)
-
-
-def stand_in(scheme: Scheme, state: Mapping[str, Vector], device: int, tensor_means: Vector, layout: Layout) -> Vector:
-    """vbar_k: the compensatory modulus, shrunk."""
-    vbar = compensatory_modulus(scheme.compensation, state, device, tensor_means, layout)
-    return vbar if scheme.shrink == 1.0 else np.float32(scheme.shrink) * vbar
-
-
-# --- what it costs ---------------------------------------------------------------------------------------------
+def _packets(form: Format, vector: Vector, means: Vector, origin: Origin) -> tuple[dict[str, Any], float]:
+    """The packets of the scheme by the field of `Upload` that holds them, and delta^2 of their quantiser."""
+    uplink, device, round_ = form.scheme.uplink, origin.device, origin.round_
+    address: dict[str, Any] = {"layout": form.packets, "round_": round_, "device": device}
+    sent, delta2 = {}, 0.0
+    if uplink in ("split", "single", "sign"):
+        sent["sign_packet"] = encode_signs(vector, **address)
+    if uplink in ("split", "single"):
+        rng = stream(form.seed, round_, device, Purpose.QUANTISE)
+        per_tensor = form.codec.per_tensor
+        sent["modulus_packet"], delta2 = encode_modulus(
+            vector, form.codec.bits, rng=rng, per_tensor=per_tensor, **address
+        )
+    if uplink == "sparse":
+        sent["sparse_packet"] = encode_sparse(vector, form.kept_values, **address)
+    if uplink == "ladder":
+        sent["ladder_packet"] = encode_ladder(vector, means, form.planes, **address)
+    if uplink == "codec" and form.scheme.codec is not None:
+        rng = stream(form.seed, round_, device, Purpose.QUANTISE)
+        sent["own_packet"] = encode_own(form.scheme.codec, vector, rng, **address)
+    return sent, delta2
 
 
 def describe(uploads: Sequence[Upload]) -> Devices:

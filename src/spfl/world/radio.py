@@ -11,7 +11,6 @@ import numpy as np
 from spfl.arrays import Floats
 from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_gains
-from spfl.packets.layout import Layout
 from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
@@ -23,7 +22,7 @@ from spfl.radio.tr38901 import drop_gains
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
-from spfl.uplink.format import link_bits, quantiser_ranges
+from spfl.uplink.format import Format
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,12 @@ class Radio:
     """What is between the devices and the server; functions of the configuration and of the round alone."""
 
     config: Config
-    scheme: Scheme
-    layout: Layout
+    form: Format
     custom: Custom = AS_CONFIGURED
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.form.scheme
 
     # --- where devices are --------------------------------------------------------------------------------------
 
@@ -88,7 +90,7 @@ class Radio:
     def tau_s(self) -> float:
         """Seconds of uplink a round: as configured, or so that B tau / (K d) is the resource ratio."""
         channel = self.config.channel
-        symbols = channel.symbols_per_parameter * self.config.cohort * self.layout.size
+        symbols = channel.symbols_per_parameter * self.config.cohort * self.form.layout.size
         return channel.tau_s or symbols / channel.bandwidth_hz
 
     # --- packets and what loses them ----------------------------------------------------------------------------
@@ -103,7 +105,7 @@ class Radio:
     @cached_property
     def packet_bits(self) -> tuple[int, int]:
         """Bits of the first and of the second packet on the link, with what its segments add."""
-        ranges = quantiser_ranges(self.scheme, self.layout, self.config.codec)
+        ranges = self.form.ranges
         held = {"split": (0, ranges), "single": (ranges, 0)}.get(self.scheme.uplink, (0, 0))
         first, second = (
             bits + segment_overhead(count, r)
@@ -118,7 +120,7 @@ class Radio:
 
     @cached_property
     def _whole_bits(self) -> tuple[int, int]:
-        return link_bits(self.scheme, self.layout, self.config.codec)
+        return self.form.link_bits
 
     @cached_property
     def law(self) -> RadioLaw | None:

@@ -23,6 +23,7 @@ from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.units import dbm_to_watt
+from spfl.uplink.format import Format
 from spfl.world.attack import hostile_devices
 from spfl.world.energy import Spent, clocks_hz, spend
 from spfl.world.radio import Radio
@@ -110,9 +111,23 @@ class World:
         return self.model().layout
 
     @cached_property
+    def format(self) -> Format:
+        """How gradients travel: what devices and server have agreed upon."""
+        config, channel = self.config, self.config.channel
+        in_packet, adapts = channel.side_information == "in_packet", channel.device_csi == "instantaneous"
+        told = self._label_shares() if self.scheme.auxiliary == "labels" else None
+        return Format(self.scheme, config.scheme, self.layout, config.codec, config.seed, in_packet, adapts, told)
+
+    def _label_shares(self) -> Floats:
+        """The share of each class in the samples of each device, (device, class)."""
+        labels, classes = self.dataset.train_labels.numpy(), self.dataset.classes
+        counts = [np.bincount(labels[part], minlength=classes) / max(len(part), 1) for part in self.parts]
+        return np.array(counts, np.float64)
+
+    @cached_property
     def radio(self) -> Radio:
         """The uplink."""
-        return Radio(self.config, self.scheme, self.layout, self.custom)
+        return Radio(self.config, self.format, self.custom)
 
     @cached_property
     def hostile(self) -> frozenset[int]:
