@@ -36,8 +36,8 @@ class Scheme:
     `analog` superposes the signs of all devices in the air; `ladder` sends as many bits as are granted, the important
     ones first (`packets.ladder`); `codec` a packet of the caller's own.
     rule: what the server makes of what it heard. `mean` is the weighted mean of model.md, section 4, the only
-    rule to which `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote` takes the sign of
-    the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
+    rule to which `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote`
+    takes the sign of the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
     With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.uplink.calibration`).
     rotated: signs and moduli are taken after a random rotation, and a sign alone stands for an unbiased estimate.
     objective: the resources minimise the one-step bound with the weights and theta, kappa of the scheme; or the
