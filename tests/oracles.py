@@ -346,3 +346,37 @@ def combine(rule, vectors, trim):
             votes = sum((x > 0) - (x < 0) for x in values)
             out.append(((votes > 0) - (votes < 0)) * statistics.median([abs(x) for x in values]))
     return out
+
+
+def ladder_estimate(vector: np.ndarray, block: int, bits: int) -> np.ndarray:
+    """What the first bits of a ladder tell of a vector, coordinate by coordinate (packets.ladder)."""
+    from spfl.packets.ladder import codebook
+
+    blocks = vector.size // block
+    order = [(b, i) for i in range(block) for b in range(blocks)]
+    estimate = np.zeros((blocks, block))
+    for place, (b, i) in enumerate(order):
+        planes = bits // vector.size + (place < bits % vector.size)
+        part, x = vector[b * block : (b + 1) * block].astype(np.float64), float(vector[b * block + i])
+        if planes == 0 or not part.any():
+            continue
+        spread = np.float32(np.sqrt(np.mean(part**2)))
+        scale = (part @ part) / (np.abs(part).sum() * codebook(1).values[0])
+        book = codebook(min(planes, 4))
+        cell = sum(abs(np.float32(x) / spread) >= edge for edge in book.edges[1:-1])
+        thinned = vector.size / bits if bits < vector.size else 1.0
+        estimate[b, i] = (-1 if x < 0 else 1) * book.values[cell] * scale * thinned
+    return estimate.ravel()
+
+
+def best_participation(importance: np.ndarray, gains: np.ndarray, shares: np.ndarray) -> float:
+    """The largest sum of importance times gain over all combinations of these shares that sum to one at most."""
+    from itertools import product
+
+    best = 0.0
+    for choice in product(range(shares.size), repeat=importance.size):
+        if shares[list(choice)].sum() <= 1.0 + 1e-12:
+            best = max(
+                best, float(sum(a * gains[k, j] for k, (a, j) in enumerate(zip(importance, choice, strict=True))))
+            )
+    return best

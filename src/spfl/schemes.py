@@ -47,7 +47,8 @@ class Scheme:
     attempts: times a packet is sent, each with its share of the time; it is received if one attempt is.
     bits_per_value: of a `ladder`, for every device; None lets the allocator choose for each. tau, noise_aware: see
     `allocation.participation` and `reception.aggregation_weights`. auxiliary: by what `calibrated` weights are
-    corrected, the gradient of the output bias or the label shares that devices told when they joined.
+    corrected, the gradient of the output bias or the label shares that devices told when they joined; `ridge` is the
+    share of their spread that is taken for noise.
     codec: of the uplink `codec`, in one packet.
     one_mean: the mean modulus that a device reports is one number, not one a parameter tensor.
     """
@@ -76,6 +77,7 @@ class Scheme:
     tau: float = 1.0
     noise_aware: bool = False
     auxiliary: Auxiliary = "bias"
+    ridge: float = 0.3
     codec: Codec | None = None
 
 
@@ -343,7 +345,17 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
     """
     if own is None and config.name not in SCHEMES:
         raise ConfigError(f"unknown scheme '{config.name}'" + did_you_mean(config.name, SCHEMES))
-    keys = ("weights", "compensation", "shrink", "solver", "error_feedback", "bits_per_value", "tau", "auxiliary")
+    keys = (
+        "weights",
+        "compensation",
+        "shrink",
+        "solver",
+        "error_feedback",
+        "bits_per_value",
+        "tau",
+        "auxiliary",
+        "ridge",
+    )
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given

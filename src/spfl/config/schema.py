@@ -220,6 +220,12 @@ class SchemeConfig(Section):
         le=1e3,
         description="Part of a device's gradient that no other device can tell, relative to its squared norm.",
     )
+    ridge: float | None = Field(
+        None,
+        gt=0,
+        le=1e3,
+        description="Share of the spread of the auxiliary vectors that calibrated weights take for noise.",
+    )
     auxiliary: Literal["bias", "labels"] | None = Field(
         None,
         description="What calibrated weights correct by: the gradient of the output bias, or the label shares that "

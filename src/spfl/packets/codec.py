@@ -136,16 +136,16 @@ def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, d
     return _seal(packet)
 
 
-def encode_ladder(vector: Vector, deviation: Vector, planes: int, *, layout: Layout, round_: int, device: int) -> bytes:
+def encode_ladder(vector: Vector, planes: int, *, layout: Layout, round_: int, device: int) -> bytes:
     """A rotated vector (dim,) as all bits of its first planes, of which the radio sends as many as it is granted.
 
     Raises PacketError as `encode_signs` does.
     """
     values = _vector(vector, layout.size, "vector")
-    if not np.isfinite(deviation).all():
+    if not np.isfinite(values).all():
         raise PacketError("gradient must be finite, got NaN or infinity")
     packet, _, codes = _blank(Kind.LADDER, planes, 0, layout, round_, device)
-    codes[:] = ladder.encode(values, deviation, planes)
+    codes[:] = ladder.encode(values, layout.sizes[0], planes)
     return _seal(packet)
 
 
@@ -176,6 +176,7 @@ def decode_ladder(packet: bytes, deviation: Vector, bits: float, *, layout: Layo
 def decode_own(codec: Codec, packet: bytes, *, layout: Layout, round_: int, device: int) -> Vector:
     """What a codec of the caller's reads, float32 (dim,). Raises PacketError as `decode_signs` does."""
     _, _, codes = _open(packet, Kind.OWN, layout, round_, device)
+    _expect("payload length", -(-codec.bits(layout.size) // 8), codes.size)
     values = np.asarray(codec.decode(codes.tobytes(), layout.size), np.float32)
     if values.shape != (layout.size,) or not np.isfinite(values).all():
         raise PacketError(f"codec {codec.name} must read {layout.size} finite values, got shape {values.shape}")

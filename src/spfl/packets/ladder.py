@@ -8,9 +8,10 @@ planes is an estimate of the whole vector:
 * Each further plane halves the cells of the magnitudes (EDEN's codebooks, here nested, so that a packet may be cut
   after any bit).
 
-The scale of each coordinate makes the estimate unbiased for Gaussian coordinates. The squared error of n bits relative
-to the squared norm is `noise(n, d)`. Coordinate i of every block comes before coordinate i + 1 of any, so that a prefix
-of a plane takes as much of each block. Bits are counted from the least significant one of the first byte.
+Each block's scale makes the estimate of whole planes exact along the block, and with that unbiased over rotations
+(DRIVE, EDEN); for a number of planes that was not foreseen, it is so for Gaussian coordinates. The squared error of n
+bits relative to the squared norm is `noise(n, d)`. Coordinate i of every block comes before coordinate i + 1 of any, so
+that a prefix of a plane takes as much of each block. Bits are counted from the least significant one of the first byte.
 """
 
 from __future__ import annotations
@@ -80,17 +81,28 @@ def noise(bits: ArrayLike, dim: int) -> Floats:
     return np.asarray(np.where(share < 1.0, sketch, whole))
 
 
-def deviations(vector: Vector, block: int) -> Vector:
-    """Root mean square of each block of a rotated vector, float32 (block,): the side information of a ladder."""
-    squares = np.square(vector.reshape(-1, block), dtype=np.float64).mean(1)
-    return np.asarray(np.sqrt(squares), np.float32)
+def _relative(vector: Vector, block: int) -> Vector:
+    """The vector over the root mean square of its blocks, (blocks, block)."""
+    parts = vector.reshape(-1, block)
+    spread = np.sqrt(np.square(parts, dtype=np.float64).mean(1)).astype(np.float32)
+    return np.asarray(parts / np.where(spread > 0, spread, np.float32(1))[:, None], np.float32)
 
 
-def encode(vector: Vector, deviation: Vector, planes: int) -> Bytes:
+def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
+    """What an estimate from these planes is scaled by, float32 (blocks,): the side information of a ladder.
+
+    Near the root mean square of the block: ||x||^2 / <x, c(x)> with the codebook's values c, as in EDEN.
+    """
+    relative, book = _relative(vector, block), codebook(planes)
+    cells = np.searchsorted(book.edges[1:-1], np.abs(relative), side="right")
+    along = (np.abs(vector.reshape(-1, block)) * book.values[cells]).sum(1, dtype=np.float64)
+    squares = np.square(vector.reshape(-1, block), dtype=np.float64).sum(1)
+    return np.asarray(np.divide(squares, along, out=np.zeros_like(along), where=along > 0), np.float32)
+
+
+def encode(vector: Vector, block: int, planes: int) -> Bytes:
     """All bits of the first planes of a rotated vector (dim,), uint8 (ceil(planes dim / 8),)."""
-    blocks = len(deviation)
-    safe = np.where(deviation > 0, deviation, np.float32(1))
-    ordered = (vector.reshape(blocks, -1) / safe[:, None]).T.ravel()
+    ordered = _relative(vector, block).T.ravel()
     cells = np.searchsorted(codebook(planes).edges[1:-1], np.abs(ordered), side="right").astype(np.uint8)
     magnitude = [(cells >> (planes - 2 - plane)) & 1 for plane in range(planes - 1)]
     return np.packbits(np.concatenate([(ordered < 0).astype(np.uint8), *magnitude]), bitorder="little")

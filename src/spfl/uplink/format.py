@@ -67,7 +67,8 @@ class Format:
     def scales(self, vector: Vector) -> Vector:
         """What a sign alone stands for in each tensor or block, (tensor,); the deviations of a ladder's blocks."""
         if self.scheme.uplink == "ladder":
-            return deviations(vector, self.packets.sizes[0])
+            fixed = self.scheme.bits_per_value
+            return deviations(vector, self.packets.sizes[0], 1 if fixed is None else self.planes)
         if self.scheme.one_mean:
             return np.full(len(self.packets.names), np.abs(vector).mean(dtype=np.float64), np.float32)
         return self.packing.scales(vector)

@@ -198,7 +198,8 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
     if scheme.rule == "calibrated":
         received = arrived.outcome.sign & (devices.weight > 0)
         told = auxiliary(form, arrived.uploads, received, arrived.round_, state)
-        return calibrated_weights(devices.weight, told, received, start=_by_noise(form, arrived, devices.weight))
+        start = _by_noise(form, arrived, devices.weight)
+        return calibrated_weights(devices.weight, told, received, scheme.ridge, start)
     if scheme.rule == "mean":
         q_s, r_m = arrived.allocation.q_s, arrived.allocation.r_m
         theta, kappa = form.settings.theta, form.settings.kappa

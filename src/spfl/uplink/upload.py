@@ -73,7 +73,7 @@ def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: 
         raise PacketError(f"gradient of device {device} in round {origin.round_} is not finite")
     vector = packing.pack(gradient, form.rotation(origin.round_, device))
     means = form.scales(vector)
-    sent, delta2 = _packets(form, vector, means, origin)
+    sent, delta2 = _packets(form, vector, origin)
     stats = gradient_stats(vector, form.compensatory(state, device, means))
     kept = gradient.copy() if keep else None
     if form.scheme.uplink == "ladder" and form.ladder.fixed is not None:
@@ -81,7 +81,7 @@ def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: 
     return Upload(device, origin.samples, origin.loss, means, *stats, delta2, gradient=kept, aside=aside, **sent)
 
 
-def _packets(form: Format, vector: Vector, means: Vector, origin: Origin) -> tuple[dict[str, Any], float]:
+def _packets(form: Format, vector: Vector, origin: Origin) -> tuple[dict[str, Any], float]:
     """The packets of the scheme by the field of `Upload` that holds them, and delta^2 of their quantiser."""
     uplink, device, round_ = form.scheme.uplink, origin.device, origin.round_
     address: dict[str, Any] = {"layout": form.packets, "round_": round_, "device": device}
@@ -97,7 +97,7 @@ def _packets(form: Format, vector: Vector, means: Vector, origin: Origin) -> tup
     if uplink == "sparse":
         sent["sparse_packet"] = encode_sparse(vector, form.kept_values, **address)
     if uplink == "ladder":
-        sent["ladder_packet"] = encode_ladder(vector, means, form.planes, **address)
+        sent["ladder_packet"] = encode_ladder(vector, form.planes, **address)
     if uplink == "codec" and form.scheme.codec is not None:
         rng = stream(form.seed, round_, device, Purpose.QUANTISE)
         sent["own_packet"] = encode_own(form.scheme.codec, vector, rng, **address)

@@ -1,0 +1,84 @@
+"""Bandwidth and bits by participation: near the best of all combinations, within the bound, and what it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import oracles
+from spfl.allocation.participation import SHARES, Ladder, _Tables, allocate_bits
+from spfl.radio.outage import Link, success
+
+DIM = 1000
+
+
+def make_link(gain: np.ndarray, symbols: float = 2.0) -> Link:
+    size = np.size(gain)
+    tau_s = symbols * size * DIM / 1e6
+    noise = 1.0 / (1e6 / size)  # SNR 1 on an equal share at gain 1
+    return Link(1e6, noise, np.ones(size), np.asarray(gain, float), np.full(size, tau_s), np.ones(size), np.zeros(size))
+
+
+@pytest.mark.parametrize("fading", ["mean", "instantaneous"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_combination_of_shares_is_better_than_the_bound(seed: int, fading: str) -> None:
+    rng = np.random.default_rng(seed)
+    link, importance = make_link(10 ** rng.normal(0, 1, 3)), rng.random(3)
+    fade = rng.exponential(size=3) if fading == "instantaneous" else None
+    found = allocate_bits(importance, link, Ladder(DIM, 300.0), fade)
+    shares = SHARES[::8]
+    table = _Tables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool)).gains(shares)
+    best = importance.sum() - oracles.best_participation(importance, table, shares)
+    assert found.lower_bound is not None
+    assert found.lower_bound <= best + 1e-9
+    assert found.objective <= best * 1.02 + 1e-9
+    assert found.beta.sum() <= 1 + 1e-9
+
+
+def test_it_is_no_worse_than_equal_shares() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        link, importance = make_link(10 ** rng.normal(0, 1.5, 12)), rng.random(12)
+        fade = rng.exponential(size=12)
+        for given in (None, fade):
+            best = allocate_bits(importance, link, Ladder(DIM, 300.0), given)
+            equal = allocate_bits(importance, link, Ladder(DIM, 300.0), given, equal=True)
+            assert best.objective <= equal.objective * (1 + 1e-3)
+
+
+def test_probabilities_are_those_of_the_link() -> None:
+    link, ladder = make_link(np.array([3.0, 1.0, 0.2, 0.05])), Ladder(DIM, 300.0)
+    found = allocate_bits(np.ones(4), link, ladder)
+    assert found.bits is not None
+    sized = Link(
+        link.bandwidth_hz, link.noise_w_per_hz, link.power_w, link.gain, link.tau_s, found.bits + 300.0, np.zeros(4)
+    )
+    q = success(sized, found.beta, np.ones(4)).q_s
+    sent = found.beta > 0
+    np.testing.assert_allclose(found.q_s[sent], q[sent], rtol=1e-9)
+
+
+def test_an_adapted_link_carries_what_capacity_allows() -> None:
+    rng = np.random.default_rng(2)
+    link, fade = make_link(10 ** rng.normal(0, 1, 6)), rng.exponential(size=6)
+    found = allocate_bits(np.ones(6), link, Ladder(DIM, 300.0), fade)
+    assert found.bits is not None
+    sent = found.beta > 0
+    snr = fade / (link.noise_to_signal * np.maximum(found.beta, 1e-300))
+    capacity = found.beta * link.bandwidth_hz * link.tau_s * np.log2(1 + snr)
+    assert (found.bits[sent] + 300.0 <= capacity[sent]).all()
+    assert (found.q_s[sent] == 1).all()
+
+
+def test_a_far_device_sends_less_and_a_near_one_more() -> None:
+    found = allocate_bits(np.ones(3), make_link(np.array([30.0, 1.0, 0.1])), Ladder(DIM, 100.0), equal=True)
+    assert found.bits is not None
+    assert found.bits[0] > DIM > found.bits[2] > 0
+
+
+def test_devices_without_importance_or_gain_get_nothing() -> None:
+    found = allocate_bits(np.array([1.0, 0.0, 1.0]), make_link(np.array([1.0, 1.0, 0.0])), Ladder(DIM, 100.0))
+    assert (found.beta > 0).tolist() == [True, False, False]
+    assert found.beta[0] == pytest.approx(1.0)
+    nobody = allocate_bits(np.zeros(3), make_link(np.ones(3)), Ladder(DIM, 100.0))
+    assert not nobody.beta.any()
