@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,17 +14,18 @@ from numpy.typing import NDArray
 
 from rounds import format_of, received
 from spfl.arrays import State
-from spfl.compensation import Compensation
+from spfl.compensation import Compensation, CompensationRule
 from spfl.config.schema import CodecConfig, Config, SchemeConfig
+from spfl.custom import Custom
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
 from spfl.fleet import threads as fleet
 from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
-from spfl.schemes import SCHEMES, Scheme, resolve
+from spfl.schemes import SCHEMES, Rule, Scheme, resolve
 from spfl.testing import SchemeContract
-from spfl.training import RoundRecord, run
+from spfl.training import RoundRecord, run, train
 from spfl.uplink.upload import Origin, Upload, describe, encode
 from spfl.uplink.upload import silent as silent_upload
 from spfl.world.world import World
@@ -242,3 +244,45 @@ def test_a_config_overrides_a_schemes_defaults() -> None:
 def test_an_unknown_scheme_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"unknown scheme 'sp_lf' \(did you mean 'sp_fl'\?\)"):
         resolve(SchemeConfig(name="sp_lf"))
+
+
+# --- records are checked when they are made --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weights": "unbias"}, r"^Scheme\.weights must be one of .*, got 'unbias' \(did you mean 'unbiased'\?\)$"),
+        ({"uplink": "signs"}, r"^Scheme\.uplink must be one of .*, got 'signs' \(did you mean 'sign'\?\)$"),
+        ({"compensation": 3}, r"^Scheme\.compensation must be an instance of CompensationRule, got 3$"),
+        ({"attempts": 0}, r"^Scheme\.attempts must be greater than or equal to 1, got 0$"),
+        ({"density": 1.5}, r"^Scheme\.density must be less than or equal to 1, got 1\.5$"),
+        ({"share": "equal"}, r"^Scheme\.share must be callable, got 'equal'$"),
+        ({"rotated": True, "uplink": "ideal"}, r"^Scheme\.rotated must not be True with uplink = 'ideal'$"),
+    ],
+    ids=str,
+)
+def test_a_scheme_that_cannot_be_is_refused_in_one_line(fields: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Scheme("mine", "", "", **fields)
+
+
+def test_parts_that_cannot_be_are_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^Custom\.partition must be callable, got 3$"):
+        Custom(partition=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^CompensationRule\.modulus must be callable, got 'mean'$"):
+        CompensationRule("mine", "mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("uplink", ["ideal", "split", "single", "sign", "sparse", "analog"])
+def test_every_scheme_that_can_be_made_runs(uplink: Any, digits: Dataset, small_config: Build) -> None:
+    config = small_config(data={"devices": 3}, training={"rounds": 1})
+    ran = 0
+    for rule, rotated, split in product(get_args(Rule), (False, True), (False, True)):
+        try:
+            scheme = Scheme("mine", "", "", uplink, rule=rule, rotated=rotated, allocate_split=split, solver="exact")
+        except ConfigError:
+            continue
+        list(train(World.build(config, digits, Custom(scheme=scheme))))
+        ran += 1
+    assert ran >= 3

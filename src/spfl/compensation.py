@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from spfl.arrays import State, Vector
+from spfl.config.section import check_fields
 from spfl.packets.layout import Layout
 
 
@@ -24,6 +25,9 @@ class CompensationRule:
     name: str
     modulus: Callable[[Mapping[str, Vector], int, Vector, Layout], Vector]
     remember: Callable[[State, Mapping[int, Vector], Vector], State] = lambda state, received, update: state
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 Compensation = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"] | CompensationRule

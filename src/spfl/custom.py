@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spfl.arrays import Floats, Indices
+from spfl.config.section import check_fields
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, DataError
 from spfl.schemes import Scheme
@@ -44,6 +45,7 @@ class Custom:
     scheme: Scheme | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.module is not None:
             _check_module(self.module)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from spfl.allocation.bound import Devices, Weights
 from spfl.compensation import Compensation
 from spfl.config.schema import SchemeConfig, SolverName
+from spfl.config.section import check_fields
 from spfl.errors import ConfigError, did_you_mean
 from spfl.packets.vector_codecs import FLOAT32, TERNGRAD, Codec, qsgd
 from spfl.radio.outage import Link
@@ -25,6 +27,16 @@ Objective = Literal["bound", "error", "participation"]
 Auxiliary = Literal["bias", "labels"]
 Schedule = Literal["all", "channel", "norm", "channel_norm"]
 Share = Callable[[Devices, Link], tuple[ArrayLike, ArrayLike]]
+ONE_PACKET: tuple[Uplink, ...] = ("ideal", "single", "sign", "sparse", "analog")
+# What a field may not be together with another: field, value, the other field, its values.
+CONFLICTS: tuple[tuple[str, object, str, tuple[object, ...]], ...] = (
+    ("rotated", True, "uplink", ("ideal", "analog", "sparse")),  # which carry the gradient in its own coordinates
+    ("rotated", True, "rule", ("vote",)),  # votes are about parameters
+    ("rule", "calibrated", "uplink", ("ideal", "analog")),  # which send no output bias as side information
+    ("allocate_split", True, "uplink", ONE_PACKET),  # there is nothing to split
+    ("uplink", "ladder", "rotated", (False,)),  # its planes are those of rotated blocks
+    ("uplink", "codec", "codec", (None,)),  # which makes the packet
+)
 
 
 @dataclass(frozen=True)
@@ -59,26 +71,32 @@ class Scheme:
     uplink: Uplink = "split"
     weights: Weights = "normalized"
     compensation: Compensation = "layer"
-    shrink: float = 1.0
+    shrink: Annotated[float, Field(ge=0, le=1)] = 1.0
     solver: SolverName = "uniform"
     allocate_band: bool = True
     allocate_power: bool = True
     error_feedback: bool = False
     rule: Rule = "mean"
     schedule: Schedule = "all"
-    attempts: int = 1
-    density: float = 0.02
+    attempts: Annotated[int, Field(ge=1)] = 1
+    density: Annotated[float, Field(gt=0, le=1)] = 0.02
     one_mean: bool = False
     rotated: bool = False
     objective: Objective = "bound"
     allocate_split: bool = False
     share: Share | None = None
-    bits_per_value: float | None = None
+    bits_per_value: Annotated[float, Field(gt=0)] | None = None
     tau: float = 1.0
     noise_aware: bool = False
     auxiliary: Auxiliary = "bias"
     ridge: float = 0.3
     codec: Codec | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, value, other, values in CONFLICTS:
+            if getattr(self, name) == value and (met := getattr(self, other)) in values:
+                raise ConfigError(f"Scheme.{name} must not be {value!r} with {other} = {met!r}")
 
 
 _SINGLE = Scheme(

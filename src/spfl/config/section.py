@@ -1,11 +1,13 @@
-"""Tables of a configuration: frozen, validated once, with one line that says what is wrong."""
+"""Tables of a configuration and public records: validated once, with one line that says what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from dataclasses import fields
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from spfl.errors import ConfigError, did_you_mean
 
@@ -48,3 +50,45 @@ def _known_keys(root: type[BaseModel], path: list[str]) -> Iterable[str]:
             break
         section = annotation
     return section.model_fields.keys()
+
+
+# --- records: dataclasses that a caller makes in Python --------------------------------------------------------------
+
+
+def check_fields(record: Any) -> None:
+    """For `__post_init__`: raise ConfigError for the first field whose value its annotation does not admit."""
+    kind: Any = type(record)
+    for name, (adapter, choices) in _rules(kind).items():
+        value = getattr(record, name)
+        try:
+            adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            what = f"{type(record).__name__}.{name}"
+            if choices and isinstance(value, str):
+                known = ", ".join(choices)
+                raise ConfigError(f"{what} must be one of {known}, got {value!r}" + _near(value, choices)) from None
+            rule = error.errors()[-1]["msg"].replace("Input should be", "must be")
+            raise ConfigError(f"{what} {rule}, got {value!r}") from None
+
+
+def _near(name: str, choices: list[str]) -> str:
+    hint = did_you_mean(name, choices)
+    return hint if "did you mean" in hint else ""  # the choices are told already
+
+
+@cache
+def _rules(kind: Any) -> dict[str, tuple[TypeAdapter[Any], list[str]]]:
+    """Of each field: what checks it, and the names it may have."""
+    hints = get_type_hints(kind, include_extras=True)
+    anything = ConfigDict(arbitrary_types_allowed=True)
+    return {
+        field.name: (TypeAdapter(hints[field.name], config=anything), _choices(hints[field.name]))
+        for field in fields(kind)
+    }
+
+
+def _choices(hint: Any) -> list[str]:
+    """The names that an annotation admits, within unions as well."""
+    if get_origin(hint) is Literal:
+        return [value for value in get_args(hint) if isinstance(value, str)]
+    return [name for part in get_args(hint) if get_origin(part) is Literal for name in _choices(part)]

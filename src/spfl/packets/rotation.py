@@ -97,7 +97,12 @@ class Rotation:
         return rotated
 
     def inverse(self, rotated: Vector, rng: np.random.Generator) -> Vector:
-        """Undo `forward`, given a stream in the same state: float32 (layout.size,) to (dim,)."""
+        """Undo `forward`, given a stream in the same state: float32 (layout.size,) to (dim,).
+
+        Raises ValueError for a vector of another size, which the compiled transform would overrun.
+        """
+        if rotated.size != self.layout.size:
+            raise ValueError(f"rotated must have {self.layout.size} elements, got {rotated.size}")
         vector = rotated.copy()
         _hadamard(vector, self.block)
         vector *= _random_signs(self.layout.size, rng)

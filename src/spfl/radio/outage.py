@@ -62,10 +62,11 @@ class Link:
         if (self.split > 1).any():
             raise ValueError(f"rho must lie in [0, 1], got {self.rho}")
         least_gap = 1.0 if self.law is None else 0.0  # with a law, the gap is of the allocator's approximation
-        if not (
-            self.bandwidth_hz > 0 and self.noise_w_per_hz > 0 and self.snr_gap >= least_gap and self.gap_slope >= 0
-        ):
-            raise ValueError("bandwidth_hz and noise_w_per_hz must be > 0, snr_gap >= 1 and gap_slope >= 0")
+        least = {"bandwidth_hz": 0.0, "noise_w_per_hz": 0.0, "snr_gap": least_gap, "gap_slope": 0.0}
+        for name, bound in least.items():
+            value, open_ = getattr(self, name), name in ("bandwidth_hz", "noise_w_per_hz")
+            if not (math.isfinite(value) and (value > bound if open_ else value >= bound)):
+                raise ValueError(f"{name} must be finite and {'>' if open_ else '>='} {bound:g}, got {value}")
         if self.fading not in ("block", "independent", "selective"):
             raise ValueError(f"fading must be 'block', 'independent' or 'selective', got {self.fading!r}")
 
