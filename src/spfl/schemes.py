@@ -41,28 +41,47 @@ CONFLICTS: tuple[tuple[str, object, str, tuple[object, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Scheme:
-    """One transmission scheme.
+    """One transmission scheme: how gradients are sent, how resources are shared, what the server makes of it.
 
-    uplink: `ideal` sends the exact gradient without loss; `split` a sign and a modulus packet; `single` both in one
-    packet; `sign` only the sign packet; `sparse` the largest values and their places (the share `density` of all);
-    `analog` superposes the signs of all devices in the air; `ladder` sends as many bits as are granted, the important
-    ones first (`packets.ladder`); `codec` a packet of the caller's own.
-    rule: what the server makes of what it heard. `mean` is the weighted mean of model.md, section 4, the only
-    rule to which `weights` applies; `reuse` lets the last update stand in for the weight that was not heard; `vote`
-    takes the sign of the sum of signs, each weighted by its samples, times the mean modulus of each tensor.
-    With `calibrated`, the mean over the heard is corrected by side information from all (`spfl.uplink.calibration`).
-    rotated: signs and moduli are taken after a random rotation, and a sign alone stands for an unbiased estimate.
-    objective: the resources minimise the one-step bound with the weights and theta, kappa of the scheme; or the
-    expected squared error of the normalised mean (`bound.common_weight`). allocate_split: rho is optimised as well.
-    schedule: who may send; all, or the best by instantaneous channel, by gradient norm, or by both.
-    share: a caller's own allocation in place of a solver: (devices, link) to beta and alpha, each (device,).
-    attempts: times a packet is sent, each with its share of the time; it is received if one attempt is.
-    bits_per_value: of a `ladder`, for every device; None lets the allocator choose for each. tau, noise_aware: see
-    `allocation.participation` and `reception.aggregation_weights`. auxiliary: by what `calibrated` weights are
-    corrected, the gradient of the output bias or the label shares that devices told when they joined; `ridge` is the
-    share of their spread that is taken for noise.
-    codec: of the uplink `codec`, in one packet.
-    one_mean: the mean modulus that a device reports is one number, not one a parameter tensor.
+    It is a record of choices; a baseline is one row of `SCHEMES`. Fields are checked when a scheme is made.
+
+    Args:
+        name: Its name, in configurations and tables.
+        source: Where it comes from.
+        summary: What it does, in at most 100 characters.
+        uplink: What is sent. `ideal`: the exact gradient without loss. `split`: a sign and a modulus packet. `single`:
+            both in one packet. `sign`: the sign packet alone. `sparse`: the largest values and their places. `analog`: signs
+            superposed in the air. `ladder`: as many rotated bits as are granted, the important ones first. `codec`: one
+            packet of the codec below.
+        weights: Aggregation weight c of the rule `mean` (model.md, section 4).
+        compensation: What stands for a lost modulus: a name, or a `CompensationRule` (model.md, section 5).
+        shrink: Factor in [0, 1] on the compensatory modulus.
+        solver: Who allocates: `uniform`, `alternating` or `exact`.
+        allocate_band: Whether the bandwidth is optimised.
+        allocate_power: Whether the split of the power is optimised.
+        error_feedback: Whether a device keeps what the server did not use, for its next gradient.
+        rule: What the server makes of what it received. `mean`: the weighted mean of model.md, section 4. `calibrated`:
+            the mean over the received, corrected by side information from all devices. `reuse`: the last update stands
+            in for the weight that was not received. `vote`: the sign of the sum of signs, each weighted by its samples,
+            times the mean modulus of each tensor.
+        schedule: Who may send: all, or the best by instantaneous channel, by gradient norm, or by both.
+        attempts: Times a packet is sent, each with its part of the time; it is received if one attempt is.
+        density: Share in (0, 1] of the values that `sparse` sends.
+        one_mean: Whether the mean modulus that a device reports is one number, not one a parameter tensor.
+        rotated: Whether signs and moduli are taken after a random rotation; a sign alone is then nearly unbiased.
+        objective: What the resources minimise. `bound`: the one-step bound. `error`: the expected squared error of the
+            mean over the received. `participation`: see `spfl.allocation.participation`.
+        allocate_split: Whether the split of the bandwidth (rho) is optimised as well.
+        share: Your own allocation in place of a solver: from (devices, link) to beta and alpha, each (device,).
+        bits_per_value: Bits a value of a `ladder`, for every device; None lets the allocator choose for each.
+        tau: See `spfl.allocation.participation`.
+        noise_aware: Whether calibrated weights count how noisy what was received of a device is.
+        auxiliary: By what `calibrated` weights are corrected: the gradient of the output bias, or the label shares that
+            devices told when they joined.
+        codec: A vector to one packet and back, for the uplink `codec`.
+
+    Raises:
+        ConfigError: A field is not what its annotation admits, or two fields contradict each other.
     """
 
     name: str
