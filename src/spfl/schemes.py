@@ -50,9 +50,9 @@ class Scheme:
         source: Where it comes from.
         summary: What it does, in at most 100 characters.
         uplink: What is sent. `ideal`: the exact gradient without loss. `split`: a sign and a modulus packet. `single`:
-            both in one packet. `sign`: the sign packet alone. `sparse`: the largest values and their places. `analog`: signs
-            superposed in the air. `ladder`: as many rotated bits as are granted, the important ones first. `codec`: one
-            packet of the codec below.
+            both in one packet. `sign`: the sign packet alone. `sparse`: the largest values and their places. `analog`:
+            signs superposed in the air. `ladder`: as many rotated bits as are granted, important ones first. `codec`:
+            one packet of the codec below.
         weights: Aggregation weight c of the rule `mean` (model.md, section 4).
         compensation: What stands for a lost modulus: a name, or a `CompensationRule` (model.md, section 5).
         shrink: Factor in [0, 1] on the compensatory modulus.
