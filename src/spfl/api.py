@@ -46,14 +46,34 @@ def run(
     data_dir: Path | None = None,
     progress: Callable[[Json], None] = lambda _: None,
 ) -> Run:
-    """Train once.
+    """Train one network over one lossy uplink, from start to end, and return what happened.
 
-    `config` is a Config, the path of a TOML file, or nested tables as in one; `overrides` are dotted keys of it,
-    as with `--set`. The parts that you may bring are described at `spfl.custom.Custom`; `compensation` replaces that
-    of the scheme, and may be a `CompensationRule`. `progress` is called with the metrics of each round.
-    Results are in `out`, as `spfl run --out` writes them; without it, they last as long as the Run that is returned.
-    A run with parts of your own can be resumed (`existing="resume"`) by the same call only: the folder knows their
-    names, and not their code. Raises errors of `spfl.errors`.
+    A run with parts of your own can be resumed by the same call only, because its folder holds their names and not
+    their code.
+
+    Args:
+        config: A `Config`, the path of a TOML file, or nested tables as in one; the defaults when None.
+        overrides: Dotted keys and their values, as with `--set`: `{"training.rounds": 20}`.
+        seed: Seed of every random stream, in place of the configuration's.
+        scheme: The name of a scheme, or a `Scheme` of yours.
+        compensation: What stands for a lost modulus, in place of the scheme's: a name or a `CompensationRule`.
+        dataset: Images and labels in place of the configured ones.
+        module: A network from inputs (n, channels, height, width) to logits (n, classes).
+        partition: From (labels (n,), devices, rng) to one array of sample indices for each device.
+        gains: From (round, rng) to mean power gains, linear, (device,).
+        fades: From (round, cohort size, rng) to power fades of the sign and of the modulus packet, (cohort,) each.
+        out: Folder for the results, as `spfl run --out` writes it. Without it they last as long as the returned Run.
+        existing: What to do with a folder that is not empty: `refuse`, `overwrite` or `resume`.
+        data_dir: Folder of datasets, before SPFL_DATA_DIR.
+        progress: Called with the metrics of each round.
+
+    Returns:
+        The run: metrics, weights, allocation, figures.
+
+    Raises:
+        ConfigError: The configuration or a part breaks its rule.
+        DataError: The data cannot be found, read or partitioned.
+        RunFolderError: The folder cannot be used.
     """
     chosen = as_config(config, overrides)
     own, chosen = _own_scheme(chosen, scheme, compensation)
@@ -101,7 +121,21 @@ def compare(
     out: Path | str | None = None,
     **parts: Any,
 ) -> Comparison:
-    """Train with every scheme and seed; `parts` are the other keywords of `run`. Runs are in OUT/SCHEME-SEED."""
+    """Train with every scheme and seed on the same batches, initial weights, gains and fades.
+
+    Args:
+        config: As in `run`.
+        schemes: Names of schemes, or schemes of yours.
+        seeds: One run of each scheme for each of them.
+        out: Folder for the runs, OUT/SCHEME-SEED.
+        parts: The other keywords of `run`.
+
+    Returns:
+        The runs in groups, one a scheme, with a table and a figure.
+
+    Raises:
+        SpflError: As `run` does.
+    """
     base, numbers, groups = as_config(config, parts.pop("overrides", None)), list(seeds), []
     if parts.get("dataset") is None:
         parts["dataset"] = load_dataset(base.data.name, parts.get("data_dir"))

@@ -15,11 +15,18 @@ from spfl.packets.layout import Layout
 
 @dataclass(frozen=True)
 class CompensationRule:
-    """A compensation of the caller's own, in place of one of the names.
+    """What stands for a lost modulus, by functions of your own (model.md, section 5).
 
-    modulus(state, device, tensor_means (tensor,), layout): vbar_k >= 0, float32 (dim,).
-    remember(state, received, update (dim,)): the state after a round; `received` maps devices to moduli (dim,). Keys
-    that start with "compensation/" are the rule's to use. Both must be pure: the state is on both ends of the link.
+    Both functions must be pure, because both ends of the link keep the state.
+
+    Args:
+        name: What the run folder calls it.
+        modulus: From (state, device, tensor_means (tensor,), layout) to vbar_k >= 0, float32 (dim,).
+        remember: From (state, received, update (dim,)) to the state after a round. `received` maps devices to moduli
+            (dim,). Keys that start with "compensation/" are free for the rule.
+
+    Raises:
+        ConfigError: A field is no function.
     """
 
     name: str

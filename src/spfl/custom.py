@@ -34,7 +34,7 @@ class Custom:
     partition(labels (n,), devices, rng): one array of sample indices for each device, disjoint.
     gains(round, rng): mean power gains, linear, one for each device of the cell; round 0 where the cell is fixed.
     fades(round, cohort size, rng): power fades |h|^2 of the sign and of the modulus packet, each (cohort,). Mean one;
-    the allocator goes on believing in Rayleigh fading, so q_s and r_m are its beliefs.
+    the allocator still assumes Rayleigh fading, so q_s and r_m hold under that assumption.
     scheme: a `spfl.schemes.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
     """
 
@@ -110,9 +110,18 @@ def checked_gains(values: Any, devices: int, name: str) -> Floats:
 
 
 def make_dataset(name: str, train: tuple[Any, Any], test: tuple[Any, Any]) -> Dataset:
-    """A dataset of (images, labels) pairs, arrays or tensors.
+    """A dataset from arrays or tensors that are in memory.
 
-    Images are uint8, (n, height, width) or (n, channels, height, width); labels are integers from 0. Raises DataError.
+    Args:
+        name: What the run folder calls it.
+        train: Images, uint8 of shape (n, [channels,] height, width), and labels (n,), integers from 0.
+        test: The same for the test part.
+
+    Returns:
+        The dataset, for `spfl.run(dataset=...)`.
+
+    Raises:
+        DataError: Images or labels have another type or shape.
     """
     (train_images, train_labels), (test_images, test_labels) = (_checked(name, *part) for part in (train, test))
     if train_images.shape[1:] != test_images.shape[1:]:

@@ -77,10 +77,7 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
             clock.move("gradients", "encode", encode_share)
             plan = prepare(world, server, uploads, round_, clock)
             record = complete(world, server, plan, fleet.evaluate, clock, receive=fleet.receive)
-            del (
-                uploads,
-                plan,
-            )  # or they stay until the next ones are complete, and memory holds the packets of two rounds
+            del uploads, plan  # else memory holds the packets of two rounds until the next ones are complete
             server = record.server
             yield record
 

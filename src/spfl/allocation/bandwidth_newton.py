@@ -48,7 +48,7 @@ def _demand(
     tolerance: float,
     rules: Rules,
 ) -> Floats:
-    """Every device's share at which dJ/dbeta = -lambda, from its bracket [low, BETA_MAX]; (device,).
+    """Every device's share at which dJ/dbeta = -lambda, from its bracket [low, beta_max]; (device,).
 
     The search starts at `near` (device,), where the shares found are left, dropped devices' as well.
     """

@@ -27,10 +27,17 @@ NEVER = 1e-150  # a smaller q_s counts as 0, so that neither 1 / q_s^2 nor q_s^2
 
 @dataclass(frozen=True)
 class Devices:
-    """What the server learns of each gradient before it allocates; arrays (device,), all float64 and >= 0.
+    """What the server learns of each gradient before it allocates: five numbers a device (model.md, section 6).
 
-    weight w_k; v2 = ||v||^2; vbar2 = ||vbar||^2; v_vbar = <v, vbar>; delta2 = the quantiser's variance.
-    Raises ValueError for values that are not finite or negative.
+    Args:
+        weight: Weight w_k of the device, its share of the samples, (device,).
+        v2: ||v||^2, squared norm of the gradient, (device,).
+        vbar2: ||vbar||^2, squared norm of the compensatory modulus, (device,).
+        v_vbar: <v, vbar>, (device,).
+        delta2: Variance that the quantiser adds, (device,).
+
+    Raises:
+        ValueError: A value is negative or not finite.
     """
 
     weight: Floats
@@ -97,13 +104,13 @@ def mean_square_scalar(r_m: float, v2: float, vbar2: float, v_vbar: float) -> fl
 
 
 @njit(cache=True, nogil=True)
-def product_scalar(r_m, v2, v_vbar):  # type: ignore[no-untyped-def]
+def mean_product(r_m, v2, v_vbar):  # type: ignore[no-untyped-def]
     """<m, v> for the mean modulus m; numbers, or arrays (device,)."""
     return r_m * v2 + (1.0 - r_m) * v_vbar
 
 
 @njit(cache=True, nogil=True)
-def second_moment_scalar(r_m, v2, vbar2, delta2):  # type: ignore[no-untyped-def]
+def second_moment(r_m, v2, vbar2, delta2):  # type: ignore[no-untyped-def]
     """e: the mean square of the modulus that the server uses of a heard device; numbers, or arrays (device,)."""
     return r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
 
@@ -126,8 +133,8 @@ def mmse_weight_scalar(
     if q_s <= NEVER:
         return 0.0
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
-    m_v: float = product_scalar(r_m, v2, v_vbar)
-    e: float = second_moment_scalar(r_m, v2, vbar2, delta2)
+    m_v: float = mean_product(r_m, v2, v_vbar)
+    e: float = second_moment(r_m, v2, vbar2, delta2)
     denominator = bias_weight * q_s * m2 + noise_weight * (e - q_s * m2)
     return bias_weight * m_v / denominator if denominator > 0.0 else 0.0
 
@@ -153,14 +160,14 @@ def cost_scalar(
     if q_s <= NEVER:
         return bias_weight * v2
     m2 = mean_square_scalar(r_m, v2, vbar2, v_vbar)
-    e: float = second_moment_scalar(r_m, v2, vbar2, delta2)
+    e: float = second_moment(r_m, v2, vbar2, delta2)
     if weights == UNBIASED:
         lost = (1.0 - r_m) * (1.0 - r_m)
         gap = max(v2 - 2.0 * v_vbar + vbar2, 0.0)
         return bias_weight * lost * gap + noise_weight * max(e / q_s - m2, 0.0)
     if weights == MMSE:
         c = mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight)
-    m_v: float = product_scalar(r_m, v2, v_vbar)
+    m_v: float = mean_product(r_m, v2, v_vbar)
     bias = max(c * c * q_s * q_s * m2 - 2.0 * c * q_s * m_v + v2, 0.0)
     return bias_weight * bias + noise_weight * c * c * max(q_s * e - q_s * q_s * m2, 0.0)
 
@@ -214,8 +221,8 @@ def common_weight(devices: Devices, q_s: Floats, r_m: Floats) -> float:
     One when nobody is heard.
     """
     heard = devices.weight**2 * q_s
-    denominator = float(heard @ second_moment_scalar(r_m, devices.v2, devices.vbar2, devices.delta2))
-    products = product_scalar(r_m, devices.v2, devices.v_vbar)
+    denominator = float(heard @ second_moment(r_m, devices.v2, devices.vbar2, devices.delta2))
+    products = mean_product(r_m, devices.v2, devices.v_vbar)
     return float(heard @ products) / denominator if denominator > 0 else 1.0
 
 

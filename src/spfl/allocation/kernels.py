@@ -17,10 +17,10 @@ from spfl.allocation.bound import (
     MMSE,
     UNBIASED,
     cost_scalar,
+    mean_product,
     mean_square_scalar,
     mmse_weight_scalar,
-    product_scalar,
-    second_moment_scalar,
+    second_moment,
 )
 from spfl.arrays import Floats
 from spfl.radio.outage import LN2, outage_exponent_scalar
@@ -130,7 +130,7 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
     """(dJ/dq_s, dJ/dr_m). Under `mmse` c is at its own minimum, so it may be held fixed (envelope theorem)."""
     v2, vbar2, v_vbar, big_w, noise = device.v2, device.vbar2, device.v_vbar, device.bias_weight, device.noise_weight
     lost = 1.0 - r_m
-    e = second_moment_scalar(r_m, v2, vbar2, device.delta2)
+    e = second_moment(r_m, v2, vbar2, device.delta2)
     e_slope = v2 + device.delta2 - vbar2
     m2_slope = 2.0 * (r_m * v2 + (lost - r_m) * v_vbar - lost * vbar2)
     if rules.weights == UNBIASED:
@@ -139,7 +139,7 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
     c = rules.c
     if rules.weights == MMSE:
         c = mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, device.delta2, big_w, noise)
-    m2, m_v = mean_square_scalar(r_m, v2, vbar2, v_vbar), product_scalar(r_m, v2, v_vbar)
+    m2, m_v = mean_square_scalar(r_m, v2, vbar2, v_vbar), mean_product(r_m, v2, v_vbar)
     slope_q = big_w * 2.0 * c * (c * q_s * m2 - m_v) + noise * c * c * (e - 2.0 * q_s * m2)
     slope_r = big_w * c * q_s * (c * q_s * m2_slope - 2.0 * (v2 - v_vbar))
     return slope_q, slope_r + noise * c * c * q_s * (e_slope - q_s * m2_slope)
@@ -200,7 +200,7 @@ def slopes(device: Device, beta: float, alpha: float, rho: float, rules: Rules):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def least_share(device: Device, alpha: float, rho: float) -> float:
-    """Smallest share of the band at which the signs' outage exponent is at most X_MAX; inf if none up to BETA_MAX."""
+    """Smallest share at which the outage exponent of the signs is at most x_max; inf if none up to beta_max."""
     limit = device.x_max * alpha
     if not _exponent(device.sign_load, rho * device.beta_max, device.noise, device.gap_slope) <= limit:
         return math.inf

@@ -77,7 +77,7 @@ def split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def admissible_alpha(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
-    """The nearest power split at which the signs meet X_MAX, (device,)."""
+    """The nearest power split at which the outage exponent of the signs is at most x_max, (device,)."""
     out = alpha.copy()
     for k in range(rows.shape[0]):
         device = device_at(rows, k)

@@ -73,7 +73,7 @@ def _scan(device: Device, a: float, b: float, left: float, right: float, low: fl
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_alpha(device: Device, a: float, b: float, guess: float, tolerance: float, rules: Rules) -> tuple[float, float]:
-    """(least cost, alpha) for the full-power exponents a and b; cost inf when the signs cannot meet X_MAX.
+    """(least cost, alpha) for the full-power exponents a and b; cost inf when the signs cannot meet x_max.
 
     The function of alpha may have several minima: the point where both packets are equally strong (a kink under
     block fading), an interior point, and all power on the signs. So scan from where the modulus packet stops

@@ -21,14 +21,14 @@ class Limits:
     """What an allocation must keep to, and how far the search for it must go.
 
     Args:
-        min_success: Least q_s, a number or (device,), of every device that is not hopeless; with leave to drop, of
-            every scheduled one.
-        max_scheduled: At most so many devices get band; no limit when None.
+        min_success: Least q_s, a number or (device,). Every device must reach it, except hopeless ones; if devices may
+            be dropped, every scheduled device must.
+        max_scheduled: Most devices that get bandwidth; no limit when None.
         max_share: Largest beta, a number or (device,).
         max_power: Largest share of a device's power in one packet, in [0.5, 1], a number or (device,).
         allow_drop: Whether a device may be left out; None follows the rule in `spfl.allocation.allocator`.
         fixed_alpha: alpha = rho: the powers are not optimised.
-        fixed_beta: beta = 1/K: the shares of the band are not optimised.
+        fixed_beta: beta = 1/K: the shares of the bandwidth are not optimised.
         optimise_rho: rho is free as well (`exact` only).
         tolerance: A gap at which `exact` stops looking for something better; `alternating` stops when a round
             changes the objective by less than a hundredth of it.

@@ -22,14 +22,28 @@ class AllocationStatus(StrEnum):
 
 @dataclass(frozen=True)
 class AllocationResult:
-    """An allocation and its certificate. Arrays have shape (device,), in the order of the devices given.
+    """An allocation, and the certificate of how near the optimum it is.
 
-    beta: share of the band; alpha: share of the power for signs; rho: share of the device's band for signs;
-    q_s, r_m: success probabilities of model.md, section 3; cost: J_k; hopeless: no share can make the device succeed.
-    objective = sum of cost. lower_bound <= the optimum and gap = (objective - lower_bound) / |objective| come from
-    the Lagrange dual; they are None for `alternating` and `uniform`, which prove nothing. multiplier is lambda, the
-    worth of the band. history is the objective after every half step of `alternating`, empty otherwise.
-    bits: how many bits of its vector each device sends, where that is allocated as well; None where packets are fixed.
+    Arrays have shape (device,), in the order of the devices given. The certificate comes from the Lagrange dual; it is
+    None for `alternating` and `uniform`, which prove nothing.
+
+    Args:
+        beta: Share of the bandwidth.
+        alpha: Share of the device's power for its sign packet.
+        rho: Share of the device's bandwidth for its sign packet.
+        q_s: Probability that the sign packet arrives (model.md, section 3).
+        r_m: Probability that the modulus packet arrives if the sign packet does.
+        cost: J_k (model.md, section 6).
+        objective: Sum of the cost.
+        lower_bound: A number that no allocation can go below.
+        gap: (objective - lower_bound) / |objective|.
+        status: How the allocation came about.
+        iterations: Steps of the solver.
+        seconds: Wall-clock time.
+        hopeless: Devices that no share can make succeed.
+        multiplier: lambda, what more bandwidth would be worth.
+        history: The objective after every half step of `alternating`; empty otherwise.
+        bits: Bits of its vector that each device sends, where they are allocated; None where packets are fixed.
     """
 
     beta: Floats

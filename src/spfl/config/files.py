@@ -13,9 +13,17 @@ from spfl.errors import ConfigError
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a TOML file (defaults when None) and apply `section.key=value` overrides, later ones winning.
+    """The configuration of a TOML file, checked.
 
-    Raises ConfigError for an unreadable file, bad TOML, an unknown key (with the nearest name) or a bad value.
+    Args:
+        path: The file; all keys have their defaults when None.
+        overrides: `section.key=value`, as with `--set`; later ones win.
+
+    Returns:
+        The resolved configuration, which never changes.
+
+    Raises:
+        ConfigError: The file is unreadable or no TOML, a key is unknown (with the nearest name), or a value is bad.
     """
     return build_config(read_values(path, overrides))
 

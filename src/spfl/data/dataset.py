@@ -35,7 +35,16 @@ CACHE_VERSION = "1"
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images in memory: uint8 images (n, channels, height, width), int64 labels (n,) below `classes`."""
+    """Labelled images in memory.
+
+    Args:
+        name: What the run folder calls it.
+        train_images: uint8, (n, channels, height, width).
+        train_labels: int64, (n,), from 0 and below `classes`.
+        test_images: As the train images.
+        test_labels: As the train labels.
+        classes: Number of classes.
+    """
 
     name: str
     train_images: torch.Tensor
@@ -130,13 +139,21 @@ def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | None = None) -> Dataset:
-    """The dataset `name`: "digits" (embedded), "cifar10", "mnist", "fashion_mnist", a Hugging Face id, or a folder.
+    """A dataset by its name, from a folder or from the Hugging Face hub.
 
-    Looks into DATA_DIR/name first (DATA_DIR: `data_dir`, else the environment's SPFL_DATA_DIR), then on the Hugging
-    Face hub. A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST
-    family (train-images-idx3-ubyte and so on, gzipped or not). Decoded images are kept in `cache_dir`, else
-    SPFL_CACHE_DIR, else ~/.cache/spfl, and are rebuilt when a source file changes.
-    Raises DataError when nothing is found (with where it looked) or a file is unreadable (with its name).
+    A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST family
+    (train-images-idx3-ubyte and so on, gzipped or not). Decoded images are kept, and rebuilt when a source file changes.
+
+    Args:
+        name: `digits` (embedded), `cifar10`, `mnist`, `fashion_mnist`, a Hugging Face id, or the path of a folder.
+        data_dir: Folder that is looked into first, for `data_dir`/`name`; else that of SPFL_DATA_DIR.
+        cache_dir: Where decoded images are kept; else SPFL_CACHE_DIR, else ~/.cache/spfl.
+
+    Returns:
+        All images in memory, uint8.
+
+    Raises:
+        DataError: Nothing is found (it says where it looked), or a file is unreadable (it says which).
     """
     if name == "digits":
         return _digits()

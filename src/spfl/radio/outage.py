@@ -26,14 +26,27 @@ MAX_LOG = 709.0  # exp of more overflows float64
 class Link:
     """What the server knows of the uplink of K devices before a round: long-term statistics, no fades.
 
-    Arrays have shape (device,); scalars given for `tau_s`, `sign_bits`, `modulus_bits`, `rho` are broadcast.
-    `sign_bits` and `modulus_bits` are L_s and L_m, whole packets with their headers. A packet of 0 bits always
-    arrives: `modulus_bits = 0, rho = 1` is the conventional single packet.
-    `rho` is the fraction of a device's band that carries its sign packet; None takes the proportional default
-    L_s / (L_s + L_m), at which the conventional scheme is a feasible point (model.md, section 3).
-    The gap of a coded link grows with the rate: Gamma(r) = snr_gap exp(gap_slope r), r in bit/s/Hz. A `law` says what
-    the closed form does not (`spfl.radio.selective`); the allocator works with the closed form all the same.
-    Raises ValueError for a value outside its range or a shape that does not broadcast.
+    Scalars given for arrays are broadcast to (device,). A packet of 0 bits always arrives, so `modulus_bits = 0,
+    rho = 1` is the conventional single packet (model.md, section 3).
+
+    Args:
+        bandwidth_hz: Bandwidth B that all devices share, in Hz.
+        noise_w_per_hz: Noise density N_0, in W/Hz.
+        power_w: Transmit power P of each device, in W, (device,).
+        gain: Mean power gain zeta of each device, linear, (device,).
+        tau_s: Time for the uplink of a round, in s, (device,).
+        sign_bits: L_s, bits of the sign packet with its header, (device,).
+        modulus_bits: L_m, bits of the modulus packet with its header, (device,).
+        snr_gap: Gamma >= 1, linear: how much more SNR a code needs than capacity says.
+        fading: `block`: one fade for both packets. `independent`: one each. `selective`: one for each subband.
+        rho: Share of a device's bandwidth for its sign packet, (device,); None takes L_s / (L_s + L_m), at which the
+            conventional scheme is a feasible point.
+        gap_slope: g of a gap that grows with the rate r in bit/s/Hz: Gamma(r) = snr_gap exp(g r).
+        law: Success where the closed form does not hold (`spfl.radio.selective`). The allocator uses the closed form
+            all the same.
+
+    Raises:
+        ValueError: A value is outside its range, or a shape does not broadcast.
     """
 
     bandwidth_hz: float
@@ -160,8 +173,14 @@ class Success:
 def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None = None) -> Success:
     """Success probabilities of an allocation (model.md, section 3).
 
-    `beta` share of the band, `alpha` share of the power for signs, `rho` share of the device's band for signs
-    (default: the link's); all broadcast against (device,).
+    Args:
+        link: The uplink of K devices.
+        beta: Share of the bandwidth, broadcast to (device,).
+        alpha: Share of a device's power for its sign packet, likewise.
+        rho: Share of a device's bandwidth for its sign packet, likewise; the link's when None.
+
+    Returns:
+        Outage exponents x_s, x_m and probabilities q_s, r_m, (device,) each.
     """
     share, sign_power = np.asarray(beta, np.float64), np.asarray(alpha, np.float64)
     split = link.split if rho is None else np.asarray(rho, np.float64)

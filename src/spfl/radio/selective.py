@@ -119,7 +119,7 @@ class RadioLaw:
         return self.segment_success(sign), self.segment_success(modulus)
 
     def _recovered(self, probability: Floats, segments: int, parity: int = 0) -> Floats:
-        """Pr[a segment is had] (recovery by segment) or Pr[all are], from that of one to arrive, any shape."""
+        """Pr[a segment is recovered], or Pr[all are] with recovery of all; from Pr[one arrives], any shape."""
         if not parity:
             return probability**segments if self.recovery == "all" else probability
         if self.recovery == "all":

@@ -127,9 +127,10 @@ def _point(path: Path, values: Json, swept: Iterable[str]) -> Point:
 
 
 def _name(config: Config) -> str:
-    """A name of a configuration that no other has, the same in every process, sweep and version.
+    """A name for a configuration: unique, and the same in every process, sweep and version.
 
-    Of what differs from the defaults: a key that comes later then leaves old results valid. Threads do not count.
+    It is a digest of the keys that differ from their defaults, because a new version may add keys, and old results must
+    stay valid. Keys that change no result (`NO_EFFECT`) are left out.
     """
     settings = dotted(config.model_dump(exclude_defaults=True))
     text = json.dumps({k: v for k, v in settings.items() if k not in NO_EFFECT}, sort_keys=True)

@@ -33,7 +33,7 @@ from spfl.world.torch_device import check_supported, find_device
 
 @dataclass(frozen=True)
 class World:
-    """A configured experiment, ready to run; nothing in it changes."""
+    """A configured experiment, ready to run. Its fields never change; what is derived from them is cached."""
 
     config: Config
     dataset: Dataset
