@@ -142,7 +142,7 @@ def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | N
     """A dataset by its name, from a folder or from the Hugging Face hub.
 
     A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST family
-    (train-images-idx3-ubyte and so on, gzipped or not). Decoded images are kept, and rebuilt when a source file changes.
+    (train-images-idx3-ubyte and so on, gzipped or not). Decoded images are kept until a source file changes.
 
     Args:
         name: `digits` (embedded), `cifar10`, `mnist`, `fashion_mnist`, a Hugging Face id, or the path of a folder.
