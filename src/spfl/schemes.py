@@ -78,6 +78,7 @@ class Scheme:
         noise_aware: Whether calibrated weights count how noisy what was received of a device is.
         auxiliary: By what `calibrated` weights are corrected: the gradient of the output bias, or the label shares that
             devices told when they joined.
+        ridge: Share of the spread of the label shares or gradients that calibration takes for noise.
         codec: A vector to one packet and back, for the uplink `codec`.
 
     Raises:
