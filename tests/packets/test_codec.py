@@ -429,7 +429,7 @@ def test_every_other_length_is_refused(kind):
         (name(LAYOUT, device=8), "packet device must be 8, got 7"),
         (name(Layout(("w", "c"), LAYOUT.shapes)), "layout digest"),
         (name(flat(13)), "layout digest|length"),
-        (name(flat(1000)), "length|bits|element"),
+        (name(flat(1000)), "length|bits|element|digest"),
     ],
 )
 def test_alien_packets_are_refused(kind, other, message):

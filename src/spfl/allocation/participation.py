@@ -1,4 +1,4 @@
-"""Bandwidth and bits that let as many different devices take part as usefully as possible (model.md, section 10).
+"""Bandwidth and bits that let as many different devices take part as usefully as possible (model.md, section 11).
 
 With g_k = gbar + h_k, E||h_k||^2 = tau ||g_k||^2 and an estimate of relative error v(n) after n bits, the best linear
 estimate of the mean leaves about sum_k w_k^2 tau_k [1 - q_k / (1 + v(n_k) / tau)], so

@@ -192,7 +192,7 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
     """What multiplies the vector of each device, (device,).
 
     w c with the weights of model.md, section 4; w to reuse the rest; n_k, whose sums are exact, to vote; the calibrated
-    weights of the received devices, which start from their weights over their noise (model.md, section 10).
+    weights of the received devices, which start from their weights over their noise (model.md, section 11).
     """
     scheme, devices = form.scheme, describe(arrived.uploads)
     if scheme.rule == "calibrated":

@@ -71,7 +71,7 @@ def share_resources(
 
 
 def _participation(form: Format, devices: Devices, link: Link, fades: Fades) -> AllocationResult:
-    """Bandwidth and bits by the participation objective (model.md, section 10)."""
+    """Bandwidth and bits by the participation objective (model.md, section 11)."""
     importance = devices.weight**2 * devices.v2
     fade = level(fades[0]) if form.instantaneous else None
     return allocate_bits(importance, link, form.ladder, fade, equal=form.scheme.solver == "uniform")

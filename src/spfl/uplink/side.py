@@ -1,4 +1,4 @@
-"""Side information that has to arrive: what the server knows of a device, and since when (model.md, section 11).
+"""Side information that has to arrive: what the server knows of a device, and since when (model.md, section 12).
 
 With `channel.side_information = "reliable"` every device's floats of this round are known before anything is decided.
 With `"in_packet"` they are in the packet and are lost with it: the allocator works with what it last received of a
