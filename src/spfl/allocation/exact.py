@@ -9,7 +9,6 @@ share of a few devices, by Shapley-Folkman), and the repair looks for the primal
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from spfl.allocation.value_tables import (
     split_all,
 )
 from spfl.arrays import Bools, Floats
+from spfl.machine import cores
 
 POINTS = 32
 FINE_POINTS = 80
@@ -77,7 +77,7 @@ class _Dual:
         if len(parts) == 1:
             work(parts[0])
             return
-        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(parts), cores())) as pool:
             list(pool.map(work, parts))
 
     def respond(self, multiplier: float, window: Ints | None = None) -> Floats:

@@ -15,8 +15,9 @@ from typing import Any
 
 from spfl.arrays import Vector
 from spfl.errors import WorkerError
-from spfl.fleet.threads import EVAL_CHUNK, Fleet, cores, mean_score
+from spfl.fleet.threads import EVAL_CHUNK, Fleet, mean_score
 from spfl.fleet.workers import Failure, Worker
+from spfl.machine import cores
 from spfl.uplink.reception import receive
 from spfl.uplink.upload import Upload
 from spfl.world.state import ServerState
@@ -30,7 +31,7 @@ class ProcessFleet:
 
     def __init__(self, world: World) -> None:
         config = world.config
-        threads = max(1, cores(config.workers) // config.processes)
+        threads = max(1, (config.workers or cores()) // config.processes)
         self._images = len(world.dataset.test_labels)
         self._members = [Worker[Any, Any](_Member(world, threads)) for _ in range(config.processes)]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ from spfl.arrays import Vector
 from spfl.data.dataset import flip_half, to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.errors import PacketError
+from spfl.machine import cores
 from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
 from spfl.uplink.reception import receive
@@ -58,7 +58,7 @@ class Fleet:
         self._world = world
         self._local = local()
         keep_freed_memory()
-        self._pool = ThreadPoolExecutor(threads or cores(world.config.workers), initializer=self._start_worker)
+        self._pool = ThreadPoolExecutor(threads or world.config.workers or cores(), initializer=self._start_worker)
 
     def __enter__(self) -> Fleet:
         return self
@@ -127,11 +127,6 @@ def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
     """(mean cross-entropy, accuracy) of chunks, summed in their order."""
     size = sum(count for _, _, count in scores)
     return sum(loss * count for loss, _, count in scores) / size, sum(a * count for _, a, count in scores) / size
-
-
-def cores(workers: int) -> int:
-    """Threads that `workers` of a configuration stands for."""
-    return workers or os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -26,6 +26,7 @@ import tomli_w
 from spfl.errors import FlowerError
 from spfl.flower.credentials import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY, make_credentials, node_key
 from spfl.flower.settings import Scalar
+from spfl.machine import cores
 
 HOST, CONNECTION = "127.0.0.1", "here"
 START_S, STOP_S, POLL_S = 60.0, 10.0, 0.5
@@ -73,10 +74,9 @@ class Federation:
         overrides.write_text(tomli_w.dumps(dict(run_config)), encoding="utf-8")
         options = ["--run-config", str(overrides), "--format", "json"]
         if self.simulation:
-            cpus = os.cpu_count() or 1
             options += [
                 "--federation-config",
-                f"num-supernodes={self.nodes} client-resources-num-cpus=1 init-args-num-cpus={cpus}",
+                f"num-supernodes={self.nodes} client-resources-num-cpus=1 init-args-num-cpus={cores()}",
             ]
         return str(self._flwr("run", str(app), CONNECTION, *options)["run-id"])
 

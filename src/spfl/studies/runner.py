@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +33,7 @@ from spfl.config.schema import NO_EFFECT, Config, build_config
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.errors import ConfigError, RunFolderError, did_you_mean
 from spfl.fleet.workers import Failure, map_processes
+from spfl.machine import cores
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, flatten, read_json, run_experiment
 from spfl.runs.folders import LOCK, appender, locked, write_atomically, writing
@@ -250,11 +250,6 @@ def _sweep(
         with writing(folder):
             write_tables(folder, found)
     return found
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_gpu(config: Config) -> bool:
