@@ -95,7 +95,11 @@ def run(
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs of several schemes, a group a scheme, on the same batches, initial weights, gains and fades."""
+    """Runs of several schemes on the same batches, initial weights, gains and fades.
+
+    Args:
+        groups: The runs of each scheme, one a seed.
+    """
 
     groups: Sequence[Group]
 

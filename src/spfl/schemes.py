@@ -74,7 +74,8 @@ class Scheme:
         allocate_split: Whether the split of the bandwidth (rho) is optimised as well.
         share: Your own allocation in place of a solver: from (devices, link) to beta and alpha, each (device,).
         bits_per_value: Bits a value of a `ladder`, for every device; None lets the allocator choose for each.
-        tau: See `spfl.allocation.participation`.
+        tau: Part of a device's gradient that no other device can tell, relative to its squared norm (model.md, section
+            11).
         noise_aware: Whether calibrated weights count how noisy what was received of a device is.
         auxiliary: By what `calibrated` weights are corrected: the gradient of the output bias, or the label shares that
             devices told when they joined.

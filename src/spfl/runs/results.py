@@ -33,7 +33,13 @@ Value = Callable[[Json], float | None]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder as far as it has come; what is missing in it is None. Tables are read when they are asked for."""
+    """A run folder as far as it has come. Tables are read when they are asked for; what is missing is None.
+
+    Args:
+        folder: Where the run is.
+        config: Its resolved configuration.
+        rounds: The metrics of each round, as in `metrics.jsonl`.
+    """
 
     folder: Path
     config: Config
@@ -41,7 +47,18 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path | str) -> Run:
-        """The run in a folder, finished or not. Raises RunFolderError or ConfigError when there is none."""
+        """The run in a folder, finished or not.
+
+        Args:
+            folder: A run folder.
+
+        Returns:
+            The run as far as it has come.
+
+        Raises:
+            RunFolderError: There is no run in the folder, or its files cannot be read.
+            ConfigError: Its configuration is not one of this version.
+        """
         path = Path(folder)
         return cls(path, read_config(path), list(read_metrics(path)))
 
