@@ -90,8 +90,8 @@ def rows(groups: dict[str, dict[int, Point]]) -> list[str]:
         received = statistics.fmean(of["signs_received_per_round"])
         payload, energy = statistics.fmean(of["payload_bits_per_round"]), statistics.fmean(of["joules_per_round"])
         lines.append(
-            f"| `{name}` | {statistics.fmean(accuracy):.1f} | ± {interval(accuracy)} | {len(accuracy)} | {received:.1f} | "
-            f"{payload / 1e6:.2f} | {1e3 * energy:.1f} |"
+            f"| `{name}` | {statistics.fmean(accuracy):.1f} | ± {interval(accuracy)} | {len(accuracy)} "
+            f"| {received:.1f} | {payload / 1e6:.2f} | {1e3 * energy:.1f} |"
         )
     return lines
 
