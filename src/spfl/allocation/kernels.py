@@ -29,9 +29,9 @@ from spfl.radio.outage import LN2, outage_exponent_scalar
 class Device(NamedTuple):
     """One device as the kernels see it. The allocator's `rows` (device, field) have these columns.
 
-    noise, sign_load, modulus_load, rho: of `channel.Link`; v2 .. noise_weight: as in `bound.cost_scalar`;
+    noise, sign_load, modulus_load, rho: of `outage.Link`; v2 .. noise_weight: as in `bound.cost_scalar`;
     beta_min: the least share that schedules the device; beta_max, alpha_min, alpha_max: limits of the search;
-    x_max: largest outage exponent of the signs. gap_slope: of `channel.Link`.
+    x_max: largest outage exponent of the signs. gap_slope: of `outage.Link`.
     """
 
     noise: float

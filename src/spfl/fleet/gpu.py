@@ -58,7 +58,7 @@ class _Sent:
 
 
 class TorchFleet:
-    """As `fleet.Fleet`, on the PyTorch device of the configuration, with a `receive` of its own."""
+    """As `threads.Fleet`, on the PyTorch device of the configuration, with a `receive` of its own."""
 
     def __init__(self, world: World) -> None:
         assert world.config.torch_device is not None
@@ -243,7 +243,7 @@ class TorchFleet:
         return torch.where(means > 0, squares / means, 0.0)
 
     def _stand_in(self, means: torch.Tensor, state: Mapping[str, Vector]) -> torch.Tensor:
-        """vbar_k of model.md, section 5, shrunk, float32 (device, dim): see `aggregation.compensatory_modulus`."""
+        """vbar_k of model.md, section 5, shrunk, float32 (device, dim): see `compensation.compensatory_modulus`."""
         scheme = self._world.scheme
         if scheme.compensation == "global" and VECTOR in state:
             vbar = torch.from_numpy(state[VECTOR]).to(self._device).expand(len(means), -1)

@@ -53,7 +53,7 @@ class Settings(Config):
 
 
 def load_settings(path: Path | None, overrides: Iterable[str] = ()) -> Settings:
-    """As `config.load_config`, with a table [flower] besides. Raises ConfigError."""
+    """As `files.load_config`, with a table [flower] besides. Raises ConfigError."""
     return validated(Settings, read_values(path, overrides))
 
 

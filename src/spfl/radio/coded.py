@@ -124,7 +124,7 @@ def calibrate(
 
 
 def fit(curves: list[Curve]) -> tuple[float, float]:
-    """(snr_gap, gap_slope) of measured curves: see `law.fit_gap`."""
+    """(snr_gap, gap_slope) of measured curves: see `selective.fit_gap`."""
     return fit_gap(np.array([c.rate for c in curves]), np.array([c.gap for c in curves]))
 
 

@@ -224,7 +224,7 @@ class Law(Protocol):
     """Probabilities where the closed form of model.md, section 3, does not hold, and draws that have them."""
 
     def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
-        """As `channel.success`."""
+        """As `success`."""
 
     def transmit(
         self,

@@ -39,7 +39,7 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class RadioLaw:
-    """`channel.Law` with F `subbands`, segments, and recovery of all or nothing or segment by segment.
+    """`outage.Law` with F `subbands`, segments, and recovery of all or nothing or segment by segment.
 
     `snr_gap`, `gap_slope`: Gamma(r) = snr_gap exp(gap_slope r), not that of the `Link`, by which the allocator reckons.
     `curves`: measured error rates of a segment of the sign and of the modulus packet, in place of the gap.

@@ -91,7 +91,7 @@ class Run:
 
     @cached_property
     def summary(self) -> Json:
-        """Accuracies, totals and the digest of the rounds there are: see `runlog.summarise`."""
+        """Accuracies, totals and the digest of the rounds there are: see `metrics.summarise`."""
         return summarise(self.rounds)
 
     @cached_property
