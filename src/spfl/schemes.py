@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from spfl.allocation.bound import Devices, Weights
+from spfl.allocation.equal_outage import equal_outage
 from spfl.compensation import Compensation
 from spfl.config.schema import SchemeConfig, SolverName
 from spfl.config.section import check_fields
@@ -25,7 +26,7 @@ Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog", "ladder
 Rule = Literal["mean", "calibrated", "reuse", "vote"]
 Objective = Literal["bound", "error", "participation"]
 Auxiliary = Literal["bias", "labels"]
-Schedule = Literal["all", "channel", "norm", "channel_norm"]
+Schedule = Literal["all", "channel", "norm", "channel_norm", "fair"]
 Share = Callable[[Devices, Link], tuple[ArrayLike, ArrayLike]]
 ONE_PACKET: tuple[Uplink, ...] = ("ideal", "single", "sign", "sparse", "analog")
 # What a field may not be together with another: field, value, the other field, its values.
@@ -332,6 +333,35 @@ SCHEMES: dict[str, Scheme] = {
             summary="sp_fl_ladder with the mean of the received",
             rule="mean",
             noise_aware=False,
+        ),
+        replace(
+            _SINGLE,
+            name="fedtoe",
+            source="after Wang et al. 2021 (FedTOE)",
+            summary="single packet, bandwidths at which all devices have the same outage",
+            share=equal_outage,
+        ),
+        replace(
+            _SINGLE,
+            name="schedule_fair",
+            source="proportional-fair scheduling",
+            summary="only the best channels relative to their mean send",
+            schedule="fair",
+        ),
+        replace(
+            _SIGN,
+            name="scaled_sign_feedback",
+            source="Karimireddy et al. 2019 (EF-signSGD)",
+            summary="scaled_sign with the error feedback that its paper is about, plain weights",
+            one_mean=True,
+            error_feedback=True,
+            weights="plain",
+        ),
+        Scheme(
+            "analog_mean",
+            "Zhu, Wang, Huang 2020; Amiri, Gündüz 2020",
+            "gradients superposed in the air by truncated inversion; needs phase synchronisation and CSI at the device",
+            uplink="analog",
         ),
         Scheme("float32", "conventional", "32 bits a value in one packet", uplink="codec", codec=FLOAT32),
         Scheme("qsgd", "Alistarh et al. 2017", "7 levels of the norm, 4 bits a value", uplink="codec", codec=qsgd(7)),

@@ -25,7 +25,7 @@ def deliver(
 ) -> Outcome:
     """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
     if scheme.uplink == "analog":
-        return _superpose(uploads, link, allocation, level(fades[0]), rng)
+        return _superpose(scheme, uploads, link, allocation, level(fades[0]), rng)
     if allocation.bits is not None and (allocation.q_s[allocation.beta > 0] == 1.0).all():  # the link has adapted
         sent = allocation.beta > 0
         return Outcome(sent, sent)
@@ -56,7 +56,12 @@ def _attempts(fades: Fades, attempts: int, fading: Fading, rng: np.random.Genera
 
 
 def _superpose(
-    uploads: Sequence[Upload], link: Link, allocation: AllocationResult, fade: Floats, rng: np.random.Generator
+    scheme: Scheme,
+    uploads: Sequence[Upload],
+    link: Link,
+    allocation: AllocationResult,
+    fade: Floats,
+    rng: np.random.Generator,
 ) -> Outcome:
     active = allocation.beta > 0
     power_w = over_the_air.receive_power(link, active)
@@ -67,5 +72,19 @@ def _superpose(
     if power_w == 0:
         return Outcome(sent, sent)
     variance = over_the_air.noise_variance(link, power_w)
-    votes = over_the_air.superpose(map(signs_of, gradients), int(link.sign_bits.max()), variance, rng)
-    return Outcome(sent, sent, votes)
+    if scheme.rule == "mean":
+        unit = analog_unit(uploads)
+        weights = [np.float32(u.samples / unit) for u, takes_part in zip(uploads, sent, strict=True) if takes_part]
+        gradients = [weight * gradient for weight, gradient in zip(weights, gradients, strict=True)]
+    else:
+        gradients = [signs_of(gradient) for gradient in gradients]
+    return Outcome(sent, sent, over_the_air.superpose(gradients, int(link.sign_bits.max()), variance, rng))
+
+
+def analog_unit(uploads: Sequence[Upload]) -> float:
+    """What one unit of amplitude stands for in an analogue mean: the largest root mean square of n_k g_k.
+
+    All devices scale by it, so that none needs more than the common receive power on average over its coordinates.
+    """
+    sizes = [u.samples * np.sqrt(u.v2 / max(u.gradient.size, 1)) for u in uploads if u.gradient is not None]
+    return float(max(sizes, default=0.0)) or 1.0

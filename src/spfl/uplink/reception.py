@@ -23,6 +23,7 @@ from spfl.radio.outage import Outcome
 from spfl.uplink.admission import norm_limit
 from spfl.uplink.aggregation import Sum
 from spfl.uplink.calibration import calibrated_weights
+from spfl.uplink.delivery import analog_unit
 from spfl.uplink.format import Format
 from spfl.uplink.robust import clipped, combine
 from spfl.uplink.side import auxiliary, keep_side
@@ -235,6 +236,8 @@ def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
     scheme, uploads, update, aside = form.scheme, arrived.uploads, done.update, form.packing.aside
     if aside and done.weight.any():  # when nobody was received, nothing moves
         update[-aside:] = _mean_aside(form, arrived, done.weight)
+    if scheme.rule == "mean" and arrived.outcome.votes is not None:
+        update = _analog_mean(arrived)
     if scheme.rule == "vote":
         votes = update if arrived.outcome.votes is None else arrived.outcome.votes
         known = arrived.outcome.sign if form.in_packet else np.ones(len(uploads), np.bool_)
@@ -244,6 +247,14 @@ def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
     memory = keep_side(form, arrived.round_, uploads, arrived.outcome.sign, memory)
     memory = forget(memory, [upload.device for upload in uploads], form.settings.remembered_devices)
     return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), done.rejected)
+
+
+def _analog_mean(arrived: Arrived) -> Vector:
+    """The mean of the gradients that were superposed in the air, (dim,): the server knows who took part."""
+    samples = sum(u.samples for u, sent in zip(arrived.uploads, arrived.outcome.sign, strict=True) if sent)
+    votes = arrived.outcome.votes
+    assert votes is not None
+    return votes * np.float32(analog_unit(arrived.uploads) / samples) if samples else np.zeros_like(votes)
 
 
 def _mean_aside(form: Format, arrived: Arrived, weight: Floats) -> Vector:

@@ -50,7 +50,7 @@ def share_resources(
         result = _own_shares(scheme, scheme.share, devices, link, result)
         result = replace(result, beta=np.minimum(result.beta, most))
     if scheme.schedule != "all":
-        chosen = schedule(scheme, config, devices, link.gain * level(fades[0]), result.beta > 0)
+        chosen = schedule(scheme, config, devices, _ranked(scheme, link, level(fades[0])), result.beta > 0)
         result = replace(result, beta=np.where(chosen, min(1.0 / max(int(chosen.sum()), 1), most), 0.0))
     if own or scheme.schedule != "all" or link.law is not None:
         odds, heard = probabilities(link, result), result.beta > 0
@@ -119,12 +119,18 @@ def schedule(scheme: Scheme, config: SchemeConfig, devices: Devices, gain: Float
 
     `gain` is the instantaneous power gain (device,). Amiri et al. 2021: `channel` takes the best of it (BC), `norm` the
     largest gradient norms (BN2), `channel_norm` the largest norms among twice as many best channels (BC-BN2).
+    `fair` is the proportional-fair ranking, by the gain over its mean.
     Ties go to the first.
     """
     count = config.scheduled or max(1, devices.size // 4)
     if scheme.schedule == "channel_norm":
         eligible = _best(gain, 2 * count, eligible)
-    return _best(gain if scheme.schedule == "channel" else devices.v2, count, eligible)
+    return _best(gain if scheme.schedule in ("channel", "fair") else devices.v2, count, eligible)
+
+
+def _ranked(scheme: Scheme, link: Link, fade: Floats) -> Floats:
+    """By what a schedule ranks channels, (device,): the gain of the round, or (`fair`) that gain over its mean."""
+    return fade if scheme.schedule == "fair" else link.gain * fade
 
 
 def _best(score: Floats, count: int, eligible: Bools) -> Bools:

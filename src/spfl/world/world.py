@@ -56,6 +56,11 @@ class World:
             dataset = dataset.split_validation(data.validation_fraction, rng)
         rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
         scheme = resolve(config.scheme, custom.scheme)
+        if scheme.uplink == "ladder" and config.channel.segment_bits is not None:
+            raise ConfigError(
+                f"channel.segment_bits must be absent with {scheme.name}, whose packets differ in length, "
+                f"got {config.channel.segment_bits}"
+            )
         if config.torch_device is not None:
             check_supported(config, scheme)
             find_device(config.torch_device)
