@@ -7,16 +7,20 @@
 Who is scheduled. A device with no weight or no gradient needs no band and costs W ||v||^2 = 0. A device is
 *hopeless* when q_s < 1e-12 even with the largest share and all power on its signs: it gets no band and costs its
 whole bias W ||v||^2. Every other device counts as scheduled only with q_s >= 1e-12 (below that it is never heard).
-Under `unbiased` weights J grows without bound as q_s -> 0, so all of these are scheduled, unless `max_scheduled`
-or `allow_drop` lets the solver drop some at W ||v||^2 each. Under the other weights beta = 0 is the limit of small
-shares, so the solver may drop, unless there is a `min_success`. If the band cannot carry everybody who must be
-scheduled, or only at a higher cost than an equal split that leaves some unheard, the solver may drop too, and the
-status is `overloaded`.
+Unless there is a `min_success`, the solver may drop any of these at W ||v||^2 each: it does where serving costs more,
+which under `unbiased` weights is where q_s would be below about kappa w_k / W_k. With `allow_drop=False` all are scheduled;
+if the band cannot carry everybody then, or only at a higher cost than an equal split that leaves some unheard, the
+solver may drop after all, and the status is `overloaded`.
+
+No more silence. An allocation that favours weak devices can be received less often, in all, than equal shares. Under
+`unbiased` weights it must not be (`keep_received`): silence then has a price, the least that brings the expected number
+of received devices up to that of equal shares.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -33,7 +37,11 @@ from spfl.errors import AllocationError
 from spfl.radio.outage import Link, success
 
 Solver = Literal["exact", "alternating", "uniform"]
+Run = Callable[[Problem, AllocationResult | None], AllocationResult]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
+PROVEN = 1e-3  # a gap that counts as optimal
+RECEIVED_SLACK = 1e-6  # by which the expected number of received devices may fall short, relative
+SILENCE_START, SILENCE_STEPS = 0.1, 7  # of the cost of a device; runs of a solver that look for the price
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -78,13 +86,50 @@ def _optimise(problem: Problem, solver: Solver, start: AllocationResult | None) 
         result = _uniform(problem)
         return replace(result, lower_bound=result.objective, gap=0.0) if solver == "exact" else result
     if problem.droppable or problem.limits.fixed_beta:
-        return run(problem, start)
+        found = run(problem, start)
+        return _audible(problem, run, found) if problem.keep_received else found
     fits = problem.rows[:, COLUMN["beta_min"]].sum() <= 1.0
     served = run(problem, start) if fits else None
     guaranteed = (problem.rows[:, COLUMN["x_max"]] < -np.log(SUCCESS_FLOOR)).any()
     if served is not None and (guaranteed or served.objective <= _uniform(problem).objective * (1.0 + 1e-9)):
         return served
     return replace(run(replace(problem, droppable=True), start), status=AllocationStatus.OVERLOADED)
+
+
+def _audible(problem: Problem, run: Run, found: AllocationResult) -> AllocationResult:
+    """`found`, or the best allocation with a price of silence at which as many are received as with equal shares."""
+    equal = _equal_shares(problem)
+    least = float(equal.q_s.sum()) * (1.0 - RECEIVED_SLACK)
+    if found.q_s.sum() >= least:
+        return found
+    low, high, price = 0.0, np.inf, SILENCE_START * found.objective / len(problem.rows)
+    best, last, bound = equal, found, found.lower_bound
+    for _ in range(SILENCE_STEPS):
+        priced = replace(problem, rules=problem.rules._replace(silence=price), least_received=least)
+        last = run(priced, last)
+        if last.lower_bound is not None and bound is not None:  # each price bounds the problem with the floor
+            bound = max(bound, last.lower_bound)
+        if last.q_s.sum() >= least:
+            high, best = price, last if last.objective < best.objective else best
+        else:
+            low = price
+        price = price * 8.0 if high == np.inf else float(np.sqrt(max(low, 0.02 * high) * high))
+    if bound is None:
+        return best
+    gap = (best.objective - bound) / abs(best.objective)
+    status = AllocationStatus.OPTIMAL if gap <= PROVEN else AllocationStatus.FEASIBLE
+    return replace(best, lower_bound=bound, gap=gap, status=status)
+
+
+def _equal_shares(problem: Problem) -> AllocationResult:
+    """Equal shares and the conventional split, within the limits; who is not reached with them gets none."""
+    rows, split = problem.rows, np.array(problem.link.split)
+    alpha = np.clip(rows[:, COLUMN["rho"]], *rows[:, ALPHA_LIMITS].T)
+    beta = _feasible_start(replace(problem, droppable=True), alpha)
+    assert beta is not None  # whoever may be dropped needs no room
+    return _evaluate(
+        problem, _spread(problem, beta, 0.0), _spread(problem, alpha, split), split, status=AllocationStatus.FEASIBLE
+    )
 
 
 def _check(devices: Devices, link: Link, limits: Limits, solver: str, start: AllocationResult | None) -> None:
@@ -203,7 +248,10 @@ def _exact(problem: Problem, start: AllocationResult | None = None) -> Allocatio
         p, _spread(p, solution.beta, 0.0), _spread(p, solution.alpha, split), _spread(p, solution.rho, split),
         status=AllocationStatus.OPTIMAL, iterations=solution.iterations, multiplier=solution.multiplier,
     )  # fmt: skip
-    bound = solution.lower_bound + float(result.cost[~p.active].sum())
+    allowance = p.rules.silence * (
+        len(rows) - p.least_received
+    )  # what the price adds to any allocation that is allowed
+    bound = solution.lower_bound - allowance + float(result.cost[~p.active].sum())
     gap = (result.objective - bound) / abs(result.objective) if result.objective else 0.0
-    status = AllocationStatus.OPTIMAL if gap <= 1e-3 else AllocationStatus.FEASIBLE
+    status = AllocationStatus.OPTIMAL if gap <= PROVEN else AllocationStatus.FEASIBLE
     return replace(result, lower_bound=bound, gap=gap, status=status)

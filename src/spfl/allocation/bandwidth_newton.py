@@ -8,7 +8,18 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from spfl.allocation.kernels import COLUMN, Device, Rules, cost, costs, device_at, exponents, least_shares, slopes
+from spfl.allocation.kernels import (
+    COLUMN,
+    Device,
+    Rules,
+    cost,
+    costs,
+    device_at,
+    dropped_cost,
+    exponents,
+    least_shares,
+    slopes,
+)
 from spfl.allocation.problem import Problem
 from spfl.allocation.solvers import newton, price
 from spfl.arrays import Floats
@@ -64,8 +75,7 @@ def _demand(
         share = min(max(math.exp(found.value), low[k]), device.beta_max)
         near[k] = share
         a, b = exponents(device, share, device.rho)
-        dropped = device.bias_weight * device.v2
-        keep = not droppable or cost(device, a, b, alpha[k], rules) + price_ * share < dropped
+        keep = not droppable or cost(device, a, b, alpha[k], rules) + price_ * share < dropped_cost(device, rules)
         out[k] = share if keep else 0.0
     return out
 
@@ -121,7 +131,7 @@ def bandwidth_step(
     def cost_of(shares: Floats) -> Floats:
         return np.asarray(costs(rows, shares, alpha, rho, rules))
 
-    dropped = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
+    dropped = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]] + rules.silence
     found = price(lambda p: float(demand(p).sum()) - 1.0, multiplier, tolerance=slack, slack=slack)
     target = demand(found.value)
     if 0.0 < target.sum() < 1.0:  # a jump of the demand at the multiplier leaves band over

@@ -61,7 +61,7 @@ class _Dual:
         self.fine = size <= FEW_DEVICES and limits.tolerance < 10 * MARGIN
         points, self.margin = (FINE_POINTS, FEW_MARGIN) if self.fine else (POINTS, MARGIN)
         self.rows, self.rules, self.max_scheduled = rows, rules, limits.max_scheduled
-        self.dropped_cost = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]]
+        self.dropped_cost = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]] + rules.silence
         self.dropped = self.dropped_cost if problem.droppable else np.full(size, np.inf)
         self.tables = Tables(*(np.empty((size, points)) for _ in range(4)))
         self.everywhere = np.tile(np.array([0, points]), (size, 1))

@@ -56,12 +56,16 @@ COLUMN = {name: column for column, name in enumerate(Device._fields)}
 
 
 class Rules(NamedTuple):
-    """What all devices have in common: fading, aggregation weights (bound.WEIGHT_CODES and c), free rho."""
+    """What all devices have in common: fading, aggregation weights (bound.WEIGHT_CODES and c), free rho.
+
+    silence: what it costs on top of J_k that a device is not received, times the probability of that.
+    """
 
     block: bool
     weights: int
     c: float
     optimise_rho: bool
+    silence: float = 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -109,9 +113,9 @@ def probabilities(a: float, b: float, alpha: float, block: bool) -> tuple[float,
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def cost(device: Device, a: float, b: float, alpha: float, rules: Rules) -> float:
-    """J_k at a power split."""
+    """J_k at a power split, and the price of silence."""
     q_s, r_m = probabilities(a, b, alpha, rules.block)
-    return cost_scalar(
+    return rules.silence * (1.0 - q_s) + cost_scalar(
         q_s,
         r_m,
         device.v2,
@@ -126,6 +130,12 @@ def cost(device: Device, a: float, b: float, alpha: float, rules: Rules) -> floa
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def dropped_cost(device: Device, rules: Rules) -> float:
+    """What a device costs that gets no band: its whole gradient, and the price of silence."""
+    return device.bias_weight * device.v2 + rules.silence
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> tuple[float, float]:
     """(dJ/dq_s, dJ/dr_m). Under `mmse` c is at its own minimum, so it may be held fixed (envelope theorem)."""
     v2, vbar2, v_vbar, big_w, noise = device.v2, device.vbar2, device.v_vbar, device.bias_weight, device.noise_weight
@@ -135,14 +145,14 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
     m2_slope = 2.0 * (r_m * v2 + (lost - r_m) * v_vbar - lost * vbar2)
     if rules.weights == UNBIASED:
         gap = max(v2 - 2.0 * v_vbar + vbar2, 0.0)
-        return -noise * e / q_s / q_s, -2.0 * big_w * lost * gap + noise * (e_slope / q_s - m2_slope)
+        return -noise * e / q_s / q_s - rules.silence, -2.0 * big_w * lost * gap + noise * (e_slope / q_s - m2_slope)
     c = rules.c
     if rules.weights == MMSE:
         c = mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, device.delta2, big_w, noise)
     m2, m_v = mean_square_scalar(r_m, v2, vbar2, v_vbar), mean_product(r_m, v2, v_vbar)
     slope_q = big_w * 2.0 * c * (c * q_s * m2 - m_v) + noise * c * c * (e - 2.0 * q_s * m2)
     slope_r = big_w * c * q_s * (c * q_s * m2_slope - 2.0 * (v2 - v_vbar))
-    return slope_q, slope_r + noise * c * c * q_s * (e_slope - q_s * m2_slope)
+    return slope_q - rules.silence, slope_r + noise * c * c * q_s * (e_slope - q_s * m2_slope)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

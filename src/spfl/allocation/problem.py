@@ -26,7 +26,10 @@ class Limits:
         max_scheduled: Most devices that get bandwidth; no limit when None.
         max_share: Largest beta, a number or (device,).
         max_power: Largest share of a device's power in one packet, in [0.5, 1], a number or (device,).
-        allow_drop: Whether a device may be left out; None follows the rule in `spfl.allocation.allocator`.
+        allow_drop: Whether a device may be left out, at the cost of its whole gradient. None: yes, unless there is a
+            `min_success`.
+        keep_received: The expected number of received devices is at least that of equal shares. None: under `unbiased`
+            weights, unless one of the limits above says who must be served.
         fixed_alpha: alpha = rho: the powers are not optimised.
         fixed_beta: beta = 1/K: the shares of the bandwidth are not optimised.
         optimise_rho: rho is free as well (`exact` only).
@@ -42,6 +45,7 @@ class Limits:
     max_share: ArrayLike = 1.0
     max_power: ArrayLike = 1.0
     allow_drop: bool | None = None
+    keep_received: bool | None = None
     fixed_alpha: bool = False
     fixed_beta: bool = False
     optimise_rho: bool = False
@@ -62,6 +66,7 @@ class Problem:
     """A validated problem in the form the kernels take: the rows of the devices worth scheduling, and the options.
 
     `active` (device,) marks the rows; all else is hopeless or has nothing to send. `droppable`: beta = 0 allowed.
+    `least_received`: expected number of received devices that must be reached, at the price `rules.silence`.
     """
 
     devices: Devices
@@ -72,7 +77,9 @@ class Problem:
     active: Bools
     hopeless: Bools
     droppable: bool
+    keep_received: bool
     rules: Rules
+    least_received: float = 0.0
 
 
 def _in_range(name: str, value: ArrayLike, size: int, low: float, high: float) -> Floats:
@@ -107,7 +114,11 @@ def pose(devices: Devices, link: Link, objective: Objective, limits: Limits) -> 
     promised = least > SUCCESS_FLOOR
     free = limits.allow_drop
     if free is None:
-        free = limits.max_scheduled is not None or (objective.weights != "unbiased" and not promised.any())
+        free = limits.max_scheduled is not None or not promised.any()
+    keep = limits.keep_received
+    if keep is None:
+        unruled = limits.allow_drop is None and limits.max_scheduled is None and not promised.any()
+        keep = objective.weights == "unbiased" and unruled
     unreachable = worth & ~hopeless & ~(exponent <= rows[:, COLUMN["x_max"]]) & promised
     if unreachable.any() and not free:
         k = int(np.argmax(unreachable))
@@ -122,4 +133,4 @@ def pose(devices: Devices, link: Link, objective: Objective, limits: Limits) -> 
     if not free and must > 1.0 and promised.any():
         raise AllocationError(f"min_success must need at most the whole band, got {must:.3g} times that")
     rules = Rules(link.fading == "block", WEIGHT_CODES[objective.weights], float(objective.c), limits.optimise_rho)
-    return Problem(devices, link, objective, limits, rows, active, hopeless, droppable, rules)
+    return Problem(devices, link, objective, limits, rows, active, hopeless, droppable, keep, rules)

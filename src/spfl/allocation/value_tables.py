@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from spfl.allocation.free_split import descend_free
-from spfl.allocation.kernels import Device, Rules, device_at
+from spfl.allocation.kernels import Device, Rules, device_at, dropped_cost
 from spfl.allocation.power_split import EVERYWHERE, Split, best_split, descend, logit
 from spfl.allocation.solvers import minimise
 from spfl.arrays import Floats
@@ -224,7 +224,7 @@ def split_all(rows: Floats, beta: Floats, rules: Rules, cost_: Floats, alpha: Fl
         if beta[k] > 0.0:
             cost_[k], alpha[k], rho[k] = best_split(device, beta[k], Split(0.0, EVERYWHERE, 0.0), TOLERANCE, rules)
         else:
-            cost_[k], alpha[k], rho[k] = device.bias_weight * device.v2, device.rho, device.rho
+            cost_[k], alpha[k], rho[k] = dropped_cost(device, rules), device.rho, device.rho
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
