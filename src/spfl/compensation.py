@@ -37,7 +37,7 @@ class CompensationRule:
         check_fields(self)
 
 
-Compensation = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"] | CompensationRule
+Compensation = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"] | CompensationRule
 
 
 VECTOR = "compensation/vector"  # |ghat| of the last round (global), or the running mean of moduli (ema)
@@ -66,6 +66,9 @@ def compensatory_modulus(
         return np.asarray(kind.modulus(state, device, tensor_means, layout), np.float32)
     if kind == "zero":
         return np.zeros(layout.size, np.float32)
+    if kind == "constant":
+        share = np.asarray(layout.sizes, np.float64) / max(layout.size, 1)
+        return np.full(layout.size, np.float32(share @ tensor_means))
     remembered = state.get(last_key(device) if kind == "last" else VECTOR)
     if kind == "layer" or remembered is None:
         return layout.expand(tensor_means)

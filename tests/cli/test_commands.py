@@ -368,3 +368,14 @@ def test_cifar10(call):
     assert code == 0, err
     assert experiment.read_json(Path("r/environment.json"))["dataset"]["train"] == 50_000
     assert "test accuracy" in out
+
+
+@pytest.mark.parametrize(("snr_db", "silent"), [(-60, True), (60, False)])
+def test_a_run_in_which_nobody_was_received_says_so(call, tmp_path, snr_db, silent):
+    cell = ["--set", f"channel.median_snr_db={snr_db}", "--set", "channel.shadowing_db=0"]
+    code, _, err = call("run", *QUICK, *cell, "--set", "scheme.name=single_packet", "--out", "silence")
+    assert code == 0
+    assert ("warning: nobody was received in 2 of 2 rounds: raise channel.median_snr_db" in err) == silent
+    assert call("report", "silence")[0] == 0
+    page = (tmp_path / "silence" / "report.html").read_text(encoding="utf-8")
+    assert ("nobody was received in 2 of 2 rounds" in page) == silent

@@ -251,3 +251,11 @@ def test_remembering_changes_no_state_in_place(kind: Compensation) -> None:
     assert state.keys() == copies.keys()
     for key, value in copies.items():
         np.testing.assert_array_equal(state[key], value)
+
+
+def test_a_constant_compensation_is_the_mean_over_all_elements() -> None:
+    means = means_of(20, 0)
+    vbar = compensatory_modulus("constant", {}, 0, means, LAYOUT)
+    np.testing.assert_allclose(vbar, LAYOUT.expand(means).mean(), rtol=1e-6)
+    assert vbar.dtype == np.float32
+    assert not np.allclose(vbar, LAYOUT.expand(means)), "the mean of each tensor is another rule"

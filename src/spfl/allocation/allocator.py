@@ -7,9 +7,9 @@
 Who is scheduled. A device with no weight or no gradient needs no band and costs W ||v||^2 = 0. A device is
 *hopeless* when q_s < 1e-12 even with the largest share and all power on its signs: it gets no band and costs its
 whole bias W ||v||^2. Every other device counts as scheduled only with q_s >= 1e-12 (below that it is never heard).
-Unless there is a `min_success`, the solver may drop any of these at W ||v||^2 each: it does where serving costs more,
-which under `unbiased` weights is where q_s would be below about kappa w_k / W_k. With `allow_drop=False` all are scheduled;
-if the band cannot carry everybody then, or only at a higher cost than an equal split that leaves some unheard, the
+Unless there is a `min_success`, the solver may drop any of these at W ||v||^2 each. It does where serving costs more:
+under `unbiased` weights, where q_s would be below about kappa w_k^2 / W_k. With `allow_drop=False` all are scheduled.
+If the band cannot carry everybody then, or only at a higher cost than an equal split that leaves some unheard, the
 solver may drop after all, and the status is `overloaded`.
 
 No more silence. An allocation that favours weak devices can be received less often, in all, than equal shares. Under

@@ -1,4 +1,8 @@
-"""Power between the two packets of each device by successive convex approximation (model.md, section 7)."""
+"""Power between the two packets of each device by convex quadratic models of J (model.md, section 7).
+
+The paper's step is successive convex approximation. Ours is one of its kin: each model touches J where it stands and
+is above J where it ends, but not everywhere (docs/allocation.md), so the descent is sure and the textbook's proof is not.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ def _alpha_slope(device: Device, beta: float, alpha: float, rules: Rules) -> flo
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _split_step(device: Device, beta: float, alpha: float, rules: Rules) -> float:
-    """One SCA step: minimise a convex quadratic that touches J at alpha and lies above it where it ends.
+    """One step: minimise a convex quadratic that touches J at alpha and lies above it where it ends.
 
     The curvature starts at J's own and is raised until the surrogate is above J at its minimiser.
     """

@@ -107,6 +107,7 @@ def run(
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data.dataset import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
+    from spfl.runs.metrics import told_silence
     from spfl.runs.trackers import check_trackers, tracking
 
     check_trackers(trackers or [])
@@ -126,6 +127,8 @@ def run(
         _print_json(summary | {"folder": str(folder)})
         return
     print(f"{summary['scheme']}, seed {summary['seed']}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
+    if (silence := told_silence(summary)) is not None:
+        typer.echo(f"warning: {silence}", err=True)
     if profile:
         _print_profile(summary)
 

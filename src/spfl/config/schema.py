@@ -11,7 +11,7 @@ from spfl.config.radio import ChannelConfig, DeviceConfig
 from spfl.config.section import Section, validated
 
 WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
-CompensationName = Literal["global", "last", "layer", "ema", "scaled_ema", "zero"]
+CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
 AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
 SolverName = Literal["uniform", "alternating", "exact"]
 
@@ -184,7 +184,7 @@ class SchemeConfig(Section):
     )
     compensation: CompensationName | None = Field(
         None,
-        description="What stands for a lost modulus (model.md, section 5): global, last, layer, ema, scaled_ema or "
+        description="What stands for a lost modulus (model.md, section 5): global, last, layer, constant, ema, scaled_ema or "
         "zero.",
     )
     shrink: float | None = Field(None, ge=0, le=1, description="Factor in [0, 1] on the compensatory modulus.")

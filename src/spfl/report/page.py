@@ -13,6 +13,7 @@ from spfl.report.parts import RESULTS_NOTE, Panel, Section, Table
 from spfl.runs.experiment import CONFIG, ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import told_silence
 from spfl.runs.results import Group, Value, check_report, differing, progress, read_groups
 from spfl.studies.tables import TABLE
 from spfl.version import __version__
@@ -106,7 +107,7 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
     loss = draw.by_round_figure(groups, {"loss": lambda r: r["loss"]}, "Training loss")
     gaps = draw.gap_figure(groups)
     head = [
-        Section("Results", RESULTS_NOTE, [Panel(tables=[_headline(groups)])]),
+        Section("Results", _results_note(groups), [Panel(tables=[_headline(groups)])]),
         Section(
             "Accuracy", f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.", [Panel(figures=[accuracy])]
         ),
@@ -159,6 +160,12 @@ CERTIFICATE_NOTE = (
     "The gap bounds what any other allocation could have gained in a round, relative to its cost; it comes from the "
     "Lagrange dual of the exact solver. The other solvers prove nothing."
 )
+
+
+def _results_note(groups: Sequence[Group]) -> str:
+    """How to read the results, and which runs were hardly received."""
+    told = {f"{g.label}, seed {run.config.seed}": told_silence(run.summary) for g in groups for run in g.runs}
+    return " ".join([RESULTS_NOTE, *(f"{run}: {silence}." for run, silence in told.items() if silence)])
 
 
 def _headline(groups: Sequence[Group]) -> Table:

@@ -192,6 +192,20 @@ def read_metrics(folder: Path) -> Iterator[Json]:
         raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+SILENT_PART = 0.1  # of the rounds in which nobody was received, from which on a run says so
+
+
+def told_silence(summary: Json) -> str | None:
+    """One line on a run in which nobody was received in more than a tenth of the rounds, and what to change."""
+    silent = summary.get("silent_rounds", 0)  # unknown to folders of older versions
+    if silent <= SILENT_PART * summary["rounds"]:
+        return None
+    return (
+        f"nobody was received in {silent} of {summary['rounds']} rounds: raise channel.median_snr_db, power_dbm or "
+        "symbols_per_parameter, lower codec.bits, or take a scheme that sends fewer bits"
+    )
+
+
 def summarise(rounds: Iterable[Json]) -> Json:
     """Accuracies, totals, and the SHA-256 of everything in the metrics but `NOT_DIGESTED`.
 
@@ -211,6 +225,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
         )
         totals.update({key: values.get(key, 0.0) for key in COSTS})
         totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
+        totals.update({"silent_rounds": int(not values["signs_received"])})
         if values["test_accuracy"] is not None:
             evaluations.append((last, values["test_accuracy"], values["test_loss"]))
     late = [accuracy for round_, accuracy, _ in evaluations if round_ > 0.75 * last]
@@ -225,6 +240,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
         "side_bits": totals["side_bits"],
         "signs_received": totals["signs_received"],
         "moduli_received": totals["moduli_received"],
+        "silent_rounds": totals["silent_rounds"],
         "rejected": totals["rejected"],
         **{key: totals[key] for key in COSTS},
         "digest": digest.hexdigest(),
