@@ -1,4 +1,4 @@
-"""What unbiased weights make of a cell: devices received and cost, by the rules of docs/allocation.md, "No more silence".
+"""What unbiased weights make of a cell: devices received and cost, by the rules of docs/allocation.md.
 
 python benchmarks/silence.py
 """

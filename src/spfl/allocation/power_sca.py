@@ -1,7 +1,7 @@
 """Power between the two packets of each device by convex quadratic models of J (model.md, section 7).
 
 The paper's step is successive convex approximation. Ours is one of its kin: each model touches J where it stands and
-is above J where it ends, but not everywhere (docs/allocation.md), so the descent is sure and the textbook's proof is not.
+is above J where it ends, but not everywhere (docs/allocation.md). So the descent is sure, the textbook's proof is not.
 """
 
 from __future__ import annotations

@@ -184,8 +184,8 @@ class SchemeConfig(Section):
     )
     compensation: CompensationName | None = Field(
         None,
-        description="What stands for a lost modulus (model.md, section 5): global, last, layer, constant, ema, scaled_ema or "
-        "zero.",
+        description="What stands for a lost modulus (model.md, section 5): global, last, layer, constant, ema, "
+        "scaled_ema or zero.",
     )
     shrink: float | None = Field(None, ge=0, le=1, description="Factor in [0, 1] on the compensatory modulus.")
     error_feedback: bool | None = Field(
