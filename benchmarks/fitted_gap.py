@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from spfl.allocation.bound import device_cost
 from spfl.config.schema import build_config
 from spfl.data.dataset import load_dataset
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.radio.outage import success
 from spfl.training import Stopwatch, prepare
 from spfl.uplink.scheduling import objective, share_resources
@@ -66,7 +66,7 @@ def instance(channel: dict[str, Any], seed: int) -> float:
         }
     )
     world = World.build(config, load_dataset("digits"))
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     plan = prepare(world, world.start(), uploads, 1, Stopwatch())
     rule = objective(world.scheme, plan.devices, config.scheme, None)

@@ -304,10 +304,10 @@ def two_subbands_below(rate: float, snr: float) -> float:
 
 def update_of_segments(world: Any, outcome: Any) -> NDArray[np.float64]:
     """The normalised mean of what arrived in round 1, element by element; unrotated packets, `layer` compensation."""
-    from spfl.fleet.threads import Fleet
+    from spfl.fleet.threads import ThreadFleet
     from spfl.packets.codec import decode_modulus, decode_signs
 
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     total = sum(u.samples for u in uploads)
     layout, out = world.layout, np.zeros(world.layout.size)

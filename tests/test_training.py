@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import oracles
 from spfl.config.schema import Config, TrainingConfig
 from spfl.data.dataset import Dataset
-from spfl.fleet.threads import Fleet, local_gradient
+from spfl.fleet.threads import ThreadFleet, local_gradient
 from spfl.rng import Purpose, stream
 from spfl.training import Stopwatch, learning_rate, mean_loss, run, step
 from spfl.uplink.reception import Update
@@ -67,7 +67,7 @@ def test_a_validation_run_never_touches_the_test_images(digits: Dataset, small_c
 def test_evaluation_equals_one_pass_over_the_test_set(digits: Dataset, small_config: Build) -> None:
     world = World.build(small_config(workers=2), digits)
     weights = world.start().weights
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         loss, accuracy = fleet.evaluate(weights)
     mean, std = digits.train_images.float().mean(), digits.train_images.float().std(correction=0)
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_a_finished_run_frees_its_data_at_once(digits: Dataset, small_config: Ca
 @pytest.mark.parametrize("scheme", ["sp_fl", "error_free"])
 def test_packets_of_a_round_are_gone_when_the_next_are_made(small_config, digits, monkeypatch, scheme):
     made: list[weakref.ref[Upload]] = []
-    original = Fleet.uploads
+    original = ThreadFleet.uploads
 
     def spy(self, *arguments):
         assert not any(alive() for alive in made)
@@ -261,7 +261,7 @@ def test_packets_of_a_round_are_gone_when_the_next_are_made(small_config, digits
         made.extend(map(weakref.ref, uploads))
         return uploads, share
 
-    monkeypatch.setattr(Fleet, "uploads", spy)
+    monkeypatch.setattr(ThreadFleet, "uploads", spy)
     assert len(list(run(small_config(scheme={"name": scheme}, training={"rounds": 3}), digits))) == 3
     assert len(made) == 18
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spfl.errors import ConfigError, PacketError
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, cut, interleave, join, open_datagram
 from spfl.training import Stopwatch, prepare, run
 from spfl.udp import Wire, check, exchange, rounds_over, run_over_udp
@@ -74,7 +74,7 @@ def test_segments_over_sockets_have_the_emulated_probabilities(parity, wire, sma
     """Many transmissions of one round: each segment is had as often as the model's law says, with parity as well."""
     config = small_config(channel=CHANNEL | {"sign_parity": parity}, scheme={"name": "sp_fl_uniform"})
     world = World.build(config, digits)
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     plan = prepare(world, world.start(), uploads, 1, Stopwatch())
     signs, moduli = [], []

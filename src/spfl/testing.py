@@ -217,14 +217,14 @@ class SchemeContract:
 def _rounds_with_uploads(world: World) -> Iterator[tuple[RoundRecord, list[Upload]]]:
     """Each record with the uploads it was made of."""
     seen: list[list[Upload]] = []
-    honest = fleet.Fleet.uploads
+    honest = fleet.ThreadFleet.uploads
 
-    def watched(self: fleet.Fleet, *arguments: Any) -> tuple[list[Upload], float]:
+    def watched(self: fleet.ThreadFleet, *arguments: Any) -> tuple[list[Upload], float]:
         uploads, share = honest(self, *arguments)
         seen.append(uploads)
         return uploads, share
 
-    with mock.patch.object(fleet.Fleet, "uploads", watched):
+    with mock.patch.object(fleet.ThreadFleet, "uploads", watched):
         for record in training.train(world):
             yield record, seen[-1]
 

@@ -15,9 +15,10 @@ from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Vector
 from spfl.config.schema import Config, TrainingConfig
 from spfl.data.dataset import Dataset, load_dataset
+from spfl.fleet import Fleet
 from spfl.fleet.gpu import TorchFleet
 from spfl.fleet.processes import ProcessFleet
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.radio.outage import Link, Outcome
 from spfl.uplink.admission import admit
 from spfl.uplink.delivery import deliver
@@ -82,11 +83,11 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
             yield record
 
 
-def open_fleet(world: World) -> Fleet | ProcessFleet | TorchFleet:
+def open_fleet(world: World) -> Fleet:
     """The fleet that a configuration asks for; a context manager."""
     if world.config.torch_device is not None:
         return TorchFleet(world)
-    return Fleet(world) if world.config.processes == 1 else ProcessFleet(world)
+    return ThreadFleet(world) if world.config.processes == 1 else ProcessFleet(world)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, PacketError
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
 from spfl.radio.outage import Outcome, by_segment
 from spfl.rng import Purpose, server_stream
@@ -177,7 +177,7 @@ def run_over_udp(
 def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[str, int]]]:
     """The rounds of a world over a wire, and what `exchange` counted in each."""
     server = world.start()
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         for round_ in range(1, world.config.training.rounds + 1):
             clock = Stopwatch()
             uploads, _ = fleet.uploads(server, world.cohort(round_), round_)

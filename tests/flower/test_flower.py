@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spfl import training
 from spfl.config.schema import AttackConfig
 from spfl.errors import ConfigError, PacketError
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.flower import protocol
 from spfl.flower.client_app import app, place_of
 from spfl.flower.inprocess import InProcessGrid
@@ -42,7 +42,7 @@ def settings_of(config, **engine):
 def start(config, digits, nodes=2, grid=InProcessGrid, **engine):
     """A strategy and a grid, ready to run."""
     settings, world = settings_of(config, **engine), World.build(config, digits)
-    fleet = Fleet(world)
+    fleet = ThreadFleet(world)
     return SpFl(world, fleet.evaluate, settings.flower), grid(app, to_run_config(settings), nodes)
 
 
@@ -549,7 +549,7 @@ def reported(digits):
 
     config = load_config(None, ["data.devices=4", "model.name=softmax", "workers=1", "scheme.name=sp_fl_plus"])
     world = World.build(config, digits)
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         return world, fleet.uploads(world.start(), range(4), 1)[0]
 
 

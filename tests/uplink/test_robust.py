@@ -16,7 +16,7 @@ import oracles
 from spfl import training
 from spfl.config.schema import build_config
 from spfl.errors import ConfigError
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.schemes import SCHEMES
 from spfl.uplink import robust
 from spfl.uplink.admission import admit, norm_limit
@@ -133,7 +133,7 @@ def test_refused_configurations(change, message):
 
 
 def uploads_of(world):
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         return fleet.uploads(world.start(), range(world.config.data.devices), 1)[0]
 
 

@@ -83,9 +83,9 @@ def test_what_was_lost_is_not_looked_at(small_config, digits) -> None:  # type: 
     (record, *_) = training.train(world)
     lost = ~record.outcome.sign
     assert lost.any() or record.outcome.sign.any()
-    from spfl.fleet.threads import Fleet
+    from spfl.fleet.threads import ThreadFleet
 
-    with Fleet(world) as fleet:
+    with ThreadFleet(world) as fleet:
         sent, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     forged = [replace(u, aside=9 * u.aside, v2=9.0) if gone else u for u, gone in zip(sent, lost, strict=True)]
     a, b = (

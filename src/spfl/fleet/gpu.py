@@ -58,7 +58,7 @@ class _Sent:
 
 
 class TorchFleet:
-    """As `threads.Fleet`, on the PyTorch device of the configuration, with a `receive` of its own."""
+    """As `threads.ThreadFleet`, on the PyTorch device of the configuration, with a `receive` of its own."""
 
     def __init__(self, world: World) -> None:
         assert world.config.torch_device is not None

@@ -1,7 +1,7 @@
 """The devices' side of a round in several processes: for machines of more cores than one interpreter keeps busy.
 
-Each process is a `Fleet` of its own. Data and network come with the fork, in shared pages (where there is no fork, they
-are pickled once); a round sends the server's state and brings back uploads. Results have the bits of one process.
+Each process is a `ThreadFleet` of its own. Data and network come with the fork, in shared pages (where there is no
+fork, they are pickled once); a round sends the server's state and brings back uploads. Results have the bits of one process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from spfl.arrays import Vector
 from spfl.errors import WorkerError
-from spfl.fleet.threads import EVAL_CHUNK, Fleet, mean_score
+from spfl.fleet.threads import EVAL_CHUNK, ThreadFleet, mean_score
 from spfl.fleet.workers import Failure, Worker
 from spfl.machine import cores
 from spfl.uplink.reception import receive
@@ -25,7 +25,7 @@ from spfl.world.world import World
 
 
 class ProcessFleet:
-    """As `Fleet`, with the devices dealt out to `config.processes` processes. Raises WorkerError when one is lost."""
+    """As `ThreadFleet`, the devices dealt out to `config.processes` processes. Raises WorkerError when one is lost."""
 
     receive = staticmethod(receive)
 
@@ -45,7 +45,7 @@ class ProcessFleet:
             member.stop()
 
     def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
-        """See `Fleet.uploads`."""
+        """See `ThreadFleet.uploads`."""
         cohort, count = list(cohort), len(self._members)
         told = replace(server, velocity=server.velocity[:0], allocation=None)  # no device needs these
         answers = self._ask([("uploads", told, cohort[i::count], round_) for i in range(count)])
@@ -54,7 +54,7 @@ class ProcessFleet:
         return [next(dealt[i % count]) for i in range(len(cohort))], share
 
     def evaluate(self, weights: Vector) -> tuple[float, float]:
-        """See `Fleet.evaluate`."""
+        """See `ThreadFleet.evaluate`."""
         starts, count = range(0, self._images, EVAL_CHUNK), len(self._members)
         dealt = [iter(part) for part in self._ask([("scores", weights, starts[i::count]) for i in range(count)])]
         return mean_score([next(dealt[i % count]) for i in range(len(starts))])
@@ -82,8 +82,8 @@ class _Member:
         self._world, self._threads = world, threads
 
     @cached_property
-    def _fleet(self) -> Fleet:
-        return Fleet(self._world, self._threads)
+    def _fleet(self) -> ThreadFleet:
+        return ThreadFleet(self._world, self._threads)
 
     def __call__(self, request: tuple[Any, ...]) -> Any:
         name, *arguments = request

@@ -49,7 +49,7 @@ class Work:
     encode_s: float
 
 
-class Fleet:
+class ThreadFleet:
     """Worker threads that compute gradients and evaluate; a context manager. `threads`: as configured, unless given."""
 
     receive = staticmethod(receive)
@@ -60,7 +60,7 @@ class Fleet:
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(threads or world.config.workers or cores(), initializer=self._start_worker)
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> ThreadFleet:
         return self
 
     def __exit__(

@@ -22,7 +22,7 @@ from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.data.node_data import GreySums, Moments, NodeData, node_data
 from spfl.errors import ConfigError, PacketError, SpflError
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.flower import protocol
 from spfl.flower.own import load_own_parts
 from spfl.flower.roster import Place
@@ -41,7 +41,7 @@ class Site:
 
     world: World
     code: str
-    fleet: Fleet
+    fleet: ThreadFleet
 
 
 def site_of(context: Context, moments: Moments | None = None) -> Site:
@@ -63,7 +63,7 @@ def site_of(context: Context, moments: Moments | None = None) -> Site:
 def _site(config: Config, module: str, source: str, moments: Moments | None) -> Site:
     own = load_own_parts(module, config.seed)
     world = World.build(config, _dataset(config, source, moments), own.custom)
-    return Site(world, own.digest, Fleet(world))
+    return Site(world, own.digest, ThreadFleet(world))
 
 
 def _dataset(config: Config, source: str, moments: Moments | None) -> Dataset:

@@ -14,7 +14,7 @@ from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.data.node_data import NodeData, load_own, server_data
 from spfl.errors import ConfigError, RunFolderError
-from spfl.fleet.threads import Fleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.flower.monitoring import write_metrics
 from spfl.flower.own import load_own_parts
 from spfl.flower.settings import FlowerConfig, read_run_config
@@ -49,7 +49,7 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
 
     def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
         world = World.build(config, dataset, own.custom)
-        with Fleet(world) as fleet:
+        with ThreadFleet(world) as fleet:
             nodes_evaluate = isinstance(dataset, NodeData) and not len(dataset.test_labels)
             strategy = SpFl(world, None if nodes_evaluate else fleet.evaluate, engine, server)
             strategy.code = own.digest
