@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.signals import resumable
+from spfl.errors import ConfigError
 
 flower_app = typer.Typer(
     no_args_is_help=True,
@@ -27,16 +29,21 @@ def init_command(
         Path, typer.Argument(metavar="DIR", help="A new folder; letters, digits and hyphens.", parser=a_path)
     ],
     config_path: ConfigPath = None,
+    module: Annotated[
+        str, typer.Option(metavar="MODULE:FUNCTION", help="Makes a network of your own; the app carries its file.")
+    ] = "",
     overrides: Overrides = None,
 ) -> None:
     """Write a Flower app, ready for `flwr run`.
 
-    Example: `spfl flower init my-app configs/demo.toml --set training.rounds=3`
+    Examples: `spfl flower init my-app configs/demo.toml --set training.rounds=3` and
+    `spfl flower init my-app mine.toml --module mine:make_model`
     """
     from spfl.flower.project import write_project
     from spfl.flower.settings import load_settings
 
-    write_project(folder, load_settings(config_path, overrides or []))
+    own = [f"flower.module={module}"] if module else []
+    write_project(folder, load_settings(config_path, [*(overrides or []), *own]))
     print(folder)
 
 
@@ -99,16 +106,58 @@ def keys_command(
         Path, typer.Argument(metavar="DIR", help="A new folder for certificates and keys.", parser=a_path)
     ],
     host: Annotated[
-        list[str], typer.Option(metavar="HOST", help="Name or address under which nodes reach the server; may repeat.")
-    ],
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Name or address under which nodes reach the server; may repeat."),
+    ] = None,
     nodes: Annotated[int, typer.Option(min=0, help="Key pairs to make, one a node.")] = 2,
+    add: Annotated[int, typer.Option("--add", min=0, help="Add so many key pairs to a folder that exists.")] = 0,
+    keep_authority: Annotated[
+        bool,
+        typer.Option("--keep-authority", help="Keep the authority's key, under the passphrase of SPFL_CA_PASSPHRASE."),
+    ] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="A new server certificate by the authority that was kept, for --host.")
+    ] = False,
 ) -> None:
     """Make a private authority, a certificate of the server, and a key pair for each node.
 
-    Example: `spfl flower keys credentials --host fl.example.org --nodes 2`
+    The certificate is good for localhost and 127.0.0.1 besides the names given. Examples:
+    `spfl flower keys credentials --host fl.example.org --nodes 2` and, for one more node later,
+    `spfl flower keys credentials --add 1`
     """
-    from spfl.flower.credentials import make_credentials
+    from spfl.flower.credentials import add_nodes, make_credentials, renew_server
 
-    make_credentials(folder, host, nodes)
+    if add:
+        if host or renew or keep_authority:
+            raise ConfigError("--add goes alone: it needs no authority")
+        print(*add_nodes(folder, add), sep="\n")
+        return
+    if not host:
+        raise ConfigError("--host HOST is needed, the name under which nodes reach the server")
+    if renew:
+        renew_server(folder, host, _passphrase())
+    else:
+        make_credentials(folder, host, nodes, _passphrase() if keep_authority else None)
     for path in sorted(folder.iterdir()):
         print(path)
+
+
+def _passphrase() -> bytes:
+    """The passphrase of the authority's key: of the environment, else asked for."""
+    return (os.environ.get("SPFL_CA_PASSPHRASE") or typer.prompt("Passphrase", hide_input=True)).encode()
+
+
+@flower_app.command("health")
+def health_command(
+    metrics_file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file of flower.metrics_file.", parser=a_path)
+    ],
+    within: Annotated[float, typer.Option(min=0, help="Most seconds since the last round.")] = 600.0,
+) -> None:
+    """Say how long ago the last round ended; exit code 2 when that is too long. For health checks of containers.
+
+    Example: `spfl flower health /srv/runs/spfl.prom --within 300`
+    """
+    from spfl.flower.monitoring import check_health
+
+    print(check_health(metrics_file, within))

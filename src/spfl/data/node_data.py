@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ from spfl.arrays import Indices
 from spfl.config.schema import Config, DataConfig
 from spfl.data.dataset import Dataset, grey_sums, idx_pair, moments_of, of_split
 from spfl.data.image_files import decode_image, join, read_split
-from spfl.errors import DataError
+from spfl.errors import ConfigError, DataError
+from spfl.imports import import_source
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -151,9 +151,10 @@ def load_own(data: DataConfig, source: str) -> tuple[Pair, Pair | None]:
 
 
 def _call(source: str) -> tuple[Pair, Pair | None]:
-    module, _, name = source.partition(":")
     try:
-        made = getattr(import_module(module), name)()
+        made = import_source(source)[1]()
+    except ConfigError as error:
+        raise DataError(f"node data: {error}") from error
     except Exception as error:  # whatever a caller's own code raises
         raise DataError(f"node data {source}: {type(error).__name__}: {error}") from error
     if isinstance(made, Dataset):

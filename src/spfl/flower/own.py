@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
 
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.errors import ConfigError
+from spfl.imports import import_source
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,6 @@ def load_own_parts(source: str, seed: int) -> Own:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"flower.module {source} must return a torch.nn.Module, got {type(network).__name__}")
     return Own(Custom(module=network), hashlib.sha256(source_file(module).read_bytes()).hexdigest()[:16])
-
-
-def import_source(source: str) -> tuple[ModuleType, Any]:
-    """Module and function of `module:function`. Raises ConfigError."""
-    name, colon, function = source.partition(":")
-    if not colon or not name or not function:
-        raise ConfigError(f"module must be module:function, got '{source}'")
-    try:
-        module = import_module(name)
-        return module, getattr(module, function)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ConfigError(f"module '{source}' cannot be imported: {error}") from None
 
 
 def source_file(module: ModuleType) -> Path:

@@ -9,10 +9,12 @@ import tomli_w
 
 from spfl.config.files import assign
 from spfl.errors import ConfigError
+from spfl.flower.own import load_own_parts, source_file
 from spfl.flower.settings import Settings, to_run_config
+from spfl.imports import import_source
 from spfl.version import __version__
 
-PACKAGE = "spfl_app"
+PACKAGE, OWN = "spfl_app", "own.py"
 MODULES = {
     "__init__.py": '"""SP-FL as a Flower app."""\n',
     "client_app.py": '"""What runs at a node."""\n\nfrom spfl.flower.client_app import app\n\n__all__ = ["app"]\n',
@@ -30,14 +32,32 @@ is downloaded at run time.
 
 
 def write_project(folder: Path, settings: Settings) -> None:
-    """Write the app. Raises ConfigError for a folder that is not empty, or whose name Flower refuses."""
+    """Write the app. A network of the user's own (`flower.module`) is made once, and its file goes into the app.
+
+    Raises ConfigError for a folder that is not empty, or for a module that makes no network.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output {folder} is not an empty folder")
+    settings, own = _carried(settings)
     (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
+    if own is not None:
+        (folder / PACKAGE / OWN).write_bytes(own)
     (folder / "pyproject.toml").write_text(_pyproject(settings), encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
     for name, text in MODULES.items():
         (folder / PACKAGE / name).write_text(text, encoding="utf-8")
+
+
+def _carried(settings: Settings) -> tuple[Settings, bytes | None]:
+    """The settings under which the app finds its own network, and the file that it carries; None without one."""
+    source = settings.flower.module
+    if not source:
+        return settings, None
+    load_own_parts(source, settings.seed)
+    module, _ = import_source(source)
+    inside = f"{PACKAGE}.{OWN.removesuffix('.py')}:{source.partition(':')[2]}"
+    engine = settings.flower.model_copy(update={"module": inside})
+    return settings.model_copy(update={"flower": engine}), source_file(module).read_bytes()
 
 
 def _pyproject(settings: Settings) -> str:
