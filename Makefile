@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo docs flower-demo test test-flower test-slow bench venv clean help
+.PHONY: demo docs flower-app flower-demo test test-flower test-slow bench venv clean help
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -27,6 +27,11 @@ test: $(VENV)/.installed-dev
 flower-demo: $(VENV)/.installed-flower
 	$(BIN)/spfl flower run configs/demo.toml --engine deploy --nodes 2 \
 	  --set training.rounds=3 --set training.eval_every=1 --set scheme.name=sp_fl_plus --out $(OUT)-flower
+
+#: make flower-app    write examples/flower-app anew, as `spfl flower init` makes it
+flower-app: $(VENV)/.installed-flower
+	rm -rf examples/flower-app
+	$(BIN)/spfl flower init examples/flower-app configs/demo.toml --set training.rounds=3 --set training.eval_every=1
 
 #: make test-flower    runs on Ray and on SuperNodes that speak TLS; some minutes
 test-flower: $(VENV)/.installed-dev

@@ -45,10 +45,12 @@ class Federation:
     `simulation` takes Ray actors for nodes. Raises FlowerError when anything does not start within a minute.
     """
 
-    def __init__(self, home: Path, nodes: int, *, simulation: bool = False, node_data: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, nodes: int, *, simulation: bool = False, node_data: Sequence[str] = (), host: str = HOST
+    ) -> None:
         self.home, self.nodes, self.simulation = home.resolve(), nodes, simulation
-        self.node_data = node_data
-        self.address = f"{HOST}:{free_port()}"
+        self.node_data, self._listen = node_data, HOST if host == HOST else "0.0.0.0"
+        self.address = f"{host}:{free_port()}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._credentials = self.home / "credentials"
 
@@ -121,18 +123,30 @@ class Federation:
             connection["insecure"] = True
             security = ["--insecure", "--simulation"]
         else:
-            make_credentials(self._credentials, [HOST, "localhost"], self.nodes)
+            make_credentials(self._credentials, [self.address.rpartition(":")[0]], self.nodes)
             connection["root-certificates"] = str(self._credentials / AUTHORITY)
-            security = ["--enable-supernode-auth", *self._tls(SERVER_CERTIFICATE, SERVER_KEY)]
+            database = str(self.home / "superlink.db")
+            security = ["--enable-supernode-auth", *self._tls(SERVER_CERTIFICATE, SERVER_KEY), "--database", database]
         superlink = {"default": CONNECTION, CONNECTION: connection}
         (self.home / "config.toml").write_text(tomli_w.dumps({"superlink": superlink}), encoding="utf-8")
         port = self.address.rpartition(":")[2]
-        options = ["--host", HOST, "--port", port, "--disable-runtime-dependency-installation", *security]
-        self._spawn("superlink", "flower-superlink", *options)
-        self._await_health()
+        self._options = ["--host", self._listen, "--port", port, "--disable-runtime-dependency-installation", *security]
+        self.start_superlink()
         if not self.simulation:
             for node in range(self.nodes):
                 self.start_node(node)
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink; after `kill_superlink` it knows its nodes, and no run goes on."""
+        self._spawn("superlink", "flower-superlink", *self._options)
+        self._await_health()
+
+    def kill_superlink(self) -> None:
+        """SIGKILL to the SuperLink and to all it started, the server app among them."""
+        process = self.processes.pop("superlink")
+        _kill(psutil.Process(process.pid).children(recursive=True))
+        process.kill()
+        process.wait()
 
     def _tls(self, certificate: str, key: str) -> list[str]:
         files = {"certfile": certificate, "keyfile": key, "ca-certfile": AUTHORITY}
@@ -142,7 +156,11 @@ class Federation:
         """Register the key of node `node`, and start its SuperNode."""
         secret = self._credentials / node_key(node)
         self._flwr("supernode", "register", f"{secret}.pub", CONNECTION, "--format", "json")
-        self.spawn_node(f"node-{node}", secret, self._node_config(node))
+        self.restart_node(node)
+
+    def restart_node(self, node: int) -> None:
+        """Start the SuperNode of a key that is registered."""
+        self.spawn_node(f"node-{node}", self._credentials / node_key(node), self._node_config(node))
 
     def _node_config(self, node: int) -> str:
         own = f" data='{self.node_data[node]}'" if self.node_data else ""
@@ -164,7 +182,7 @@ class Federation:
         return os.environ | QUIET | {"FLWR_HOME": str(self.home), "PATH": path}
 
     def _spawn(self, name: str, command: str, *options: str) -> None:
-        with (self.home / f"{name}.log").open("wb") as log:
+        with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [str(Path(sysconfig.get_path("scripts")) / command), *options],
                 env=self._environment(),

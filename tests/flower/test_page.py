@@ -1,0 +1,51 @@
+"""docs/deploy.md is true: its files and the commands that need no second host, as they are written."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spfl.cli import commands as cli
+from spfl.flower import client_app
+
+PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def fenced(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def spfl(command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0, command
+
+
+def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch, digits, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    client_app._site.cache_clear()
+    for place, node in enumerate("ab"):
+        for row in range(place, 200, 2):
+            folder = tmp_path / "data" / node / str(int(digits.train_labels[row]))
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(digits.train_images[row, 0]), "L").save(folder / f"{row}.png")
+    Path("mine.toml").write_text(next(body for body in fenced("toml") if 'source = "node"' in body))
+    Path("mine.py").write_text("\n".join(fenced("python")))
+    commands = re.findall(r"^spfl flower (?:run|init) .*mine.*$", PAGE, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        if "--engine deploy" not in command:  # the slow tests start processes
+            spfl(command, monkeypatch)
+    assert "test accuracy" in capsys.readouterr().out
+    assert (tmp_path / "my-own-app" / "spfl_app" / "own.py").read_text() == Path("mine.py").read_text()
