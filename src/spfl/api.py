@@ -17,6 +17,7 @@ from spfl.config.files import assign, load_config
 from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset, load_dataset
+from spfl.errors import plain_errors
 from spfl.runs.comparison import cells, tabulate
 from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Source = Config | str | Path | Mapping[str, Any] | None
 
 
+@plain_errors()
 def run(
     config: Source = None,
     *,
@@ -117,6 +119,7 @@ class Comparison:
         return plot(self.groups)
 
 
+@plain_errors()
 def compare(
     config: Source = None,
     schemes: Iterable[str | Scheme] = ("error_free", "single_packet", "sp_fl_plus"),

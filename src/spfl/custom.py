@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
@@ -64,18 +64,32 @@ def name_of(part: Any) -> str:
     return str(name)
 
 
-def _check_module(module: nn.Module) -> None:
-    """Raises ConfigError for a network whose gradients would not be a function of weights and batch alone."""
-    parameters = list(module.parameters())
-    if not parameters or any(p.dtype != torch.float32 for p in parameters):
-        raise ConfigError("module must have parameters, all of dtype float32")
-    if not all(p.requires_grad for p in parameters):
+def _check_module(module: Any) -> None:
+    """Raises ConfigError for what is no network, or has no weights to train; what it does is tried in a dry pass."""
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"module must be a network, a torch.nn.Module, got {_instead(module)}")
+    parameters = dict(module.named_parameters())
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ConfigError(f"module.{name} has no shape yet (a lazy layer); call the module on one batch first")
+        if parameter.is_meta:
+            raise ConfigError(f"module.{name} has no values (it is on the meta device); give it some with to_empty")
+    if not parameters or any(p.dtype != torch.float32 for p in parameters.values()):
+        found = ", ".join(sorted({str(p.dtype) for p in parameters.values()})) or "none"
+        raise ConfigError(f"module must have parameters, all of dtype float32, got {found}")
+    if not all(p.requires_grad for p in parameters.values()):
         raise ConfigError("module must have trainable parameters only; keep frozen ones as buffers")
     for name, layer in module.named_modules():
         if getattr(layer, "running_mean", None) is not None:
             raise ConfigError(f"module.{name} keeps running statistics, which no device sends; use nn.GroupNorm")
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ConfigError(f"module.{name} draws from torch's global generator; runs would not be reproducible")
+
+
+def _instead(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}; make one: {value.__name__}(...)"
+    if isinstance(value, Mapping):
+        return "a mapping, such as a state_dict; make the network and call load_state_dict"
+    return f"{type(value).__name__}"
 
 
 def copy_module(module: nn.Module) -> nn.Module:

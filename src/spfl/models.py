@@ -54,7 +54,7 @@ def build_model(
         else:
             known = ["softmax", "mlp", "small_cnn", "resnet18"]
             raise ConfigError(f"unknown model {name!r}{did_you_mean(name, known)}")
-    module.to_empty(device="cpu")
+    module.to(torch.float32).to_empty(device="cpu")  # whatever torch's default type is
     _draw_weights(module, rng)
     return module
 
@@ -156,8 +156,8 @@ class FlatModel:
         self.layout = Layout(names=names, shapes=tuple(tuple(p.shape) for _, p in parameters))
         self.dim = sum(self.layout.sizes)
         device = parameters[0][1].device
-        self.weights = torch.empty(self.dim, device=device)
-        self.gradient = torch.zeros(self.dim, device=device)
+        self.weights = torch.empty(self.dim, device=device, dtype=torch.float32)
+        self.gradient = torch.zeros(self.dim, device=device, dtype=torch.float32)
         slots = zip(self._views(self.weights), self._views(self.gradient), strict=True)
         for (_, parameter), (weight, gradient) in zip(parameters, slots, strict=True):
             weight.copy_(parameter.data)

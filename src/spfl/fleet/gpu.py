@@ -259,7 +259,7 @@ class TorchFleet:
         uploads, outcome, layout = arrived.uploads, arrived.outcome, form.layout
         scale = aggregation_weights(form, arrived, state)
         place = {upload.device: i for i, upload in enumerate(uploads)}
-        total, heard = torch.zeros(layout.size, device=self._device), 0.0
+        total, heard = torch.zeros(layout.size, device=self._device, dtype=torch.float32), 0.0
         rejected = sum(not upload.samples for upload in uploads)
         for sent in self._sent:
             rows = [i for i, k in enumerate(sent.members) if outcome.sign[place[k]] and uploads[place[k]].samples]

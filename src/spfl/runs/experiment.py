@@ -29,7 +29,7 @@ from spfl.config.files import dotted, load_config, to_toml
 from spfl.config.schema import NO_EFFECT, Config
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data.dataset import Dataset
-from spfl.errors import ConfigError, RunFolderError
+from spfl.errors import ConfigError, RunFolderError, plain_errors
 from spfl.runs.checkpoint import PATTERN, load_checkpoint, save_checkpoint
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.folders import LOCK, locked, write_atomically, writing
@@ -198,6 +198,7 @@ def claim(
     return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
 
 
+@plain_errors()
 def check_free(folder: Path, existing: Existing, names: tuple[str, ...] = FILES) -> None:
     """Raises RunFolderError unless files of these names may be written in the folder."""
     if folder.exists() and not folder.is_dir():

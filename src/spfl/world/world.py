@@ -25,6 +25,7 @@ from spfl.schemes import Scheme, resolve
 from spfl.units import dbm_to_watt
 from spfl.uplink.format import Format
 from spfl.world.attack import hostile_devices
+from spfl.world.dry_pass import check_network
 from spfl.world.energy import Spent, clocks_hz, spend
 from spfl.world.radio import Radio
 from spfl.world.state import ServerState
@@ -64,6 +65,8 @@ class World:
         if config.torch_device is not None:
             check_supported(config, scheme)
             find_device(config.torch_device)
+        if custom.module is not None:
+            check_network(custom.module, dataset, config.torch_device is not None)
         if custom.partition is not None:
             parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
             return cls(config, dataset, parts, scheme, custom)
