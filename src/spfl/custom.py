@@ -18,6 +18,7 @@ from torch import nn
 from spfl.arrays import Floats, Indices
 from spfl.config.section import check_fields
 from spfl.data.dataset import Dataset
+from spfl.data.image_files import check_classes
 from spfl.errors import ConfigError, DataError
 from spfl.schemes import Scheme
 
@@ -55,6 +56,7 @@ class Custom:
         return {part: name_of(value) for part, value in brought.items() if value is not None}
 
 
+CHANNELS = (1, 3, 4)  # of images; none of them is a height or a width
 AS_CONFIGURED = Custom()
 
 
@@ -97,14 +99,17 @@ def copy_module(module: nn.Module) -> nn.Module:
     return deepcopy(module).cpu()
 
 
-def checked_parts(parts: Sequence[Any], devices: int, samples: int) -> list[Indices]:
+def checked_parts(parts: Any, devices: int, samples: int) -> list[Indices]:
     """A caller's partition, sorted within a device. Raises DataError unless it is one.
 
     A device may be left without samples, and a sample without a device.
     """
-    indices = [np.sort(np.asarray(part, np.int64)) for part in parts]
-    if len(indices) != devices:
-        raise DataError(f"partition must return one array for each of the {devices} devices, got {len(indices)}")
+    if not isinstance(parts, Sequence | np.ndarray) or isinstance(parts, str | bytes):
+        hint = "; list(parts.values()) of it will do" if isinstance(parts, Mapping) else ""
+        raise DataError(f"partition must return a list of arrays, one a device, got {type(parts).__name__}{hint}")
+    if len(parts) != devices:
+        raise DataError(f"partition must return one array for each of the {devices} devices, got {len(parts)}")
+    indices = [np.sort(_indices(part, device)) for device, part in enumerate(parts)]
     every = np.concatenate(indices)
     if every.size == 0 or every.min() < 0 or every.max() >= samples:
         raise DataError(
@@ -115,12 +120,52 @@ def checked_parts(parts: Sequence[Any], devices: int, samples: int) -> list[Indi
     return indices
 
 
+def _indices(part: Any, device: int) -> Indices:
+    rule = f"partition must give device {device} a one-dimensional array of whole numbers"
+    try:
+        array = np.asarray(part)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{rule}, got {_first_line(error)}") from None
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        hint = "; np.flatnonzero(mask) makes indices of a mask" if array.dtype.kind == "b" else ""
+        raise DataError(f"{rule}, got {array.dtype} of shape {array.shape}{hint}")
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{rule}, got {array.max()}")
+    return array.astype(np.int64)
+
+
 def checked_gains(values: Any, devices: int, name: str) -> Floats:
     """Gains or fades of a caller, float64. Raises ConfigError for another shape, or for a value that is none."""
-    array = np.asarray(values, np.float64)
-    if array.shape != (devices,) or not (np.isfinite(array).all() and (array >= 0).all()):
-        raise ConfigError(f"{name} must return {devices} finite numbers >= 0, got {array.tolist()}")
+    rule = f"{name} must return {devices} finite numbers >= 0"
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{rule}, got {_first_line(error)}") from None
+    if array.dtype.kind not in "iuf":
+        hint = "; of a complex amplitude h it is |h|^2" if array.dtype.kind == "c" else ""
+        raise ConfigError(f"{rule}, got {array.dtype} of shape {array.shape}{hint}")
+    if array.shape != (devices,):
+        raise ConfigError(f"{rule}, got shape {array.shape}")
+    array = array.astype(np.float64)
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        wrong = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
+        raise ConfigError(f"{rule}, got {array[wrong]} for device {wrong}")
     return array
+
+
+def checked_fades(values: Any, devices: int) -> tuple[Floats, Floats]:
+    """Fades of both packets. Raises ConfigError unless there are two arrays of them."""
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        found = f"one of shape {np.shape(values)}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise ConfigError(f"fades must return two arrays, of the sign and of the modulus packet, got {found}")
+    sign, modulus = (checked_gains(part, devices, "fades") for part in values)
+    return sign, modulus
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def make_dataset(name: str, train: tuple[Any, Any], test: tuple[Any, Any]) -> Dataset:
@@ -146,13 +191,39 @@ def make_dataset(name: str, train: tuple[Any, Any], test: tuple[Any, Any]) -> Da
 
 
 def _checked(name: str, images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
+    pixels, classes = _tensor(name, "images", images), _tensor(name, "labels", labels)
     if pixels.dtype != torch.uint8:
         raise DataError(f"{name}: images must be uint8, 0 to 255, got {pixels.dtype}")
     if pixels.ndim not in (3, 4) or pixels.shape[0] != classes.numel() or not classes.numel():
         raise DataError(
             f"{name}: needs images (n, [channels,] height, width) and n >= 1 labels, got {tuple(pixels.shape)}"
+            f" and {tuple(classes.shape)}"
         )
-    if classes.is_floating_point() or int(classes.min()) < 0:
+    if pixels.ndim == 4 and pixels.shape[1] not in CHANNELS and pixels.shape[3] in CHANNELS:
+        raise DataError(
+            f"{name}: images must have their channels first, (n, channels, height, width), got {tuple(pixels.shape)}; "
+            "images.transpose(0, 3, 1, 2) puts them there"
+        )
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool or int(classes.min()) < 0:
         raise DataError(f"{name}: labels must be integers >= 0, got {classes.dtype}, lowest {classes.min().item()}")
+    check_classes(name, 1 + int(classes.max()), classes.numel())
     return (pixels if pixels.ndim == 4 else pixels.unsqueeze(1)).contiguous(), classes.reshape(-1).long()
+
+
+def _tensor(name: str, what: str, values: Any) -> torch.Tensor:
+    """A tensor of an array in any of NumPy's forms: reversed, of another byte order, a list. Raises DataError."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu()
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iufb":
+            raise DataError(f"{name}: {what} must be numbers, got {array.dtype} of shape {array.shape}")
+        if array.dtype.kind in "iu" and array.dtype != np.uint8:
+            if what == "images":
+                raise DataError(f"{name}: images must be uint8, 0 to 255, got {array.dtype}")
+            if array.size and int(array.max()) > np.iinfo(np.int64).max:
+                raise DataError(f"{name}: {what} must be at most 2^63 - 1, got {array.max()}")
+            array = array.astype(np.int64)
+        return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{name}: {what} must be an array, got {_first_line(error)}") from None

@@ -1,6 +1,25 @@
-"""What of this machine the process may use."""
+"""What this process may use of the machine: cores, memory, and names of files for libraries in other languages."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def native(path: Path) -> Iterator[str]:
+    """Yields a name under which a file can be read: its own, or that of an open descriptor where its own is no UTF-8.
+
+    Raises OSError for a file that cannot be opened, as such a library would.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
 
 
 def cores() -> int:
@@ -8,3 +27,27 @@ def cores() -> int:
     from joblib import cpu_count
 
     return int(cpu_count())
+
+
+def memory_bytes() -> int:
+    """Memory that this process can still be given: of the machine, and of its control group."""
+    free = [int(words[1]) * 1024 for words in map(str.split, _lines("/proc/meminfo")) if words[0] == "MemAvailable:"]
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        found = _words(f"/sys/fs/cgroup/{most}") + _words(f"/sys/fs/cgroup/{used}")
+        if len(found) == 2 and all(word.isdecimal() for word in found):
+            free.append(max(0, int(found[0]) - int(found[1])))
+    return min(free, default=2**40)
+
+
+def _words(path: str) -> list[str]:
+    return [word for line in _lines(path) for word in line.split()]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError):
+        return []

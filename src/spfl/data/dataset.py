@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from spfl.data.image_files import Source, decode
 from spfl.errors import ConfigError, DataError, did_you_mean
+from spfl.machine import native
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
@@ -182,18 +183,26 @@ def _digits() -> Dataset:
 
 
 def _find_source(name: str, data_dir: Path | None) -> Source:
+    """A path is a path; a name is looked for below the data folder first, and never means the folder ./NAME."""
     folder = Path(name).expanduser()
-    if _is_path(name) or (folder.is_dir() and (any(folder.glob("*.parquet")) or any(folder.glob("*-idx3-ubyte*")))):
+    if _is_path(name):
         return _folder_source(folder.name, folder)
     root = data_dir or (Path(env) if (env := os.environ.get(DATA_DIR_ENV)) else None)
     if root is not None and (root / name).is_dir():
         return _folder_source(name, root / name)
+    if "/" in name and _holds_images(folder):
+        return _folder_source(folder.name, folder)
+    here = f"; for the folder ./{name} write ./{name}" if _holds_images(folder) else ""
     looked = f"{root / name}" if root else f"no data folder (--data-dir or {DATA_DIR_ENV} is not set)"
     hub_id = HUGGING_FACE_IDS.get(name, name)
     if "/" not in hub_id:
         hint = did_you_mean(name, ["digits", *HUGGING_FACE_IDS])
-        raise DataError(f"dataset {name!r} not found{hint}; looked in: {looked}. {_how_to_get(name)}")
-    return _hub_source(name, hub_id, looked)
+        raise DataError(f"dataset {name!r} not found{hint}; looked in: {looked}{here}. {_how_to_get(name)}")
+    return _hub_source(name, hub_id, looked + here)
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and (any(folder.glob("*.parquet")) or any(folder.glob("*-idx3-ubyte*")))
 
 
 def _is_path(name: str) -> bool:
@@ -216,12 +225,38 @@ def _folder_source(name: str, folder: Path) -> Source:
     if not (train and test):
         found = ", ".join(path.name for path in files) or "no *.parquet file"
         raise DataError(f"dataset folder {folder} must hold train-*.parquet and test-*.parquet, found {found}")
+    if both := [path.name for path in train if path in test]:
+        raise DataError(f"dataset folder {folder}: a file must be of one split, {both[0]} is of train and of test")
     return Source(name, str(folder.resolve()), train, test)
 
 
 def of_split(files: Sequence[Path], split: str) -> list[Path]:
-    """The files of a split, by their names."""
-    return [path for path in files if re.search(rf"(^|[-_.]){split}[-_.]", path.name)]
+    """The files of a split, by their names. Raises DataError for shards that are not one whole set."""
+    mine = [path for path in files if re.search(rf"(^|[-_.]){split}[-_.]", path.name)]
+    _check_shards(mine, split)
+    return mine
+
+
+def _check_shards(files: Sequence[Path], split: str) -> None:
+    """NNNNN-of-MMMMM: every number once, one M, and no file beside them; nor a copy that a browser has named."""
+    numbers = {path: match.groups() for path in files if (match := re.search(r"(\d{5})-of-(\d{5})", path.name))}
+    found = ", ".join(path.name for path in files)
+    if copies := [path.name for path in files if re.search(r" \(\d+\)\.| - Copy| copy", path.name)]:
+        raise DataError(f"{files[0].parent}: {copies[0]} looks like a second copy of a {split} file; remove it")
+    if not numbers:
+        return
+    totals = sorted({total for _, total in numbers.values()})
+    if len(totals) > 1 or len(numbers) < len(files):
+        raise DataError(f"{files[0].parent}: {split} files must be of one set of shards, found {found}")
+    have = sorted(int(number) for number, _ in numbers.values())
+    if len(set(have)) < len(have):
+        raise DataError(f"{files[0].parent}: a {split} shard must be there once, found {found}")
+    if have != list(range(int(totals[0]))):
+        missing = sorted(set(range(int(totals[0]))) - set(have)) or have
+        raise DataError(
+            f"{files[0].parent}: {split} shard {missing[0]:05d}-of-{totals[0]} is missing ({len(have)} of "
+            f"{int(totals[0])} are there); download it again"
+        )
 
 
 def idx_pair(folder: Path, split: str) -> list[Path]:
@@ -251,12 +286,20 @@ def _hub_source(name: str, hub_id: str, looked: str) -> Source:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _source_key(source: Source) -> str:
-    stats = [(path.name, path.stat()) for path in (*source.train, *source.test)]
-    return _digest(CACHE_VERSION + repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+    """Names and contents of the files: sizes and times may agree by chance. Raises DataError."""
+    digest = hashlib.sha256(CACHE_VERSION.encode())
+    for path in (*source.train, *source.test):
+        digest.update(f"/{path.name}/".encode(errors="surrogateescape"))
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{path}: unreadable ({error.strerror or error})") from error
+    return digest.hexdigest()[:24]
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:
@@ -269,7 +312,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
 def _read_cache(cache: Path, name: str, key: str) -> Dataset | None:
     """The cached dataset; None if there is none, the source has changed, or the file is damaged."""
     try:
-        with safe_open(cache, framework="pt") as opened:
+        with native(cache) as path, safe_open(path, framework="pt") as opened:
             meta = opened.metadata() or {}
             if meta.get("key") != key:
                 return None
@@ -289,7 +332,7 @@ def _write_cache(cache: Path, dataset: Dataset, key: str) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
-            save_file(tensors, Path(folder) / cache.name, metadata=meta)
+            (Path(folder) / cache.name).write_bytes(save(tensors, meta))
             os.replace(Path(folder) / cache.name, cache)
     except OSError as error:
         raise DataError(

@@ -16,10 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from spfl.errors import DataError
+from spfl.machine import memory_bytes, native
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 CHANNELS = {"L": 1, "RGB": 3}  # Pillow mode -> channels
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # of image datasets; Pillow would run PostScript
+MOST_PIXELS = 2**24  # of an image: 4096 x 4096
+MEMORY_SHARE = 0.5  # of what is free, for the images of a file
+CLASSES_AT_LEAST = 1000  # with fewer classes than this, none are counted against the images
 
 
 class Source(NamedTuple):
@@ -39,6 +44,7 @@ def decode(source: Source) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
     train, form = read_split(source.train, None)
     test, form = read_split(source.test, form)
     classes = max((table.classes for table in train), default=0) or 1 + max(int(t.labels.max()) for t in train)
+    check_classes(source.place, classes, sum(len(table.labels) for table in train))
     for table in [*train, *test]:
         low, high = int(table.labels.min()), int(table.labels.max())
         if low < 0 or high >= classes:
@@ -84,15 +90,18 @@ def _read_table(file: Path) -> Any:
 
     try:
         if file.suffix == ".parquet":
-            return parquet.ParquetFile(file).read()
-        with pyarrow.memory_map(str(file)) as mapped:
+            with file.open("rb") as opened:
+                return parquet.ParquetFile(opened).read()
+        with native(file) as name, pyarrow.memory_map(name) as mapped:
             return ipc.open_stream(mapped).read_all()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: unreadable ({str(error).splitlines()[0]})") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{file}: unreadable ({' '.join(str(error).split())[:200]})") from error
 
 
 def _find_column(file: Path, table: Any, known: Sequence[str]) -> str:
     for name in known:
+        if table.column_names.count(name) > 1:
+            raise DataError(f"{file}: must have one column named {name}, found {table.column_names.count(name)}")
         if name in table.column_names:
             return name
     found = ", ".join(table.column_names)
@@ -100,7 +109,10 @@ def _find_column(file: Path, table: Any, known: Sequence[str]) -> str:
 
 
 def _read_labels(file: Path, column: Any) -> torch.Tensor:
-    labels = column.to_numpy()
+    try:
+        labels = column.to_numpy()
+    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's own are of these kinds
+        raise DataError(f"{file}: labels must be integers, got {column.type} ({error})") from error
     if labels.dtype.kind not in "iu":
         raise DataError(f"{file}: labels must be integers without nulls, got {column.type}")
     return torch.from_numpy(labels.astype(np.int64))
@@ -123,6 +135,7 @@ def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Te
         if found != form:
             raise DataError(f"{file}: row {row} is {_describe(found)}, the first image is {_describe(form)}")
         if images is None:
+            check_memory(file, len(column) * pixels.size)
             images = np.empty((len(column), *pixels.shape), np.uint8)
         images[row] = pixels
     if images is None or form is None:
@@ -139,13 +152,38 @@ def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Fo
     try:
         raw = cell["bytes"] if isinstance(cell, dict) else cell
         stream = BytesIO(raw) if raw else file.parent / cell["path"]
-        with Image.open(stream) as image:
-            pixels, form = np.asarray(image), (image.mode, image.size)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: row {row} is not a readable image ({error})") from error
+        with Image.open(stream, formats=FORMATS) as image:
+            form = image.mode, image.size
+            if math.prod(image.size) > MOST_PIXELS:
+                raise DataError(f"{file}: row {row} has {_describe(form)} pixels, must be at most {MOST_PIXELS}")
+            pixels = np.asarray(image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they meet, from struct.error to their own
+        raise DataError(
+            f"{file}: row {row} is not a readable image ({' '.join(str(error).split())[:160]}); "
+            f"read are {', '.join(FORMATS)}"
+        ) from error
     if form[0] not in CHANNELS:
         raise DataError(f"{file}: row {row} has mode {form[0]}, must be {' or '.join(CHANNELS)}")
     return pixels, form
+
+
+def check_memory(file: Path, size: int) -> None:
+    """Raises DataError, before memory is asked for, when decoded images would not fit."""
+    most = int(MEMORY_SHARE * memory_bytes())
+    if size > most:
+        raise DataError(
+            f"{file}: its images take {size / 1e9:.1f} GB when decoded, must be at most {most / 1e9:.1f} GB here"
+        )
+
+
+def check_classes(place: Path | str, classes: int, images: int) -> None:
+    """Raises DataError for labels with gaps: more classes, by the highest label, than there are images of them."""
+    if classes > max(CLASSES_AT_LEAST, images):
+        raise DataError(
+            f"{place}: labels must be numbered from 0 without gaps, got {classes - 1} as the highest of {images} images"
+        )
 
 
 def _describe(form: Form) -> str:
@@ -172,12 +210,15 @@ def _read_idx_split(images: Path, labels: Path, form: Form | None) -> tuple[list
 
 def _read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
     """A uint8 array: two zero bytes, the type (8), the number of axes, their lengths as big-endian uint32, the data."""
+    start = 4 * (1 + axes)
     try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            head = opened.read(start)
+            shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4")) if len(head) == start else ()
+            check_memory(file, math.prod(shape))
+            raw = opened.read(math.prod(shape) + 1)  # one more than there may be
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: unreadable ({error})") from error
-    start = 4 * (1 + axes)
-    shape = tuple(int(n) for n in np.frombuffer(raw[4:start], ">u4")) if len(raw) >= start else ()
-    if raw[:4] != bytes((0, 0, 8, axes)) or len(raw) != start + math.prod(shape):
+    if head[:4] != bytes((0, 0, 8, axes)) or len(raw) != math.prod(shape):
         raise DataError(f"{file}: is not an IDX file of {axes} axes of bytes, or is cut short")
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
+    return np.frombuffer(raw, np.uint8).reshape(shape).copy()

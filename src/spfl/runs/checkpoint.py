@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.errors import RunFolderError
-from spfl.native import native
+from spfl.machine import native
 from spfl.runs.folders import write_atomically
 from spfl.world.state import ServerState
 

@@ -125,7 +125,7 @@ def write_table(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file of a run folder, or some columns. Raises what opening a file raises, and pa.ArrowException."""
+    """A parquet file of a run folder, or some columns of it. Raises OSError and pa.ArrowException."""
     with path.open("rb") as file:
         return pq.read_table(file, columns=columns)
 

@@ -19,7 +19,7 @@ from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
 from spfl.errors import RunFolderError
 from spfl.figures.curves import Curve, Importance, Progress
-from spfl.native import native
+from spfl.machine import native
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.jsons import Json
 from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, read_table, summarise

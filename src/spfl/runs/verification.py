@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
 from spfl.errors import RunFolderError
-from spfl.native import native
+from spfl.machine import native
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, read_config, read_json
 from spfl.runs.jsons import Json, as_written

@@ -10,7 +10,8 @@ import numpy as np
 
 from spfl.arrays import Floats
 from spfl.config.schema import Config
-from spfl.custom import AS_CONFIGURED, Custom, checked_gains
+from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
+from spfl.errors import ConfigError
 from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
@@ -63,6 +64,8 @@ class Radio:
             rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
             gain = checked_gains(self.custom.gains(round_, rng), self.config.data.devices, "gains")
         if channel.median_snr_db is not None:
+            if not (gain > 0).all():
+                raise ConfigError("gains must all be > 0 with channel.median_snr_db, which scales them, got a zero")
             noise_w = self.noise_w_per_hz(channel.noise_figure_db) * channel.bandwidth_hz / self.config.cohort
             power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
             gain = scale_to_median_snr(gain, db_to_linear(channel.median_snr_db), power_w, noise_w)
@@ -185,9 +188,7 @@ class Radio:
         """Power fades of the cohort's two packets: the same for every scheme."""
         if self.custom.fades is not None:
             rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
-            sign, modulus = self.custom.fades(round_, self.config.cohort, rng)
-            size = self.config.cohort
-            return checked_gains(sign, size, "fades"), checked_gains(modulus, size, "fades")
+            return checked_fades(self.custom.fades(round_, self.config.cohort, rng), self.config.cohort)
         if self._correlated is not None:
             sign, modulus = (fades.power(round_)[list(cohort)] for fades in self._correlated)
             return sign, modulus
