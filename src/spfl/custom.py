@@ -46,9 +46,9 @@ class Custom:
     scheme: Scheme | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.module is not None:
             _check_module(self.module)
+        check_fields(self)
 
     def names(self) -> dict[str, str]:
         """Part -> name of what was brought, for the run folder: it tells parts apart, not their versions."""

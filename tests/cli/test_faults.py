@@ -128,6 +128,7 @@ def refuse(monkeypatch):
     monkeypatch.setattr(io, "open", refusing(io.open))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", [name for name, places in PLACES.items() if places])
 def test_a_path_that_the_machine_refuses_is_one_line_and_exit_code_2(call, monkeypatch, command, kind):
