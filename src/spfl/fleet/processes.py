@@ -1,7 +1,8 @@
 """The devices' side of a round in several processes: for machines of more cores than one interpreter keeps busy.
 
 Each process is a `ThreadFleet` of its own. Data and network come with the fork, in shared pages (where there is no
-fork, they are pickled once); a round sends the server's state and brings back uploads. Results have the bits of one process.
+fork, they are pickled once); a round sends the server's state and brings back uploads. Results have the bits of one
+process.
 """
 
 from __future__ import annotations
