@@ -39,11 +39,13 @@ def read_values(path: Path | None, overrides: Iterable[str] = ()) -> dict[str, A
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError when it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; tables in tables without end
+        raise ConfigError(f"config file {path} cannot be read: {' '.join(str(error).split())[:120]}") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -76,7 +78,7 @@ def parse_value(text: str) -> Any:
     """A TOML value, or the text itself when it is none (so that `--set scheme.name=sp_fl` needs no quotes)."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError; so is a number of thousands of digits
         return text
 
 

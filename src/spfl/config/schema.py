@@ -300,6 +300,7 @@ class AttackConfig(Section):
     )
 
 
+MOST_AT_A_TIME = 10**6  # devices of a round
 NO_EFFECT = ("workers", "processes")  # keys of a configuration that change no result
 
 
@@ -343,6 +344,10 @@ class Config(Section):
             raise ValueError(f"channel.gains_db needs one value a device ({self.data.devices}), got {len(gains)}")
         if gains is not None and not all(-400 <= gain <= 400 for gain in gains):
             raise ValueError(f"channel.gains_db must lie in [-400, 400] dB, got {min(gains)} to {max(gains)}")
+        if self.cohort > MOST_AT_A_TIME:
+            raise ValueError(
+                f"data.cohort_size must be given with more than {MOST_AT_A_TIME} devices, got {self.data.devices}"
+            )
         if cohort is not None and cohort > self.data.devices:
             raise ValueError(f"data.cohort_size must be <= data.devices ({self.data.devices}), got {cohort}")
         if self.attack.devices > self.data.devices:

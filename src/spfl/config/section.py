@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from spfl.errors import ConfigError, did_you_mean
 
@@ -16,6 +16,14 @@ class Section(BaseModel):
     """A table of the configuration file: unknown keys are errors, values never change after construction."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic takes true for 1."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"must be no truth value, got {str(value).lower()}")
+        return value
 
 
 Kind = TypeVar("Kind", bound=Section)

@@ -5,6 +5,7 @@ For a first deployment and for tests. Where there is an authority of your own, u
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -28,6 +29,7 @@ from spfl.errors import ConfigError
 AUTHORITY, AUTHORITY_KEY, SERVER_CERTIFICATE, SERVER_KEY = "ca.pem", "ca.key", "server.pem", "server.key"
 AUTHORITY_NAME, LOCAL = "spfl authority", ("localhost", "127.0.0.1")
 DAYS = 365
+HOST = r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
 
 
 def make_credentials(folder: Path, hosts: Sequence[str], nodes: int, passphrase: bytes | None = None) -> None:
@@ -37,6 +39,8 @@ def make_credentials(folder: Path, hosts: Sequence[str], nodes: int, passphrase:
     The authority's key is kept only under a passphrase (`renew_server` needs it); without one nobody can sign another
     certificate. Raises ConfigError when the folder holds any file already.
     """
+    for host in hosts:
+        _host(host)  # before anything is written
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"folder {folder} is not empty; credentials are written to a new one")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,9 +134,15 @@ def _name(text: str) -> x509.Name:
 
 
 def _host(host: str) -> x509.GeneralName:
+    """Raises ConfigError for what is neither an address nor the name of a host: a URL, or a port after it."""
     try:
         return x509.IPAddress(ip_address(host))
     except ValueError:
+        if not re.fullmatch(HOST, host) or len(host) > 253:
+            raise ConfigError(
+                f"host must be a name or an address, such as fl.example.org or 192.0.2.1, without scheme and port, "
+                f"got {host!r}"
+            ) from None
         return x509.DNSName(host)
 
 
