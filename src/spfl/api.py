@@ -18,6 +18,8 @@ from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.errors import plain_errors
+from spfl.learning.local import LocalRule
+from spfl.learning.server import ServerRule
 from spfl.runs.comparison import cells, tabulate
 from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
@@ -43,6 +45,8 @@ def run(
     partition: Partitioner | None = None,
     gains: Gains | None = None,
     fades: Fades | None = None,
+    local: LocalRule | None = None,
+    server: ServerRule | None = None,
     out: Path | str | None = None,
     existing: Existing = "refuse",
     data_dir: Path | None = None,
@@ -79,7 +83,7 @@ def run(
     """
     chosen = as_config(config, overrides)
     own, chosen = _own_scheme(chosen, scheme, compensation)
-    parts = Custom(module, partition, gains, fades, own)
+    parts = Custom(module, partition, gains, fades, own, local, server)
     chosen = _named(chosen, seed, dataset, module)
     data = dataset or load_dataset(chosen.data.name, data_dir)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="spfl-"))

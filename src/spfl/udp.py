@@ -180,7 +180,7 @@ def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[st
     with ThreadFleet(world) as fleet:
         for round_ in range(1, world.config.training.rounds + 1):
             clock = Stopwatch()
-            uploads, _ = fleet.uploads(server, world.cohort(round_), round_)
+            uploads, _ = fleet.uploads(server, world.cohort(round_, server.memory), round_)
             plan = prepare(world, server, uploads, round_, clock)
             arrived, counts = exchange(wire, world, uploads, plan)
             record = complete(world, server, plan, fleet.evaluate, clock, outcome=arrived)
