@@ -149,9 +149,9 @@ def _drift(task: LocalTask) -> torch.Tensor | None:
     """What a correction adds to every gradient, (dim,): c - c_k, or -lambda_k; None in the first round."""
     drift: torch.Tensor | None = None
     if task.training.correction == "scaffold" and task.shared is not None:
-        drift = torch.from_numpy(task.shared).clone()
+        drift = torch.tensor(task.shared)
     if task.training.correction != "none" and task.kept is not None:
-        own = torch.from_numpy(task.kept)
+        own = torch.tensor(task.kept)  # a copy: what came over a network is read-only
         drift = own.neg() if drift is None else drift.sub_(own)
     return drift
 
