@@ -14,6 +14,7 @@ from spfl.cli.allocate import allocate_command
 from spfl.cli.completion import complete_key, complete_schemes
 from spfl.cli.ending import Commands, run_app
 from spfl.cli.flower import flower_app
+from spfl.cli.link import link_command
 from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
@@ -47,6 +48,7 @@ app.command("figures")(figures_command)
 app.command("report")(report_command)
 app.command("watch")(watch_command)
 app.command("verify")(verify_command)
+app.command("link")(link_command)
 
 Overrides = Annotated[
     list[str] | None,
