@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from spfl.config.plugin import PluginConfig
 from spfl.config.radio import ChannelConfig, DeviceConfig
 from spfl.config.section import Section, validated
 from spfl.config.training import ClientsConfig, TrainingConfig
@@ -122,6 +123,12 @@ class ModelConfig(Section):
         le=10**6,
         description="Hidden units of mlp, or channels of the first layer of small_cnn and resnet18; the network's own"
         " when absent.",
+    )
+    factory: str | None = Field(
+        None,
+        max_length=400,
+        description="Function that makes the network in place of name: package.module:function or file.py:function, "
+        "such as torchvision.models:shufflenet_v2_x0_5.",
     )
 
 
@@ -301,6 +308,7 @@ class Config(Section):
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     scheme: SchemeConfig = Field(default_factory=lambda: SchemeConfig())
     attack: AttackConfig = Field(default_factory=lambda: AttackConfig())
+    plugin: PluginConfig = Field(default_factory=lambda: PluginConfig())
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Config:

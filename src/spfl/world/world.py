@@ -20,6 +20,7 @@ from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import FlatModel, build_model
 from spfl.packets.layout import Layout
+from spfl.plugins import with_plugin
 from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
 from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
@@ -50,6 +51,7 @@ class World:
     def build(cls, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> World:
         """Pool, split and partition the data as configured, or as `custom` has it. Raises DataError or ConfigError."""
         data = config.data
+        custom = with_plugin(config, dataset, custom)
         if data.source == "node":
             if not isinstance(dataset, NodeData):
                 raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
