@@ -1,4 +1,4 @@
-"""Parts of a user's own in a file: in runs, comparisons, sweeps, verification, reports; and the digest that names them."""
+"""Parts of a user's own in a file: in runs, comparisons, sweeps, reports; and the digest that names them."""
 
 from __future__ import annotations
 
