@@ -21,8 +21,9 @@ def source_digest(path: str) -> str:
 def _read(path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a home that there is not
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read: {reason}") from None
 
 
 @lru_cache(maxsize=32)
@@ -58,7 +59,7 @@ def find_object(name: str) -> Any:
     else:
         try:
             module = importlib.import_module(place)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
     if not hasattr(module, attribute):
         raise ConfigError(f"{place} has no {attribute!r}{did_you_mean(attribute, vars(module))}")

@@ -75,7 +75,7 @@ def test_packets_arrive_as_often_as_the_allocation_says(name, scheme, digits, sm
     """q_s and q_s r_m of the first round's allocation, against what arrives in many rounds of fades."""
     world = World.build(small_config(channel=CHANNELS[name], scheme={"name": scheme}), digits)
     (record, *_) = train(world)
-    rounds, law = 3000, world.radio.law
+    rounds, law = 1000, world.radio.law
     link, share = world.radio.link(record.cohort, 1), record.allocation
     odds = probabilities(link, share)
     heard = np.zeros((2, 6))
