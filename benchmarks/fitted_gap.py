@@ -36,6 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "closed form (nothing fitted)": {},
     "4 subbands": {"fading": "selective", "subbands": 4},
     "error rates": {"link": "bler"},
+    "Rician, K = 6 dB": {"fading": "rician", "rician_k_db": 6.0},
+    "Nakagami, m = 2": {"fading": "nakagami", "nakagami_m": 2.0},
+    "log-normal, 4 dB": {"fading": "lognormal", "fade_spread_db": 4.0},
     "segments, all or nothing": {"fading": "independent", "segment_bits": 640},
     "segments, one by one": {"fading": "independent", "segment_bits": 640, "recovery": "segment"},
 }

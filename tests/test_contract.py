@@ -40,8 +40,8 @@ def test_state_outside_the_state_is_found(monkeypatch):
 
     def moody(*arguments):
         calls.append(0)
-        gradient, loss = honest(*arguments)
-        return gradient * np.float32(1 + len(calls)), loss
+        gradient, loss, kept = honest(*arguments)
+        return gradient * np.float32(1 + len(calls)), loss, kept
 
     monkeypatch.setattr(fleet, "local_gradient", moody)
     with pytest.raises(AssertionError):

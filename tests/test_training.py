@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import oracles
-from spfl.config.schema import Config, TrainingConfig
+from spfl.config.schema import Config
+from spfl.config.training import TrainingConfig
 from spfl.data.dataset import Dataset
 from spfl.fleet.threads import ThreadFleet, local_gradient
 from spfl.rng import Purpose, stream
@@ -45,7 +46,7 @@ def test_local_gradient_equals_torchs_own_steps(steps: int, digits: Dataset, sma
         chosen = [rng.choice(part, min(16, len(part)), replace=False, shuffle=False) for _ in range(steps)]
         batches = [((digits.train_images[b].float() - mean) / std, digits.train_labels[b]) for b in chosen]
         expected = oracles.local_sgd(world.model().module, batches, 0.2)
-        gradient, loss = local_gradient(world, model, weights, device, 5)
+        gradient, loss, _ = local_gradient(world, model, weights, device, 5)
         np.testing.assert_allclose(gradient, expected, atol=2e-5)
         assert np.abs(gradient).max() > 100 * 2e-5
         assert 0 < loss < 10

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ from spfl.config.files import assign, load_config
 from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset, load_dataset
-from spfl.errors import plain_errors
+from spfl.errors import WorkerError, plain_errors
+from spfl.fleet.workers import Failure, map_processes
+from spfl.learning.local import LocalRule
+from spfl.learning.server import ServerRule
+from spfl.plugins import own_scheme
 from spfl.runs.comparison import cells, tabulate
 from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
@@ -43,6 +48,8 @@ def run(
     partition: Partitioner | None = None,
     gains: Gains | None = None,
     fades: Fades | None = None,
+    local: LocalRule | None = None,
+    server: ServerRule | None = None,
     out: Path | str | None = None,
     existing: Existing = "refuse",
     data_dir: Path | None = None,
@@ -79,7 +86,7 @@ def run(
     """
     chosen = as_config(config, overrides)
     own, chosen = _own_scheme(chosen, scheme, compensation)
-    parts = Custom(module, partition, gains, fades, own)
+    parts = Custom(module, partition, gains, fades, own, local, server)
     chosen = _named(chosen, seed, dataset, module)
     data = dataset or load_dataset(chosen.data.name, data_dir)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="spfl-"))
@@ -126,6 +133,7 @@ def compare(
     seeds: Iterable[int] = (0,),
     *,
     out: Path | str | None = None,
+    workers: int = 1,
     **parts: Any,
 ) -> Comparison:
     """Train with every scheme and seed on the same batches, initial weights, gains and fades.
@@ -135,23 +143,71 @@ def compare(
         schemes: Names of schemes, or schemes of yours.
         seeds: One run of each scheme for each of them.
         out: Folder for the runs, OUT/SCHEME-SEED.
+        workers: Runs at a time, each in a process of its own with one thread unless the configuration says how many.
+            Results do not depend on it; `progress` is then called in those processes.
         parts: The other keywords of `run`.
 
     Returns:
         The runs in groups, one a scheme, with a table and a figure.
 
     Raises:
-        SpflError: As `run` does.
+        SpflError: As `run` does; WorkerError when a run in a process fails.
     """
-    base, numbers, groups = as_config(config, parts.pop("overrides", None)), list(seeds), []
+    base, numbers = as_config(config, parts.pop("overrides", None)), list(seeds)
     if parts.get("dataset") is None:
         parts["dataset"] = load_dataset(base.data.name, parts.get("data_dir"))
-    for scheme in schemes:
-        name = scheme if isinstance(scheme, str) else scheme.name
-        places = {seed: None if out is None else Path(out) / f"{name}-{seed}" for seed in numbers}
-        runs = [run(base, scheme=scheme, seed=seed, out=place, **parts) for seed, place in places.items()]
-        groups.append(Group(name, runs))
+    chosen = list(schemes)
+    if workers > 1:
+        return _compare_in_processes(base, chosen, numbers, out, workers, parts)
+    groups = []
+    for scheme in chosen:
+        runs = [run(base, scheme=scheme, seed=seed, out=_place(out, scheme, seed), **parts) for seed in numbers]
+        groups.append(Group(_label(scheme), runs))
     return Comparison(groups)
+
+
+def _label(scheme: str | Scheme) -> str:
+    return scheme if isinstance(scheme, str) else scheme.name
+
+
+def _place(out: Path | str | None, scheme: str | Scheme, seed: int) -> Path | None:
+    return None if out is None else Path(out) / f"{_label(scheme)}-{seed}"
+
+
+def _compare_in_processes(
+    base: Config,
+    schemes: Sequence[str | Scheme],
+    seeds: Sequence[int],
+    out: Path | str | None,
+    workers: int,
+    parts: Mapping[str, Any],
+) -> Comparison:
+    """As `compare`, several runs at a time. Folders without `out` last as long as the Comparison."""
+    root = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="spfl-"))
+    if base.workers == 0:
+        base = base.model_copy(update={"workers": 1})
+    jobs = [(scheme, seed) for scheme in schemes for seed in seeds]
+    work = partial(_run_job, base, root, dict(parts))
+    try:
+        for (scheme, seed), answer in map_processes(work, jobs, workers):
+            if isinstance(answer, Failure):
+                error = WorkerError(f"{_label(scheme)}, seed {seed}: {answer.message}")
+                error.add_note(answer.details)
+                raise error
+        done = [Group(_label(s), [Run.load(root / f"{_label(s)}-{seed}") for seed in seeds]) for s in schemes]
+    except BaseException:
+        if out is None:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
+    comparison = Comparison(done)
+    if out is None:
+        weakref.finalize(comparison, shutil.rmtree, root, ignore_errors=True)
+    return comparison
+
+
+def _run_job(base: Config, root: Path, parts: Mapping[str, Any], job: tuple[str | Scheme, int]) -> None:
+    scheme, seed = job
+    run(base, scheme=scheme, seed=seed, out=_place(root, scheme, seed), **parts)
 
 
 def as_config(source: Source, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -181,7 +237,7 @@ def _own_scheme(
     if isinstance(scheme, str):
         config, scheme = _with_scheme(config, name=scheme), None
     if compensation is not None:
-        scheme = replace(resolve(config.scheme, scheme), compensation=compensation)
+        scheme = replace(resolve(config.scheme, scheme or own_scheme(config)), compensation=compensation)
         scheme = replace(scheme, name=f"{scheme.name}+{name_of(compensation)}")
         config = _with_scheme(config, compensation=None)
     return scheme, config if scheme is None else _with_scheme(config, name=scheme.name)

@@ -20,6 +20,8 @@ from spfl.config.section import check_fields
 from spfl.data.dataset import Dataset
 from spfl.data.image_files import check_classes
 from spfl.errors import ConfigError, DataError
+from spfl.learning.local import LocalRule
+from spfl.learning.server import ServerRule
 from spfl.schemes import Scheme
 
 Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]
@@ -36,6 +38,10 @@ class Custom:
     gains(round, rng): mean power gains, linear, one for each device of the cell; round 0 where the cell is fixed.
     fades(round, cohort size, rng): power fades |h|^2 of the sign and of the modulus packet, each (cohort,). Mean one;
     the allocator still assumes Rayleigh fading, so q_s and r_m hold under that assumption.
+    local(task): what a device sends, float32 (dim,), and its loss, from a `spfl.learning.local.LocalTask`; in place of
+    the local rule of [training].
+    server(weights (dim,), aggregate (dim,), memory, round): new weights and new memory, a dict of float32 arrays; in
+    place of the server's step. The aggregate is finite, clipped and decayed as configured.
     scheme: a `spfl.schemes.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
     """
 
@@ -44,6 +50,8 @@ class Custom:
     gains: Gains | None = None
     fades: Fades | None = None
     scheme: Scheme | None = None
+    local: LocalRule | None = None
+    server: ServerRule | None = None
 
     def __post_init__(self) -> None:
         if self.module is not None:

@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     DOWNLINK = 14
     DROP = 15
     ATTACK = 16
+    AVAILABILITY = 17
+    DROPOUT = 18
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

@@ -253,12 +253,12 @@ def _sick(devices: tuple[int, ...]) -> Iterator[None]:
     """These devices compute gradients with a NaN (odd devices) or an infinity (even ones) in them."""
     honest = fleet.local_gradient
 
-    def sick(world: Any, model: Any, weights: Any, device: int, round_: int) -> Any:
-        gradient, loss = honest(world, model, weights, device, round_)
+    def sick(world: Any, model: Any, weights: Any, device: int, *rest: Any) -> Any:
+        gradient, loss, kept = honest(world, model, weights, device, *rest)
         if device in devices:
             gradient = gradient.copy()
             gradient[3], loss = (np.nan, np.nan) if device % 2 else (np.inf, np.inf)
-        return gradient, loss
+        return gradient, loss, kept
 
     with mock.patch.object(fleet, "local_gradient", sick):
         yield

@@ -13,12 +13,14 @@ import numpy as np
 from spfl.allocation.bound import Devices
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Vector
-from spfl.config.schema import Config, TrainingConfig
+from spfl.config.schema import Config
+from spfl.config.training import TrainingConfig
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.fleet import Fleet
 from spfl.fleet.gpu import TorchFleet
 from spfl.fleet.processes import ProcessFleet
 from spfl.fleet.threads import ThreadFleet
+from spfl.learning.server import Moved, ServerRule, descend, own_step
 from spfl.radio.outage import Link, Outcome
 from spfl.uplink.admission import admit
 from spfl.uplink.delivery import deliver
@@ -72,7 +74,7 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
     with open_fleet(world) as fleet:
         for round_ in range(server.round_ + 1, config.training.rounds + 1):
             clock = Stopwatch()
-            cohort = world.cohort(round_)
+            cohort = world.cohort(round_, server.memory)
             with clock("gradients"):
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
@@ -143,7 +145,8 @@ def complete(
     with clock("aggregate"):
         update = receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
     with clock("step"):
-        after = step(config.training, server, update)
+        update = world.remember(uploads, outcome.sign, update)
+        after = step(config.training, server, update, world.custom.server)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
     test_loss, test_accuracy = None, None
     if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
@@ -161,14 +164,14 @@ def complete(
         world.format.payload_bits(allocation, world.radio.packet_bits),
         world.format.side_bits * len(uploads),
         update.rejected,
-        world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0]),
+        world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0], round_),
         clock.seconds,
         server,
     )
 
 
-def step(training: TrainingConfig, server: ServerState, update: Update) -> ServerState:
-    """Server SGD with heavy-ball momentum and L2 decay on the aggregate. An aggregate that is not finite is skipped."""
+def step(training: TrainingConfig, server: ServerState, update: Update, own: ServerRule | None = None) -> ServerState:
+    """The server's step on the aggregate, clipped and decayed. An aggregate that is not finite is skipped."""
     round_, gradient = server.round_ + 1, update.gradient
     if not np.isfinite(gradient).all():
         return ServerState(round_, server.weights, server.velocity, server.memory)
@@ -177,9 +180,10 @@ def step(training: TrainingConfig, server: ServerState, update: Update) -> Serve
         gradient = gradient * np.float32(min(1.0, training.clip_norm / max(norm, 1e-30)))
     if training.weight_decay > 0:
         gradient = gradient + np.float32(training.weight_decay) * server.weights
-    velocity = np.float32(training.momentum) * server.velocity + gradient
-    weights = server.weights - np.float32(learning_rate(training, round_)) * velocity
-    return ServerState(round_, weights, velocity, update.state)
+    before = Moved(server.weights, server.velocity, update.state)
+    if own is not None:
+        return ServerState(round_, *own_step(own, before, gradient, round_))
+    return ServerState(round_, *descend(training, learning_rate(training, round_), before, gradient))
 
 
 def learning_rate(training: TrainingConfig, round_: int) -> float:

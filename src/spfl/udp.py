@@ -23,6 +23,7 @@ from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
 from spfl.radio.outage import Outcome, by_segment
+from spfl.radio.selective import RadioLaw
 from spfl.rng import Purpose, server_stream
 from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.upload import Upload
@@ -159,7 +160,7 @@ def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) ->
 
 def _loss(world: World, plan: Plan) -> Loss:
     a, law = plan.allocation, world.radio.law
-    assert law is not None
+    assert isinstance(law, RadioLaw)  # `check` wants independent fading
     each = law.sent_success(plan.link, a.beta, a.alpha, a.rho)
     return {(k, kind): 1.0 - float(each[kind][k]) for k in range(a.beta.size) for kind in (SIGN, MODULUS)}
 
@@ -180,7 +181,7 @@ def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[st
     with ThreadFleet(world) as fleet:
         for round_ in range(1, world.config.training.rounds + 1):
             clock = Stopwatch()
-            uploads, _ = fleet.uploads(server, world.cohort(round_), round_)
+            uploads, _ = fleet.uploads(server, world.cohort(round_, server.memory), round_)
             plan = prepare(world, server, uploads, round_, clock)
             arrived, counts = exchange(wire, world, uploads, plan)
             record = complete(world, server, plan, fleet.evaluate, clock, outcome=arrived)

@@ -110,6 +110,20 @@ def test_the_radio_is_the_same_on_flower(channel, small_config, digits):
     assert_same(records, list(training.run(config, digits)))
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"rounds": 3, "local_steps": 2, "correction": "scaffold"}},
+        {"training": {"rounds": 3, "local_epochs": 1, "proximal_mu": 0.1, "server_optimiser": "yogi"}},
+        {"clients": {"selection": "power_of_choice", "availability": 0.7, "dropout": 0.2}, "data": {"cohort_size": 3}},
+    ],
+)
+def test_algorithms_are_the_same_on_flower(sections, small_config, digits):
+    config = small_config(**sections)
+    _, records = run(config, digits)
+    assert_same(records, list(training.run(config, digits)))
+
+
 class LastComesFirst(InProcessGrid):
     """Replies in the reverse order."""
 

@@ -14,6 +14,7 @@ from spfl.cli.allocate import allocate_command
 from spfl.cli.completion import complete_key, complete_schemes
 from spfl.cli.ending import Commands, run_app
 from spfl.cli.flower import flower_app
+from spfl.cli.link import link_command
 from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
@@ -47,6 +48,7 @@ app.command("figures")(figures_command)
 app.command("report")(report_command)
 app.command("watch")(watch_command)
 app.command("verify")(verify_command)
+app.command("link")(link_command)
 
 Overrides = Annotated[
     list[str] | None,
@@ -67,6 +69,10 @@ Every = Annotated[int, typer.Option("--checkpoint-every", metavar="ROUNDS", help
 Trackers = Annotated[
     list[str] | None,
     typer.Option("--tracker", metavar="NAME", help="Report to tensorboard, mlflow or wandb as well; may be repeated."),
+]
+Plugin = Annotated[
+    str | None,
+    typer.Option("--plugin", metavar="FILE.py", help="Python file with parts of your own; the same as plugin.path."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -89,6 +95,7 @@ def run(
     resume: Resume = False,
     workers: Workers = None,
     device: Device = None,
+    plugin: Plugin = None,
     checkpoint_every: Every = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
     trackers: Trackers = None,
@@ -103,7 +110,7 @@ def run(
         config_path = out / "config.toml"
         if not config_path.is_file():
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
-    config = _resolve(config_path, overrides, seed=seed, workers=workers, torch_device=device)
+    config = _resolve(config_path, overrides, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data.dataset import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
@@ -150,6 +157,7 @@ def compare(
     resume: Resume = False,
     workers: Workers = None,
     device: Device = None,
+    plugin: Plugin = None,
     checkpoint_every: Every = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -159,7 +167,7 @@ def compare(
     """
     check_resume(resume, out)
     config, existing = (
-        _resolve(config_path, overrides, workers=workers, torch_device=device),
+        _resolve(config_path, overrides, workers=workers, torch_device=device, **_plugin(plugin)),
         _existing(overwrite, resume),
     )
     folder = out or new_folder("compare")
@@ -256,6 +264,10 @@ def schema() -> None:
 
 def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
     return load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
+
+
+def _plugin(path: str | None) -> dict[str, str | None]:
+    return {} if path is None else {"plugin.path": path}
 
 
 def _existing(overwrite: bool, resume: bool) -> Existing:

@@ -49,10 +49,23 @@ class ChannelConfig(Section):
         description="All gains are scaled so that the median device has this SNR in dB on an equal share of the band;"
         " left as they are when absent.",
     )
-    fading: Literal["block", "independent", "selective"] = Field(
+    fading: Literal["block", "independent", "selective", "rician", "nakagami", "lognormal"] = Field(
         "block",
         description="Rayleigh fading of a device's two packets: block (one fade for both), independent (one each), or"
-        " selective (one for each packet and subband).",
+        " selective (one for each packet and subband). Or one fade for both packets that is rician, nakagami or "
+        "lognormal.",
+    )
+    rician_k_db: float = Field(
+        6.0,
+        ge=-100,
+        le=40,
+        description="Power of the line of sight over that of all scattered paths in dB (fading = rician).",
+    )
+    nakagami_m: float = Field(
+        2.0, ge=0.5, le=1e4, description="Shape m of Nakagami fading, without unit; 1 is Rayleigh (fading = nakagami)."
+    )
+    fade_spread_db: float = Field(
+        4.0, gt=0, le=40, description="Standard deviation of the fades in dB (fading = lognormal)."
     )
     subbands: int = Field(
         4, ge=2, le=64, description="Independent fades over the band of a packet (fading = selective)."
@@ -155,11 +168,23 @@ class ChannelConfig(Section):
             raise ValueError(f"min_distance_m must be < radius_m, got {self.min_distance_m} and {self.radius_m}")
         if self.link == "bler" and self.fading == "selective" and self.snr_gap_db > 0:
             raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
+        self._fade_law_is_told()
         if self.recovery == "segment" and self.segment_bits is None:
             raise ValueError("recovery = segment needs segment_bits")
         if self.sign_parity and self.segment_bits is None:
             raise ValueError(f"sign_parity needs segment_bits, got {self.sign_parity} without")
         return self
+
+    def _fade_law_is_told(self) -> None:
+        parameters = {"rician_k_db": "rician", "nakagami_m": "nakagami", "fade_spread_db": "lognormal"}
+        for key, fading in parameters.items():
+            if self.fading != fading and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has an effect with fading = {fading} only, got {getattr(self, key)}")
+        if self.fading in parameters.values():
+            if self.link == "bler":
+                raise ValueError(f"link must be outage or gap with fading = {self.fading}, got {self.link}")
+            if self.doppler_hz is not None:
+                raise ValueError(f"doppler_hz must be absent with fading = {self.fading}, got {self.doppler_hz}")
 
 
 class DeviceConfig(Section):

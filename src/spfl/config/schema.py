@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from spfl.config.plugin import PluginConfig
 from spfl.config.radio import ChannelConfig, DeviceConfig
 from spfl.config.section import Section, validated
+from spfl.config.training import ClientsConfig, TrainingConfig
 
 WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
@@ -122,42 +124,11 @@ class ModelConfig(Section):
         description="Hidden units of mlp, or channels of the first layer of small_cnn and resnet18; the network's own"
         " when absent.",
     )
-
-
-class TrainingConfig(Section):
-    """Local computation and the server's optimiser."""
-
-    rounds: int = Field(100, ge=1, le=10**9, description="Communication rounds to train for.")
-    batch_size: int = Field(
-        32, ge=1, le=10**6, description="Samples of a device's minibatch; a device with fewer uses all it has."
-    )
-    local_steps: int = Field(
-        1,
-        ge=1,
-        le=10**6,
-        description="Local SGD steps E of a device in a round; 1 sends the gradient of one minibatch.",
-    )
-    local_rate: float = Field(
-        0.05, gt=0, le=1e6, description="Learning rate of the local steps; it is used when local_steps > 1."
-    )
-    rate: float = Field(0.1, gt=0, le=1e6, description="Learning rate eta of the server.")
-    momentum: float = Field(0.0, ge=0, lt=1, description="Heavy-ball momentum of the server, in [0, 1).")
-    weight_decay: float = Field(0.0, ge=0, le=1e6, description="L2 weight decay of the server, as in torch.optim.SGD.")
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant",
-        description="Learning-rate schedule of the server: constant, or cosine down to zero after the last round.",
-    )
-    warmup_rounds: int = Field(
-        0, ge=0, le=10**9, description="Rounds in which the server's learning rate rises linearly to its full value."
-    )
-    clip_norm: float | None = Field(
+    factory: str | None = Field(
         None,
-        gt=0,
-        description="Largest Euclidean norm of the aggregate, which is scaled down to it; unlimited when absent.",
-    )
-    flip: bool = Field(False, description="Whether training images are mirrored left to right at random.")
-    eval_every: int = Field(
-        10, ge=1, le=10**9, description="Rounds between evaluations; the last round is evaluated as well."
+        max_length=400,
+        description="Function that makes the network in place of name: package.module:function or file.py:function, "
+        "such as torchvision.models:shufflenet_v2_x0_5.",
     )
 
 
@@ -331,11 +302,13 @@ class Config(Section):
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+    clients: ClientsConfig = Field(default_factory=lambda: ClientsConfig())
     channel: ChannelConfig = Field(default_factory=lambda: ChannelConfig())
     device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     scheme: SchemeConfig = Field(default_factory=lambda: SchemeConfig())
     attack: AttackConfig = Field(default_factory=lambda: AttackConfig())
+    plugin: PluginConfig = Field(default_factory=lambda: PluginConfig())
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Config:
@@ -352,6 +325,7 @@ class Config(Section):
             raise ValueError(f"data.cohort_size must be <= data.devices ({self.data.devices}), got {cohort}")
         if self.attack.devices > self.data.devices:
             raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
+        self._check_clients()
         if self.scheme.max_share is not None and self.scheme.max_share * self.cohort < 1.0:
             raise ValueError(
                 f"scheme.max_share must be >= 1 / {self.cohort}, an equal share, got {self.scheme.max_share}"
@@ -361,6 +335,24 @@ class Config(Section):
                 f"scheme.aggregation must be mean with channel.recovery = segment, got {self.scheme.aggregation}"
             )
         return self
+
+    def _check_clients(self) -> None:
+        clients, devices = self.clients, self.data.devices
+        for key in ("availability", "dropout"):
+            value = getattr(clients, key)
+            if isinstance(value, tuple) and len(value) != devices:
+                raise ValueError(f"clients.{key} needs one value, or one a device ({devices}), got {len(value)}")
+        if clients.selection != "random" and self.cohort == devices:
+            raise ValueError(f"clients.selection = {clients.selection} needs data.cohort_size < data.devices")
+        if clients.candidates is not None and not self.cohort <= clients.candidates <= devices:
+            raise ValueError(f"clients.candidates must lie in {self.cohort}..{devices}, got {clients.candidates}")
+        if clients.deadline_s is not None and self.device.cycles_per_sample == 0:
+            raise ValueError("clients.deadline_s needs device.cycles_per_sample > 0, or no device is ever late")
+        if clients.online and max(row[0] for row in clients.online) >= devices:
+            raise ValueError(f"clients.online must name devices 0..{devices - 1}")
+        if self.training.correction != "none" and self.scheme.remembered_devices is not None:
+            raise ValueError(f"training.correction = {self.training.correction} keeps a vector of every device, so "
+                             "scheme.remembered_devices must be absent")  # fmt: skip
 
     @property
     def cohort(self) -> int:

@@ -23,6 +23,7 @@ from safetensors.torch import save
 from spfl.data.image_files import Source, decode
 from spfl.errors import ConfigError, DataError, did_you_mean
 from spfl.machine import native
+from spfl.own_code import find_object
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
@@ -158,6 +159,8 @@ def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | N
     """
     if name == "digits":
         return _digits()
+    if ":" in name and name.partition(":")[0].endswith(".py"):
+        return _made_by(name)
     cache_dir = cache_dir or Path(os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
     source = _find_source(name, data_dir)
     cache_name = f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name)}-{_digest(source.place)}.safetensors"
@@ -168,6 +171,14 @@ def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | N
     dataset = Dataset(source.name, *decode(source))
     _write_cache(cache, dataset, key)
     return dataset
+
+
+def _made_by(name: str) -> Dataset:
+    """The dataset that the function "file.py:name" returns. Raises DataError when it returns something else."""
+    dataset = find_object(name)()
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"{name} must return a Dataset, as spfl.make_dataset does, got {type(dataset).__name__}")
+    return replace(dataset, name=name)
 
 
 def _digits() -> Dataset:

@@ -18,6 +18,7 @@ from spfl.arrays import Vector
 from spfl.errors import WorkerError
 from spfl.fleet.threads import EVAL_CHUNK, ThreadFleet, mean_score
 from spfl.fleet.workers import Failure, Worker
+from spfl.learning.server import OWN
 from spfl.machine import cores
 from spfl.uplink.reception import receive
 from spfl.uplink.upload import Upload
@@ -48,7 +49,8 @@ class ProcessFleet:
     def uploads(self, server: ServerState, cohort: Iterable[int], round_: int) -> tuple[list[Upload], float]:
         """See `ThreadFleet.uploads`."""
         cohort, count = list(cohort), len(self._members)
-        told = replace(server, velocity=server.velocity[:0], allocation=None)  # no device needs these
+        memory = {name: array for name, array in server.memory.items() if not name.startswith(OWN)}
+        told = replace(server, velocity=server.velocity[:0], memory=memory, allocation=None)  # what devices need
         answers = self._ask([("uploads", told, cohort[i::count], round_) for i in range(count)])
         dealt = [iter(part) for part, _ in answers]
         share = sum(len(part) * share for part, share in answers) / max(len(cohort), 1)

@@ -8,12 +8,11 @@ lock, so threads keep all cores busy without copying data between processes.
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import local
 from types import TracebackType
 from typing import TypeVar
@@ -21,9 +20,9 @@ from typing import TypeVar
 import torch
 
 from spfl.arrays import Vector
-from spfl.data.dataset import flip_half, to_inputs
-from spfl.data.partitioning import batch_indices
+from spfl.data.dataset import to_inputs
 from spfl.errors import PacketError
+from spfl.learning.local import SHARED, Local, LocalTask, checked_local, configured, kept_key
 from spfl.machine import cores
 from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
@@ -92,7 +91,7 @@ class ThreadFleet:
         attack, moment = world.config.attack if device in world.hostile else None, round_
         if attack is not None and attack.kind in ("replay", "stale"):
             weights, moment = world.start().weights, FIRST_ROUND
-        gradient, loss = local_gradient(world, model, torch.from_numpy(weights), device, moment)
+        gradient, loss, kept = local_gradient(world, model, torch.from_numpy(weights), device, moment, server.memory)
         if attack is not None:
             gradient = disguise(attack, gradient, seed=world.config.seed, round_=round_, device=device)
         middle = time.perf_counter()
@@ -100,6 +99,7 @@ class ThreadFleet:
             sent = moment if attack is not None and attack.kind == "replay" else round_
             origin = Origin(device, sent, len(world.parts[device]), loss)
             upload = encode(world.format, gradient, server.memory, origin)
+            upload = upload if kept is None else replace(upload, kept=kept)
         except PacketError:  # a gradient that is not finite: the device is out of this round
             upload = silent(world.format, device)
         upload = upload if attack is None else tamper(attack, upload)
@@ -142,19 +142,18 @@ def keep_freed_memory() -> None:
 
 
 def local_gradient(
-    world: World, model: FlatModel, weights: torch.Tensor, device: int, round_: int
-) -> tuple[Vector, float]:
-    """A minibatch gradient (dim,), or the pseudo-gradient (w_t - w^E) / eta after E local steps; and the mean loss."""
-    training, rng = world.config.training, stream(world.config.seed, round_, device, Purpose.BATCH)
-    model.load(weights)
-    losses = []
-    for _ in range(training.local_steps):
-        batch = torch.from_numpy(batch_indices(world.parts[device], training.batch_size, rng))
-        images = world.dataset.train_images[batch]
-        images = flip_half(images, rng) if training.flip else images
-        losses.append(model.loss_and_gradient(to_inputs(images, world.dataset), world.dataset.train_labels[batch]))
-        if training.local_steps > 1:
-            model.weights.sub_(model.gradient, alpha=training.local_rate)
-    if training.local_steps > 1:
-        torch.sub(weights, model.weights, out=model.gradient).div_(training.local_rate)
-    return model.gradient.numpy(), math.fsum(losses) / len(losses)
+    world: World, model: FlatModel, weights: torch.Tensor, device: int, round_: int, memory: Mapping[str, Vector] = {}
+) -> Local:
+    """What a device sends, its loss, and what it keeps: by the local rule of the world (`spfl.learning.local`)."""
+    task = LocalTask(
+        weights,
+        world.config.training,
+        memory.get(kept_key(device)),
+        memory.get(SHARED),
+        model,
+        world.dataset,
+        world.parts[device],
+        stream(world.config.seed, round_, device, Purpose.BATCH),
+    )
+    rule = world.custom.local
+    return configured(task) if rule is None else checked_local(rule(task), world.layout.size)

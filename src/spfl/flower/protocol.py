@@ -23,6 +23,7 @@ from spfl.compensation import VECTOR, last_key, residual_key
 from spfl.config.schema import DataConfig
 from spfl.data.node_data import GreySums, Moments
 from spfl.errors import PacketError
+from spfl.learning.local import SHARED, kept_key
 from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
 from spfl.uplink.upload import Upload
@@ -106,7 +107,8 @@ def read_task(content: RecordDict, world: World) -> Task:
 
 def memory_for(memory: State, devices: Sequence[int]) -> State:
     """What devices know of the server's memory: the common vector, and their own arrays."""
-    wanted = {VECTOR, *map(last_key, devices), *map(residual_key, devices)}
+    own = (last_key, residual_key, kept_key)
+    wanted = {VECTOR, SHARED, *(key(device) for key in own for device in devices)}
     return {name: array for name, array in memory.items() if name in wanted}
 
 
@@ -327,6 +329,8 @@ def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
         rows["ladder_packet"] = (np.uint8, _bytes(HEADER_BITS + form.planes * packets.size))
     if scheme.uplink == "codec" and scheme.codec is not None:
         rows["own_packet"] = (np.uint8, HEADER_BITS // 8 + _bytes(scheme.codec.bits(packets.size)))
+    if world.config.training.correction != "none":  # the server keeps it for a node, which forgets
+        rows["kept"] = (np.float32, form.layout.size)
     return rows
 
 

@@ -104,7 +104,7 @@ class SpFl(Strategy):
         weights = protocol.read_weights(arrays, self.world.layout.size)
         self.server = replace(self.server, weights=weights)
         round_ = self.server.round_ + 1
-        self._asked = self._nodes(grid, round_).shares(self.world.cohort(round_))
+        self._asked = self._nodes(grid, round_).shares(self.world.cohort(round_, self.server.memory))
         self._began = time.perf_counter()
         self._sent = [self._task(node, devices, round_, arrays) for node, devices in self._asked.items()]
         return self._sent
@@ -204,7 +204,7 @@ class SpFl(Strategy):
         """The second exchange: each node learns its share of band and power, and hands over its packets."""
         if self._grid is None:  # cannot be: configure_train comes first
             return {}
-        rows = {device: row for row, device in enumerate(self.world.cohort(plan.round_))}
+        rows = {device: row for row, device in enumerate(self.world.cohort(plan.round_, self.server.memory))}
         asked = {node: tuple(k for k in ks if k in heard and heard[k].samples) for node, ks in self._asked.items()}
         asked = {node: devices for node, devices in asked.items() if devices}
         messages = []
@@ -293,7 +293,8 @@ class SpFl(Strategy):
     def _cohort(self, round_: int, heard: Mapping[int, Upload]) -> list[Upload]:
         """The uploads in the order of the cohort: sums then have one order, whoever answered first."""
         world = self.world
-        return [heard.get(device) or silent(world.format, device) for device in world.cohort(round_)]
+        cohort = world.cohort(round_, self.server.memory)
+        return [heard.get(device) or silent(world.format, device) for device in cohort]
 
     def _has_packets(self, upload: Upload) -> bool:
         parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]

@@ -237,6 +237,9 @@ class Law(Protocol):
     ) -> Outcome:
         """Which packets arrive. `fades`: power fades of both packets, each (device, segment, subband)."""
 
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+        """Power fades of this shape, for one packet."""
+
 
 def draw_fades(seed: int, round_: int, devices: int, fading: Fading) -> tuple[Floats, Floats]:
     """Power fades |h|^2 ~ Exp(1) of the sign and of the modulus packet, each (device,).

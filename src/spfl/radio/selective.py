@@ -90,6 +90,10 @@ class RadioLaw:
             return Outcome(whole, whole & np.asarray(modulus.all(1)))
         return by_segment(sign, modulus)
 
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+        """Rayleigh fades."""
+        return rng.exponential(size=shape)
+
     def segment_success(self, packet: Packet) -> Floats:
         """Pr[a segment arrives], (device,), averaged over its own fades."""
         rate, snr = packet.rate, self._backed_off(packet)

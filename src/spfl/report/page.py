@@ -14,7 +14,7 @@ from spfl.runs.experiment import CONFIG, ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
 from spfl.runs.metrics import told_silence
-from spfl.runs.results import Group, Value, check_report, differing, progress, read_groups
+from spfl.runs.results import Group, Run, Value, check_report, differing, progress, read_groups
 from spfl.studies.tables import TABLE
 from spfl.version import __version__
 
@@ -88,8 +88,18 @@ def _facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
         ("Fading", str(channel.fading)),
         ("Modulus bits", str(config.codec.bits)),
     ]
+    facts += [("Own parts", told) for told in _own_parts(run)]
     unfinished = sum(not run.finished for group in groups for run in group.runs)
     return facts + ([("Unfinished runs", str(unfinished))] if unfinished else [])
+
+
+def _own_parts(run: Run) -> list[str]:
+    """What was brought in place of the configured parts, by name; one line, or none."""
+    plugin, model = run.config.plugin, run.config.model
+    told = [f"{plugin.path} ({(plugin.sha256 or '')[:12]})"] if plugin.path else []
+    told += [model.factory] if model.factory else []
+    told += [f"{part}: {name}" for part, name in run.environment.get("custom", {}).items()]
+    return ["; ".join(told)] if told else []
 
 
 # --- runs ---------------------------------------------------------------------------------------------------

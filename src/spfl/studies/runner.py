@@ -34,6 +34,7 @@ from spfl.data.dataset import Dataset, load_dataset
 from spfl.errors import ConfigError, RunFolderError, did_you_mean
 from spfl.fleet.workers import Failure, map_processes
 from spfl.machine import cores
+from spfl.plugins import own_scheme
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, flatten, read_json, run_experiment
 from spfl.runs.folders import LOCK, appender, locked, write_atomically, writing
@@ -119,7 +120,7 @@ def _point(path: Path, values: Json, swept: Iterable[str]) -> Point:
         for key, value in (values | dict.fromkeys(NO_EFFECT, 1)).items():
             assign(nested, key, value)
         config = build_config(nested)
-        resolve(config.scheme)
+        resolve(config.scheme, own_scheme(config))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     settings = flatten(config)
@@ -280,7 +281,7 @@ def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
     for point in points:
         config = point.config
         if config.torch_device is not None:
-            check_supported(config, resolve(config.scheme))
+            check_supported(config, resolve(config.scheme, own_scheme(config)))
         kind = (config.data, config.model)
         if kind not in seen:
             seen.add(kind)

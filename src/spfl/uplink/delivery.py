@@ -9,7 +9,7 @@ import numpy as np
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats
 from spfl.radio import over_the_air
-from spfl.radio.outage import Fading, Link, Outcome, level, transmit
+from spfl.radio.outage import Link, Outcome, level, transmit
 from spfl.schemes import Scheme
 from spfl.uplink.scheduling import Fades, probabilities
 from spfl.uplink.upload import Upload, signs_of
@@ -29,7 +29,7 @@ def deliver(
     if allocation.bits is not None and (allocation.q_s[allocation.beta > 0] == 1.0).all():  # the link has adapted
         sent = allocation.beta > 0
         return Outcome(sent, sent)
-    every = _attempts(fades, scheme.attempts, link.fading, rng)
+    every = _attempts(fades, scheme.attempts, link, rng)
     if link.law is None:
         odds = probabilities(link, allocation)
         attempts = [transmit(odds, fade) for fade in every]
@@ -48,11 +48,12 @@ def _any(parts: Sequence[Bools | None]) -> Bools | None:
     return None if parts[0] is None else np.any([part for part in parts if part is not None], axis=0)
 
 
-def _attempts(fades: Fades, attempts: int, fading: Fading, rng: np.random.Generator) -> Iterator[Fades]:
+def _attempts(fades: Fades, attempts: int, link: Link, rng: np.random.Generator) -> Iterator[Fades]:
     yield fades
     for _ in range(1, attempts):
-        sign, modulus = (rng.exponential(size=fade.shape) for fade in fades)
-        yield sign, sign if fading == "block" else modulus
+        draw = (rng.exponential(size=f.shape) if link.law is None else link.law.draw(rng, f.shape) for f in fades)
+        sign, modulus = draw
+        yield sign, sign if link.fading == "block" else modulus
 
 
 def _superpose(

@@ -36,7 +36,7 @@ class Upload:
     """What one device hands to its radio: packets, and the side information of model.md, section 2.
 
     `gradient` float32 (dim,) stays only where no packet replaces it (ideal and analogue uplinks) or error feedback
-    needs it.
+    needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent.
     """
 
     device: int
@@ -54,6 +54,7 @@ class Upload:
     aside: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     ladder_packet: bytes = b""
     own_packet: bytes = b""
+    kept: Vector | None = None
 
 
 def silent(form: Format, device: int) -> Upload:

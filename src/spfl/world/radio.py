@@ -14,9 +14,10 @@ from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
 from spfl.errors import ConfigError
 from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
 from spfl.radio.coded import block_error_rate, gap_table
+from spfl.radio.fade_laws import FadedLaw, fade_law
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
 from spfl.radio.nr_blocks import transport_curves
-from spfl.radio.outage import Link, draw_fades
+from spfl.radio.outage import Fading, Link, draw_fades
 from spfl.radio.path_loss import Cell, drop_cell, scale_to_median_snr
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
 from spfl.radio.tr38901 import drop_gains
@@ -24,6 +25,8 @@ from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
+
+RAYLEIGH_ONLY = ("analog", "ladder")  # uplinks whose allocation has Rayleigh fading built in
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,26 @@ class Radio:
         return self.form.link_bits
 
     @cached_property
-    def law(self) -> RadioLaw | None:
+    def law(self) -> RadioLaw | FadedLaw | None:
         """What the link does beyond the closed form; None where that tells all."""
         channel, count = self.config.channel, self.segments
-        plain = channel.fading == "block" or (channel.fading == "independent" and max(*count, 1 + self.parity) == 1)
+        fade = fade_law(channel)
+        if fade is not None and self.scheme.uplink != "ideal":
+            if self.scheme.uplink in RAYLEIGH_ONLY:
+                raise ConfigError(f"channel.fading = {channel.fading} is not for {self.scheme.name}, whose "
+                                  "link is worked out for Rayleigh fading")  # fmt: skip
+            return FadedLaw(fade, *self._coding_gap)
+        plain = self._block or (channel.fading == "independent" and max(*count, 1 + self.parity) == 1)
         if self.scheme.uplink in ("ideal", "analog") or (plain and channel.link != "bler"):
             return None
         subbands = channel.subbands if channel.fading == "selective" else 1
         recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
         return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves(), self.parity)
+
+    @property
+    def _block(self) -> bool:
+        """Whether both packets of a device meet one fade."""
+        return self.config.channel.fading not in ("independent", "selective")
 
     def _error_curves(self) -> tuple[Curves, Curves] | None:
         """Error rates of a segment of the first and of the second packet, where the link has measured ones."""
@@ -159,7 +173,14 @@ class Radio:
         """SNR gap and its slope by which the allocator reckons."""
         if self.law is None:
             return self._coding_gap
-        return allocators_gap(self.law, self.config.channel.fading == "block", self.segments[0])
+        if isinstance(self.law, FadedLaw):
+            return self.law.allocators_gap()
+        return allocators_gap(self.law, self._block, self.segments[0])
+
+    @property
+    def _packet_fading(self) -> Fading:
+        fading = self.config.channel.fading
+        return fading if fading == "independent" or fading == "selective" else "block"
 
     def link(self, cohort: Sequence[int], round_: int) -> Link:
         """The uplink of a cohort in long-term statistics, before the fades."""
@@ -176,7 +197,7 @@ class Radio:
             sign_bits=np.full(gain.shape, sign_bits),
             modulus_bits=np.full(gain.shape, modulus_bits),
             snr_gap=self.gap[0],
-            fading=channel.fading,
+            fading=self._packet_fading,
             rho=split,
             gap_slope=self.gap[1],
             law=self.law,
@@ -192,12 +213,17 @@ class Radio:
         if self._correlated is not None:
             sign, modulus = (fades.power(round_)[list(cohort)] for fades in self._correlated)
             return sign, modulus
-        if self.law is None or self.config.channel.fading == "block":
-            return draw_fades(self.config.seed, round_, self.config.cohort, self.config.channel.fading)
+        law = fade_law(self.config.channel)
+        if law is not None:
+            rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
+            both = FadedLaw(law).draw(rng, (self.config.cohort,))
+            return both, both
+        if self.law is None or self._block:
+            return draw_fades(self.config.seed, round_, self.config.cohort, self._packet_fading)
         return draw_many(self.config.seed, round_, *self._fade_shapes(self.config.cohort))
 
     def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if self.law is None or self.config.channel.fading == "block":
+        if not isinstance(self.law, RadioLaw) or self._block:
             return (devices,), (devices,)
         first, second = self.segments[0] + self.parity, self.segments[1]
         return (devices, first, self.law.subbands), (devices, second, self.law.subbands)

@@ -74,7 +74,7 @@ def device_name(name: str | None) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else name
 
 
-def check_supported(config: Config, scheme: Scheme) -> None:
+def check_supported(config: Config, scheme: Scheme, own_local: bool = False) -> None:
     """Raises ConfigError, with one line, for what a round on a device does not do. Worker threads do all of it."""
     wrong = {
         f"the uplink of {scheme.name}": scheme.uplink not in UPLINKS,
@@ -83,6 +83,8 @@ def check_supported(config: Config, scheme: Scheme) -> None:
         not in COMPENSATIONS,
         "error feedback": scheme.error_feedback,
         "training.local_steps > 1": config.training.local_steps > 1,
+        "training.local_epochs": config.training.local_epochs is not None,
+        "a local rule of your own": own_local,
         "channel.segment_bits": config.channel.segment_bits is not None,
         "channel.downlink = stale": config.channel.downlink == "stale",
         "hostile devices": config.attack.devices > 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,14 +16,19 @@ from spfl.data.dataset import Dataset
 from spfl.data.node_data import NodeData, NodeParts
 from spfl.data.partitioning import SampledParts, partition
 from spfl.errors import ConfigError
+from spfl.learning.local import remember_round
+from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import FlatModel, build_model
 from spfl.packets.layout import Layout
+from spfl.plugins import with_plugin
 from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
 from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
 from spfl.units import dbm_to_watt
 from spfl.uplink.format import Format
+from spfl.uplink.reception import Update
+from spfl.uplink.upload import Upload
 from spfl.world.attack import hostile_devices
 from spfl.world.dry_pass import check_network
 from spfl.world.energy import Spent, clocks_hz, spend
@@ -46,6 +51,7 @@ class World:
     def build(cls, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> World:
         """Pool, split and partition the data as configured, or as `custom` has it. Raises DataError or ConfigError."""
         data = config.data
+        custom = with_plugin(config, dataset, custom)
         if data.source == "node":
             if not isinstance(dataset, NodeData):
                 raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
@@ -63,7 +69,7 @@ class World:
                 f"got {config.channel.segment_bits}"
             )
         if config.torch_device is not None:
-            check_supported(config, scheme)
+            check_supported(config, scheme, custom.local is not None)
             find_device(config.torch_device)
         if custom.module is not None:
             check_network(custom.module, dataset, config.torch_device is not None)
@@ -142,13 +148,46 @@ class World:
         """The devices that attack; none, as a rule."""
         return hostile_devices(self.config.attack, self.config.data.devices, self.config.seed)
 
-    def cohort(self, round_: int) -> tuple[int, ...]:
-        """The devices of a round, ascending: all, or a uniform sample without replacement."""
-        devices, size = self.config.data.devices, self.config.cohort
-        if size == devices:
-            return tuple(range(devices))
-        rng = server_stream(self.config.seed, round_, Purpose.COHORT)
-        return tuple(sorted(rng.choice(devices, size, replace=False, shuffle=False).tolist()))
+    @cached_property
+    def selection(self) -> Selection:
+        """Who takes part in a round."""
+        config = self.config
+        return Selection(config.clients, config.data.devices, config.cohort, config.seed)
+
+    def cohort(self, round_: int, memory: State | None = None) -> tuple[int, ...]:
+        """The devices of a round, ascending; `memory` is the server's before it, for choices by training loss."""
+        if self.config.clients.selection == "random":
+            return self.selection.cohort(round_)
+        return self.selection.cohort(round_, self._samples, (memory or {}).get(LOSSES))
+
+    @cached_property
+    def _samples(self) -> Floats:
+        return np.array([len(part) for part in self.parts], np.float64)
+
+    def sending(self, cohort: Sequence[int], round_: int) -> Bools:
+        """Which devices of a cohort send: reached, not dropped out, done before the deadline."""
+        members = list(cohort)
+        if self.selection.certain:
+            return np.ones(len(members), np.bool_)
+        compute_s = np.zeros(self.config.data.devices)
+        compute_s[members] = self._compute_s(members)
+        return self.selection.sending(round_, compute_s)[members]
+
+    def _compute_s(self, members: Sequence[int]) -> Floats:
+        """Seconds that devices need to compute a round, (device,)."""
+        samples = [self.config.training.samples(len(self.parts[k])) for k in members]
+        return self.config.device.cycles_per_sample * np.array(samples, np.float64) / self.clocks_hz[list(members)]
+
+    def remember(self, uploads: Sequence[Upload], received: Bools, update: Update) -> Update:
+        """The update with what local rules keep, and what a selection by loss needs to know, in its state."""
+        state, training, devices = update.state, self.config.training, self.config.data.devices
+        heard = {u.device: u.kept for u, ok in zip(uploads, received, strict=True) if ok and u.kept is not None}
+        if training.correction != "none" or heard:
+            state = remember_round(training, state, heard, update.gradient, int(received.sum()) / devices)
+        if self.config.clients.selection != "random":
+            told = [u.device for u in uploads], [u.loss for u in uploads]
+            state = state | {LOSSES: remember_losses(state.get(LOSSES), devices, *told)}
+        return replace(update, state=state)
 
     @cached_property
     def _last_heard(self) -> LastHeard:
@@ -169,7 +208,11 @@ class World:
         return LastHeard(self.config.data.devices, missed)
 
     def models(self, server: ServerState, cohort: Sequence[int], round_: int) -> list[Vector | None]:
-        """The model that each device of a cohort trains on; None for one that missed it and sits out."""
+        """The model that each device of a cohort trains on; None for one that missed it, or sends nothing."""
+        models = self._models_heard(server, cohort, round_)
+        return [w if sends else None for w, sends in zip(models, self.sending(cohort, round_), strict=True)]
+
+    def _models_heard(self, server: ServerState, cohort: Sequence[int], round_: int) -> Sequence[Vector | None]:
         if self.config.channel.downlink == "perfect":
             return [server.weights] * len(cohort)
         last = self._last_heard.at(round_)
@@ -190,10 +233,15 @@ class World:
         return clocks_hz(self.config.device, self.config.data.devices, self.config.seed)
 
     def spent(
-        self, cohort: Sequence[int], link: Link, allocation: AllocationResult, outcome: Outcome, fade: Floats
-    ) -> Spent:
-        """Joules and seconds of each device of a cohort in a round."""
-        training, members = self.config.training, list(cohort)
-        samples = [training.local_steps * min(training.batch_size, len(self.parts[k])) for k in members]
-        clock = self.clocks_hz[members]
-        return spend(self.config.device, self.scheme, link, allocation, outcome.sign, level(fade), samples, clock)
+        self, cohort: Sequence[int], link: Link, allocation: AllocationResult, outcome: Outcome, fade: Floats,
+        round_: int | None = None,
+    ) -> Spent:  # fmt: skip
+        """Joules and seconds of each device of a cohort in a round; who is late has computed until the deadline."""
+        device, members = self.config.device, list(cohort)
+        samples = np.array([self.config.training.samples(len(self.parts[k])) for k in members], np.float64)
+        clock, deadline_s = self.clocks_hz[members], self.config.clients.deadline_s
+        if round_ is not None and not self.selection.certain:
+            samples = samples * self.selection.reached(round_)[members]
+        if deadline_s is not None:
+            samples = np.minimum(samples, deadline_s * clock / device.cycles_per_sample)
+        return spend(device, self.scheme, link, allocation, outcome.sign, level(fade), samples, clock)

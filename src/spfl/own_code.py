@@ -1,0 +1,66 @@
+"""Code of a user's own that a configuration names: a Python file, or an object in a package or a file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from spfl.errors import ConfigError, did_you_mean
+
+
+def source_digest(path: str) -> str:
+    """SHA-256 of a file's bytes. Raises ConfigError when it cannot be read."""
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a home that there is not
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read: {reason}") from None
+
+
+@lru_cache(maxsize=32)
+def run_file(path: str, digest: str) -> ModuleType:
+    """The module that a Python file of this digest makes, run once a process.
+
+    Raises ConfigError for a file of another digest, or one that raises, with its line.
+    """
+    content = _read(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise ConfigError(
+            f"{path} was changed: its SHA-256 is {found[:12]}..., the configuration says {digest[:12]}..."
+        )
+    module = ModuleType(f"spfl_own_{digest[:16]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        exec(compile(content, path, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[module.__name__]
+        raise ConfigError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return module
+
+
+def find_object(name: str) -> Any:
+    """The object "package.module:name" or "file.py:name". Raises ConfigError when there is none."""
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute:
+        raise ConfigError(f"must be package.module:name or file.py:name, got {name!r}")
+    if place.endswith(".py"):
+        module = run_file(place, source_digest(place))
+    else:
+        try:
+            module = importlib.import_module(place)
+        except (ImportError, TypeError, ValueError) as error:
+            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{place} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
+    return getattr(module, attribute)

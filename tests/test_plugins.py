@@ -1,0 +1,117 @@
+"""Parts of a user's own in a file: in runs, comparisons, sweeps, reports; and the digest that names them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import spfl
+from spfl.cli import commands as cli
+from spfl.config.schema import build_config
+from spfl.errors import ConfigError, RunFolderError
+from spfl.world.world import World
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin.py"
+SMALL = {"training": {"rounds": 2, "batch_size": 8}, "data": {"devices": 5}, "workers": 1}
+
+
+@pytest.fixture(name="plugin")
+def _plugin(tmp_path, monkeypatch):
+    shutil.copy(EXAMPLE, tmp_path / "plugin.py")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "plugin.py"
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["spfl", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+def test_a_plugin_brings_its_network_scheme_and_fades(plugin, digits):
+    world = World.build(build_config({"plugin": {"path": "plugin.py"}, "scheme": {"name": "mine"}}), digits)
+    assert world.scheme.name == "mine"
+    assert [type(layer).__name__ for layer in world.model().module] == ["Flatten", "Linear", "Tanh", "Linear"]
+    assert world.radio.fades(range(20), 1)[0].shape == (20,)
+    again = World.build(build_config({"plugin": {"path": "plugin.py"}, "scheme": {"name": "sp_fl"}}), digits)
+    assert again.scheme.name == "sp_fl"
+    assert (again.start().weights == world.start().weights).all()
+
+
+def test_a_run_with_a_plugin_is_verified_reported_and_resumed_only_with_the_same_source(plugin, monkeypatch, capsys):
+    options = ["--set", "training.rounds=2", "--set", "data.devices=5", "--set", "scheme.name=mine"]
+    assert call(monkeypatch, "run", "--plugin", "plugin.py", *options, "--out", "one") == 0
+    assert call(monkeypatch, "verify", "one") == 0
+    assert call(monkeypatch, "report", "one", "--out", "page.html") == 0
+    assert "plugin.py (" in Path("page.html").read_text(encoding="utf-8")
+    plugin.write_text(plugin.read_text() + "\n# another\n")
+    capsys.readouterr()
+    assert call(monkeypatch, "verify", "one") == 2
+    assert "plugin.py was changed" in capsys.readouterr().err
+    assert call(monkeypatch, "run", "--plugin", "plugin.py", *options, "--out", "one", "--resume") == 2
+    assert "its plugin.sha256 is" in capsys.readouterr().err
+
+
+def test_schemes_of_a_plugin_are_compared_and_swept(plugin, monkeypatch, capsys):
+    options = ["--set", "training.rounds=2", "--set", "data.devices=5"]
+    schemes = ["--schemes", "mine,single_packet"]
+    assert call(monkeypatch, "compare", "--plugin", "plugin.py", *schemes, *options, "--out", "both") == 0
+    assert "mine" in capsys.readouterr().out
+    Path("sweep.toml").write_text(
+        '[base]\n"plugin.path" = "plugin.py"\n"training.rounds" = 2\n"data.devices" = 5\n'
+        '[[grid]]\n"scheme.name" = ["mine", "sp_fl"]\n'
+    )
+    assert call(monkeypatch, "sweep", "sweep.toml", "--out", "study") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", "defines no scheme, and none of module, partition"),
+        ("raise ValueError('a\\nb')\n", "fails: ValueError: a b"),
+        ("def module(:\n", "fails: SyntaxError"),
+        ("def module():\n    return 3\n", "must return a torch.nn.Module, got int"),
+    ],
+)
+def test_a_plugin_that_is_none_is_told_so_in_one_line(text, message, plugin, digits):
+    plugin.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        World.build(build_config({"plugin": {"path": "plugin.py"}}), digits)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told_at_once():
+    with pytest.raises(ConfigError, match=r"plugin: nowhere.py cannot be read"):
+        build_config({"plugin": {"path": "nowhere.py"}})
+
+
+def test_a_network_by_its_factory_has_the_weights_of_its_seed(plugin, digits):
+    worlds = [
+        World.build(build_config({"seed": s, "model": {"factory": "plugin.py:module"}}), digits) for s in (0, 0, 1)
+    ]
+    starts = [world.start().weights for world in worlds]
+    assert (starts[0] == starts[1]).all()
+    assert not (starts[0] == starts[2]).all()
+    with pytest.raises(ConfigError, match="has no 'modul'"):
+        World.build(build_config({"model": {"factory": "plugin.py:modul"}}), digits)
+
+
+def test_a_dataset_by_a_function_in_a_file(plugin):
+    run = spfl.run({**SMALL, "data": {"name": "plugin.py:spots", "devices": 4}, "model": {"name": "softmax"}})
+    assert run.environment["dataset"]["name"] == "plugin.py:spots"
+
+
+def test_comparisons_in_parallel_have_the_results_of_one_after_the_other():
+    given = {**SMALL, "model": {"name": "softmax"}}
+    one = spfl.compare(given, ["single_packet", "sp_fl"], seeds=(0, 1))
+    two = spfl.compare(given, ["single_packet", "sp_fl"], seeds=(0, 1), workers=2)
+    assert [row["runs"] for row in one.table] == [row["runs"] for row in two.table]
+
+
+def test_a_fault_in_a_parallel_comparison_is_told():
+    with pytest.raises((ConfigError, RunFolderError, spfl.SpflError), match="unknown scheme"):
+        spfl.compare({**SMALL, "model": {"name": "softmax"}}, ["sp_fl", "none"], workers=2)
