@@ -29,12 +29,12 @@ import numpy as np
 from spfl.allocation.alternating import alternate
 from spfl.allocation.bound import BOUND, Devices, Objective, device_cost
 from spfl.allocation.exact import solve, solve_splits
-from spfl.allocation.kernels import COLUMN, least_shares
+from spfl.allocation.kernels import COLUMN, conventional_power, least_shares
 from spfl.allocation.problem import SUCCESS_FLOOR, UNLIMITED, Limits, Problem, pose
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Floats
 from spfl.errors import AllocationError
-from spfl.radio.outage import Link, success
+from spfl.radio.outage import Link, effective_power, sent_power, success
 
 Solver = Literal["exact", "alternating", "uniform"]
 Run = Callable[[Problem, AllocationResult | None], AllocationResult]
@@ -124,7 +124,7 @@ def _audible(problem: Problem, run: Run, found: AllocationResult) -> AllocationR
 def _equal_shares(problem: Problem) -> AllocationResult:
     """Equal shares and the conventional split, within the limits; who is not reached with them gets none."""
     rows, split = problem.rows, np.array(problem.link.split)
-    alpha = np.clip(rows[:, COLUMN["rho"]], *rows[:, ALPHA_LIMITS].T)
+    alpha = np.clip(conventional_power(rows, np.full(len(rows), 1.0 / problem.devices.size)), *rows[:, ALPHA_LIMITS].T)
     beta = _feasible_start(replace(problem, droppable=True), alpha)
     assert beta is not None  # whoever may be dropped needs no room
     return _evaluate(
@@ -135,6 +135,10 @@ def _equal_shares(problem: Problem) -> AllocationResult:
 def _check(devices: Devices, link: Link, limits: Limits, solver: str, start: AllocationResult | None) -> None:
     if solver not in SOLVERS:
         raise AllocationError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    if link.superposed and (limits.optimise_rho or np.any(np.asarray(limits.max_power) < 1.0)):
+        raise AllocationError(
+            "optimise_rho and max_power need multiplex='orthogonal': superposed packets share one band"
+        )
     if limits.optimise_rho and solver != "exact":
         raise AllocationError(f"optimise_rho needs solver='exact', got {solver!r}")
     if devices.size != link.size:
@@ -146,6 +150,7 @@ def _check(devices: Devices, link: Link, limits: Limits, solver: str, start: All
 def _evaluate(problem: Problem, beta: Floats, alpha: Floats, rho: Floats, **extra: object) -> AllocationResult:
     """The result for shares and splits of all devices, every figure recomputed by the public functions."""
     p = problem
+    alpha = _sent_power(p, beta, alpha)
     chances = success(p.link, beta, alpha, rho)
     q_s, r_m = np.where(beta > 0, chances.q_s, 0.0), np.where(beta > 0, chances.r_m, 0.0)
     cost = device_cost(p.devices, q_s, r_m, p.objective)
@@ -163,6 +168,25 @@ def _evaluate(problem: Problem, beta: Floats, alpha: Floats, rho: Floats, **extr
     )
 
 
+def _sent_power(problem: Problem, beta: Floats, effective: Floats) -> Floats:
+    """alpha of all devices for the effective powers that the kernels search over, (device,)."""
+    link, split = problem.link, np.array(problem.link.split)
+    if not link.superposed:
+        return effective
+    if problem.limits.fixed_alpha:
+        effective = _spread(problem, conventional_power(problem.rows, beta[problem.active]), split)
+    return np.where(beta > 0.0, sent_power(link, beta, effective), split)
+
+
+def _effective_power(problem: Problem, beta: Floats, alpha: Floats) -> Floats:
+    """What the kernels search over, (active,), for shares and powers of all devices."""
+    if not problem.link.superposed:
+        return alpha[problem.active]
+    if problem.limits.fixed_alpha:
+        return np.ones(len(problem.rows))
+    return np.asarray(np.clip(effective_power(problem.link, beta, alpha), 0.0, 1.0))[problem.active]
+
+
 def _spread(problem: Problem, values: Floats, elsewhere: Floats | float) -> Floats:
     """Values of the active devices in an array of all devices, (device,)."""
     out = np.array(np.broadcast_to(elsewhere, problem.active.shape), np.float64)
@@ -174,7 +198,8 @@ def _uniform(problem: Problem) -> AllocationResult:
     split = np.array(problem.link.split)
     beta = np.where(problem.active, 1.0 / problem.devices.size, 0.0)
     status = AllocationStatus.FIXED if problem.active.any() else AllocationStatus.TRIVIAL
-    return _evaluate(problem, beta, split, split.copy(), status=status)
+    alpha = _spread(problem, conventional_power(problem.rows, beta[problem.active]), split)
+    return _evaluate(problem, beta, alpha, split, status=status)
 
 
 def _feasible_start(problem: Problem, alpha: Floats) -> Floats | None:
@@ -204,11 +229,12 @@ def _fewest(beta: Floats, most: int | None) -> Floats:
 def _alternating(problem: Problem, start: AllocationResult | None = None) -> AllocationResult:
     rows, best = problem.rows, None
     start = start if start is not None and _fits(problem, start) else None
-    splits = [rows[:, COLUMN["rho"]], *(np.full(len(rows), value) for value in START_ALPHA)]
+    conventional = conventional_power(rows, np.full(len(rows), 1.0 / problem.devices.size))
+    splits = [conventional, *(np.full(len(rows), value) for value in START_ALPHA)]
     points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
     again = points  # once with the power first from the first of them, then with the band first from all
     if start is not None:  # an earlier result that fits is as good a start as all of these
-        again = [(start.beta[problem.active], start.alpha[problem.active])]
+        again = [(start.beta[problem.active], _effective_power(problem, start.beta, start.alpha))]
     for i, (beta, alpha) in enumerate([*points[:1], *again]):
         if beta is not None:
             end = alternate(problem, beta, alpha, band_first=i > 0)
@@ -224,7 +250,8 @@ def _alternating(problem: Problem, start: AllocationResult | None = None) -> All
 
 def _fits(problem: Problem, start: AllocationResult) -> bool:
     """Whether an earlier result is a feasible point of this problem."""
-    rows, beta, alpha = problem.rows, start.beta[problem.active], start.alpha[problem.active]
+    rows, beta = problem.rows, start.beta[problem.active]
+    alpha = _effective_power(problem, start.beta, start.alpha)
     low, high = rows[:, ALPHA_LIMITS].T
     least = least_shares(rows, alpha, rows[:, COLUMN["rho"]])
     heard = (beta >= least) | ((beta == 0.0) & problem.droppable)

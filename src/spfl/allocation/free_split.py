@@ -17,7 +17,7 @@ def _with_rho(device: Device, rho: float) -> Device:
     d = device
     return Device(
         d.noise, d.sign_load, d.modulus_load, rho, d.v2, d.vbar2, d.v_vbar, d.delta2, d.bias_weight, d.noise_weight,
-        d.beta_min, d.beta_max, d.alpha_min, d.alpha_max, d.x_max, d.gap_slope,
+        d.beta_min, d.beta_max, d.alpha_min, d.alpha_max, d.x_max, d.gap_slope, d.interference,
     )  # fmt: skip
 
 

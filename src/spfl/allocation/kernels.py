@@ -1,5 +1,11 @@
 """Compiled kernels of the allocator: one device's cost, slopes and inner minimisations (model.md, sections 6 and 7).
 
+Superposed packets look like packets in bands of their own. The signs are decoded first, with the moduli as noise: with
+gamma the SNR that the signs need, x_s = a / (alpha - (1 - alpha) gamma), then x_m = b / (1 - alpha). In the *effective*
+power alpha' = alpha - (1 - alpha) gamma these are a / alpha' and b (1 + gamma) / (1 - alpha'): the same two quotients.
+So the kernels search over alpha', and only the exponents differ. Where alpha' = a / (a + b'), b' = b (1 + gamma), both
+packets are equally strong, and at a gap of 1 they are together the single packet of all bits.
+
 A device is a row of floats (columns below), so that a kernel runs over K devices without the interpreter lock.
 With the whole power a packet has the outage exponent a (signs) or b (modulus); with the share alpha of the power
 it is a / alpha and b / (1 - alpha). So the search over alpha needs no logarithm.
@@ -31,7 +37,8 @@ class Device(NamedTuple):
 
     noise, sign_load, modulus_load, rho: of `outage.Link`; v2 .. noise_weight: as in `bound.cost_scalar`;
     beta_min: the least share that schedules the device; beta_max, alpha_min, alpha_max: limits of the search;
-    x_max: largest outage exponent of the signs. gap_slope: of `outage.Link`.
+    x_max: largest outage exponent of the signs. gap_slope: of `radio.outage.Link`. interference: its SNR gap where both
+    packets are superposed in one band, 0 where each has a band of its own.
     """
 
     noise: float
@@ -50,6 +57,7 @@ class Device(NamedTuple):
     alpha_max: float
     x_max: float
     gap_slope: float
+    interference: float
 
 
 COLUMN = {name: column for column, name in enumerate(Device._fields)}
@@ -72,7 +80,9 @@ class Rules(NamedTuple):
 def device_at(rows: Floats, k: int) -> Device:
     """Row k as a record of numbers: kernels read it faster than a view of the array."""
     r = rows[k]
-    return Device(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15])
+    return Device(
+        r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15], r[16]
+    )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -87,8 +97,26 @@ def _exponent(load: float, band: float, noise: float, gap_slope: float) -> float
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def tied(device: Device) -> bool:
+    """Whether superposed packets are held equally strong: their power is not optimised."""
+    return device.interference > 0.0 and device.alpha_min == device.alpha_max
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _superposed(device: Device, beta: float) -> tuple[float, float, float]:
+    """(a, b (1 + gamma), gamma) of superposed packets; see the module's header."""
+    a = _exponent(device.sign_load, beta, device.noise, device.gap_slope)
+    b = _exponent(device.modulus_load, beta, device.noise, device.gap_slope)
+    gamma = outage_exponent_scalar(device.sign_load, beta, beta, device.interference, device.gap_slope)
+    return a, b * (1.0 + gamma) if b > 0.0 else 0.0, gamma
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def exponents(device: Device, beta: float, rho: float) -> tuple[float, float]:
-    """(a, b): outage exponents of the sign and of the modulus packet with the whole power."""
+    """(a, b): outage exponents of the sign and of the modulus packet with the whole (effective) power."""
+    if device.interference > 0.0:
+        a, b, _ = _superposed(device, beta)
+        return (a + b, 0.0) if tied(device) else (a, b)
     a = _exponent(device.sign_load, rho * beta, device.noise, device.gap_slope)
     b = _exponent(device.modulus_load, (1.0 - rho) * beta, device.noise, device.gap_slope)
     return a, b
@@ -163,9 +191,26 @@ def elasticity(load: float, band: float, gap_slope: float) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _superposed_elasticities(device: Device, beta: float) -> tuple[float, float]:
+    """As `elasticities`: gamma is a / beta but for a constant, so d ln gamma / d ln beta is one less than that of a."""
+    a, b, gamma = _superposed(device, beta)
+    signs = elasticity(device.sign_load, beta, device.gap_slope) if a > 0.0 else 0.0
+    moduli = 0.0
+    if b > 0.0:
+        moduli = elasticity(device.modulus_load, beta, device.gap_slope)
+        moduli += (signs - 1.0) / (1.0 + 1.0 / gamma) if gamma > 0.0 else 0.0
+    if tied(device):
+        part = a / (a + b) if a + b < math.inf else 0.0
+        return part * signs + (1.0 - part) * moduli, 0.0
+    return signs, moduli
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def elasticities(device: Device, beta: float, rho: float) -> tuple[float, float]:
     """(d ln a / d ln beta, d ln b / d ln beta), 0 for an empty packet."""
     signs = moduli = 0.0
+    if device.interference > 0.0:
+        return _superposed_elasticities(device, beta)
     if device.sign_load > 0.0:
         signs = elasticity(device.sign_load, rho * beta, device.gap_slope)
     if device.modulus_load > 0.0 and rho < 1.0:
@@ -212,13 +257,13 @@ def slopes(device: Device, beta: float, alpha: float, rho: float, rules: Rules):
 def least_share(device: Device, alpha: float, rho: float) -> float:
     """Smallest share at which the outage exponent of the signs is at most x_max; inf if none up to beta_max."""
     limit = device.x_max * alpha
-    if not _exponent(device.sign_load, rho * device.beta_max, device.noise, device.gap_slope) <= limit:
+    if not exponents(device, device.beta_max, rho)[0] <= limit:
         return math.inf
     high = math.log(device.beta_max)
     low = high - 30.0
     for _ in range(40):
         middle = 0.5 * (low + high)
-        if _exponent(device.sign_load, rho * math.exp(middle), device.noise, device.gap_slope) > limit:
+        if exponents(device, math.exp(middle), rho)[0] > limit:
             low = middle
         else:
             high = middle
@@ -231,6 +276,31 @@ def least_shares(rows: Floats, alpha: Floats, rho: Floats) -> Floats:
     out = np.empty(rows.shape[0])
     for k in range(rows.shape[0]):
         out[k] = least_share(device_at(rows, k), alpha[k], rho[k])
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sign_exponents(rows: Floats, beta: Floats) -> Floats:
+    """The sign packet's outage exponent of every device with the whole power, shape (device,)."""
+    out = np.empty(rows.shape[0])
+    for k in range(rows.shape[0]):
+        device = device_at(rows, k)
+        out[k] = exponents(device, beta[k], device.rho)[0]
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def conventional_power(rows: Floats, beta: Floats) -> Floats:
+    """The (effective) power of the signs that makes the two packets the conventional one, shape (device,).
+
+    rho where packets have bands of their own; where they are superposed, the power that makes both equally strong.
+    """
+    out = rows[:, 3].copy()
+    for k in range(rows.shape[0]):
+        device = device_at(rows, k)
+        if device.interference > 0.0 and beta[k] > 0.0:
+            a, b, _ = _superposed(device, beta[k])
+            out[k] = a / (a + b) if a + b < math.inf else (1.0 if b == 0.0 else 0.5)
     return out
 
 

@@ -12,7 +12,6 @@ from numba import njit
 
 from spfl.allocation.kernels import Device, Rules, cost, device_at, exponents, slopes
 from spfl.arrays import Floats
-from spfl.radio.outage import outage_exponent_scalar
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -70,9 +69,11 @@ def split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
         if beta[k] <= 0.0:
             continue
         device = device_at(rows, k)
-        low = max(device.alpha_min, exponents(device, beta[k], device.rho)[0] / device.x_max)
+        a, b = exponents(device, beta[k], device.rho)
+        low = max(device.alpha_min, a / device.x_max)
+        conventional = device.rho if device.interference == 0.0 or not a + b < math.inf else a / (a + b)
         best, out[k] = _sca(device, beta[k], alpha[k], rules)
-        for start in (device.rho, 0.05, 0.5, 0.999):
+        for start in (conventional, 0.05, 0.5, 0.999):
             value, end = _sca(device, beta[k], min(max(start, low), device.alpha_max), rules)
             if value < best:
                 best, out[k] = value, end
@@ -85,7 +86,7 @@ def admissible_alpha(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) ->
     out = alpha.copy()
     for k in range(rows.shape[0]):
         device = device_at(rows, k)
-        a = outage_exponent_scalar(device.sign_load, device.rho * beta[k], 1.0, device.noise, device.gap_slope)
+        a = exponents(device, beta[k], device.rho)[0] if beta[k] > 0.0 else math.inf
         if a < math.inf:
             out[k] = min(max(alpha[k], device.alpha_min, a / device.x_max), device.alpha_max)
     return out

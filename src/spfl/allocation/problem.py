@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spfl.allocation.bound import WEIGHT_CODES, Devices, Objective, bias_weight
-from spfl.allocation.kernels import COLUMN, Rules, least_shares
+from spfl.allocation.kernels import COLUMN, Rules, least_shares, sign_exponents
 from spfl.arrays import Bools, Floats
 from spfl.errors import AllocationError
 from spfl.radio.outage import Link, outage_exponent
@@ -99,16 +99,20 @@ def pose(devices: Devices, link: Link, objective: Objective, limits: Limits) -> 
     least = np.maximum(_in_range("min_success", limits.min_success, size, 0.0, 1.0 - 1e-12), SUCCESS_FLOOR)
     share = np.full(size, 1.0 / size) if limits.fixed_beta else _in_range("max_share", limits.max_share, size, 1e-12, 1)
     low, high = (link.split, link.split) if limits.fixed_alpha else (1.0 - power, power)
+    if link.superposed and limits.fixed_alpha:
+        low = high = np.ones(size)  # of the two packets together, as strong as each other
     w = devices.weight
     columns = (
         link.noise_to_signal, link.sign_load, link.modulus_load, link.split, devices.v2, devices.vbar2,
         devices.v_vbar, devices.delta2, bias_weight(w, objective.theta), objective.kappa * w**2, np.zeros(size), share,
-        low, high, -np.log(least), np.full(size, link.gap_slope),
+        low, high, -np.log(least), np.full(size, link.gap_slope), np.full(size, link.snr_gap * link.superposed),
     )  # fmt: skip
     rows = np.ascontiguousarray(np.stack(columns, axis=1))
     assert rows.shape[1] == len(COLUMN)
     split = np.ones(size) if limits.optimise_rho else link.split
     exponent = outage_exponent(link.sign_load, split * share, high, link.noise_to_signal, link.gap_slope)
+    if link.superposed:
+        exponent = sign_exponents(rows, share)
     worth = (w > 0) & (devices.v2 > 0)
     hopeless = worth & ~(exponent <= -np.log(SUCCESS_FLOOR))
     promised = least > SUCCESS_FLOOR

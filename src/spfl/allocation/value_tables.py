@@ -42,7 +42,8 @@ def _grid(device: Device, out: Floats) -> None:
 
     That is even in ln x where the outage is steep, and in ln beta where the band is ample.
     """
-    load = max(device.sign_load / device.rho if device.rho > 0.0 else 0.0, 1e-12)
+    rho = device.rho if device.interference == 0.0 else 1.0
+    load = max(device.sign_load / rho if rho > 0.0 else 0.0, 1e-12)
     y_low, y_high = LN2 * load / device.beta_min, LN2 * load / device.beta_max
     first, last = y_low + math.log(-math.expm1(-y_low)), y_high + math.log(-math.expm1(-y_high))
     for i in range(out.size):

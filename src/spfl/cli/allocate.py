@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -27,6 +27,7 @@ RANGE_BITS = 64  # v_min and v_max as float32; this command counts no packet hea
 SolverName = Literal["exact", "alternating", "uniform"]
 WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 FadingName = Literal["block", "independent"]
+MultiplexName = Literal["orthogonal", "superposed"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def allocate_command(
     dim: Annotated[int, typer.Option(help="Elements of the gradient.")] = 62006,
     rho: Annotated[str, typer.Option(help="Band share of the signs: 'proportional' or 0..1.")] = "proportional",
     fading: Annotated[FadingName, typer.Option(help="One fade for both packets, or one each.")] = "block",
+    multiplex: Annotated[MultiplexName, typer.Option(help="A band for each packet, or one for both.")] = "orthogonal",
     theta: Annotated[float, typer.Option(help="How biases add up: 1 always valid, 0 if uncorrelated.")] = 1.0,
     kappa: Annotated[float, typer.Option(help="Learning rate times smoothness.")] = 1.0,
     weights: Annotated[WeightsName, typer.Option(help="How received gradients are weighted.")] = "unbiased",
@@ -75,6 +77,8 @@ def allocate_command(
     limits = Limits(
         min_success=min_success, max_scheduled=max_scheduled, max_share=max_share, optimise_rho=optimise_rho
     )
+    if multiplex == "superposed":
+        link = superpose(link)
     result = allocate(devices, link, Objective(theta, kappa, weights), limits, solver=solver)
     print(json.dumps(as_record(table.names, result), allow_nan=False) if as_json else as_table(table.names, result))
     if plot is not None:
@@ -168,6 +172,14 @@ def build_problem(
     except ValueError as error:
         raise AllocationError(str(error)) from error
     return devices.normalized(), link
+
+
+def superpose(link: Link) -> Link:
+    """The link with both packets in one band. Raises AllocationError where that has no meaning."""
+    try:
+        return replace(link, multiplex="superposed")
+    except ValueError as error:
+        raise AllocationError(str(error)) from error
 
 
 def _share(rho: str) -> float:

@@ -67,6 +67,11 @@ class ChannelConfig(Section):
     fade_spread_db: float = Field(
         4.0, gt=0, le=40, description="Standard deviation of the fades in dB (fading = lognormal)."
     )
+    multiplex: Literal["orthogonal", "superposed"] = Field(
+        "orthogonal",
+        description="How a device's two packets share its bandwidth: a part each (orthogonal), or all of it at once, "
+        "the signs decoded first and then cancelled (superposed, with fading = block).",
+    )
     subbands: int = Field(
         4, ge=2, le=64, description="Independent fades over the band of a packet (fading = selective)."
     )
@@ -169,6 +174,11 @@ class ChannelConfig(Section):
         if self.link == "bler" and self.fading == "selective" and self.snr_gap_db > 0:
             raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
         self._fade_law_is_told()
+        if self.multiplex == "superposed" and (self.fading != "block" or self.link == "bler"):
+            raise ValueError(
+                "multiplex = superposed needs fading = block and link = outage or gap: both packets use one band, "
+                f"got {self.fading} and {self.link}"
+            )
         if self.recovery == "segment" and self.segment_bits is None:
             raise ValueError("recovery = segment needs segment_bits")
         if self.sign_parity and self.segment_bits is None:

@@ -326,6 +326,10 @@ class Config(Section):
         if self.attack.devices > self.data.devices:
             raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
         self._check_clients()
+        if self.channel.multiplex == "superposed" and self.scheme.rho != "proportional":
+            raise ValueError(
+                f"scheme.rho must be proportional with channel.multiplex = superposed: one band, got {self.scheme.rho}"
+            )
         if self.scheme.max_share is not None and self.scheme.max_share * self.cohort < 1.0:
             raise ValueError(
                 f"scheme.max_share must be >= 1 / {self.cohort}, an equal share, got {self.scheme.max_share}"

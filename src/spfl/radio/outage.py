@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from spfl.arrays import Bools, Floats
 from spfl.rng import Purpose, server_stream
 
+Multiplex = Literal["orthogonal", "superposed"]
 Fading = Literal["block", "independent", "selective"]
 
 LN2 = math.log(2.0)
@@ -44,6 +45,8 @@ class Link:
         gap_slope: g of a gap that grows with the rate r in bit/s/Hz: Gamma(r) = snr_gap exp(g r).
         law: Success where the closed form does not hold (`spfl.radio.selective`). The allocator uses the closed form
             all the same.
+        multiplex: `orthogonal`: each packet in a band of its own. `superposed`: both in all of the device's band at once,
+            the signs decoded first and then cancelled; `rho` then means nothing.
 
     Raises:
         ValueError: A value is outside its range, or a shape does not broadcast.
@@ -61,6 +64,7 @@ class Link:
     rho: Floats | None = None
     gap_slope: float = 0.0
     law: Law | None = None
+    multiplex: Multiplex = "orthogonal"
 
     def __post_init__(self) -> None:
         shape = np.shape(self.gain)
@@ -82,6 +86,17 @@ class Link:
                 raise ValueError(f"{name} must be finite and {'>' if open_ else '>='} {bound:g}, got {value}")
         if self.fading not in ("block", "independent", "selective"):
             raise ValueError(f"fading must be 'block', 'independent' or 'selective', got {self.fading!r}")
+        if self.multiplex not in ("orthogonal", "superposed"):
+            raise ValueError(f"multiplex must be 'orthogonal' or 'superposed', got {self.multiplex!r}")
+        if self.superposed and (self.fading != "block" or self.law is not None):
+            raise ValueError(
+                "multiplex = 'superposed' needs fading = 'block' and no law of its own: one band, one fade"
+            )
+
+    @property
+    def superposed(self) -> bool:
+        """Whether both packets of a device use all of its band at once."""
+        return self.multiplex == "superposed"
 
     def proportional_rho(self) -> Floats:
         """L_s / (L_s + L_m), shape (device,)."""
@@ -183,11 +198,40 @@ def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None
         Outage exponents x_s, x_m and probabilities q_s, r_m, (device,) each.
     """
     share, sign_power = np.asarray(beta, np.float64), np.asarray(alpha, np.float64)
+    if link.superposed:
+        x_s, x_m = _superposed_exponents(link, share, sign_power)
+        return Success(x_s, x_m, np.exp(-x_s), conditional_modulus_success(x_s, x_m, link.fading))
     split = link.split if rho is None else np.asarray(rho, np.float64)
     noise = link.noise_to_signal
     x_s = outage_exponent(link.sign_load, split * share, sign_power, noise, link.gap_slope)
     x_m = outage_exponent(link.modulus_load, (1 - split) * share, 1 - sign_power, noise, link.gap_slope)
     return Success(x_s, x_m, np.exp(-x_s), conditional_modulus_success(x_s, x_m, link.fading))
+
+
+def needed_sinr(link: Link, beta: ArrayLike) -> Floats:
+    """The SINR at which superposed signs are decoded in shares `beta` of the band, Gamma (2^r - 1), (device,)."""
+    share = np.asarray(beta, np.float64)
+    return outage_exponent(link.sign_load, share, share, link.snr_gap, link.gap_slope)
+
+
+def effective_power(link: Link, beta: ArrayLike, alpha: ArrayLike) -> Floats:
+    """alpha - (1 - alpha) gamma, (device,): what superposed signs have left after the moduli that disturb them."""
+    power = np.asarray(alpha, np.float64)
+    disturbed = np.where(power < 1.0, (1.0 - power) * np.minimum(needed_sinr(link, beta), 1e300), 0.0)
+    return np.asarray(power - disturbed)
+
+
+def sent_power(link: Link, beta: ArrayLike, effective: ArrayLike) -> Floats:
+    """The inverse of `effective_power`: alpha, (device,)."""
+    gamma = np.minimum(needed_sinr(link, beta), 1e300)
+    return np.asarray((np.asarray(effective, np.float64) + gamma) / (1.0 + gamma))
+
+
+def _superposed_exponents(link: Link, beta: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+    """Outage exponents (x_s, x_m) of superposed packets: the signs first, with the moduli as noise, then the moduli."""
+    left, noise = np.maximum(effective_power(link, beta, alpha), 0.0), link.noise_to_signal
+    x_s = outage_exponent(link.sign_load, beta, left, noise, link.gap_slope)
+    return x_s, outage_exponent(link.modulus_load, beta, 1.0 - alpha, noise, link.gap_slope)
 
 
 def conditional_modulus_success(x_s: Floats, x_m: Floats, fading: Fading) -> Floats:

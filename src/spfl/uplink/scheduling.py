@@ -41,7 +41,7 @@ def share_resources(
         max_share=most,
         fixed_alpha=not (scheme.allocate_power and scheme.uplink == "split"),
         fixed_beta=not scheme.allocate_band,
-        optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not fixed,
+        optimise_rho=scheme.allocate_split and scheme.solver == "exact" and not (fixed or link.superposed),
         tolerance=ALLOCATION_GAP,
     )
     result = allocate(devices, link, goal, limits, solver="uniform" if fixed else scheme.solver, start=previous)

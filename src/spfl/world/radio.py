@@ -201,6 +201,7 @@ class Radio:
             rho=split,
             gap_slope=self.gap[1],
             law=self.law,
+            multiplex=channel.multiplex,
         )
 
     # --- fades --------------------------------------------------------------------------------------------------
