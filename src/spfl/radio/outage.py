@@ -45,8 +45,8 @@ class Link:
         gap_slope: g of a gap that grows with the rate r in bit/s/Hz: Gamma(r) = snr_gap exp(g r).
         law: Success where the closed form does not hold (`spfl.radio.selective`). The allocator uses the closed form
             all the same.
-        multiplex: `orthogonal`: each packet in a band of its own. `superposed`: both in all of the device's band at once,
-            the signs decoded first and then cancelled; `rho` then means nothing.
+        multiplex: `orthogonal`: each packet in a band of its own. `superposed`: both in all of the device's band at
+            once, the signs decoded first and then cancelled; `rho` then means nothing.
 
     Raises:
         ValueError: A value is outside its range, or a shape does not broadcast.
