@@ -25,7 +25,7 @@ from spfl.flower.strategy import UPLOAD
 from spfl.models import FlatModel, build_model
 from spfl.packets.layout import Layout
 from spfl.schemes import SCHEMES
-from spfl.uplink.upload import Upload, encode
+from spfl.uplink.upload import Origin, Upload, encode
 
 NETWORKS = {"digits, mlp": ("mlp", 1, 8), "CIFAR-10, small_cnn": ("small_cnn", 3, 32), "CIFAR-10, resnet18": ("resnet18", 3, 32)}  # fmt: skip # noqa: E501
 CELLS = ((10, 10), (1_000, 1_000), (100_000, 100_000), (100_000, 100))  # devices, nodes
@@ -71,8 +71,7 @@ def traffic(layout: Layout, devices: int, one_exchange: bool = False) -> Traffic
 
 
 def _upload(world: Any, gradient: np.ndarray, device: int) -> Upload:
-    facts: Any = {"seed": 0, "round_": 1, "device": device, "samples": 50, "loss": 1.0}
-    return encode(world.scheme, gradient, state={}, layout=world.layout, codec=world.config.codec, **facts)
+    return encode(world.format, gradient, {}, Origin(device, 1, 50, 1.0))
 
 
 def _object_bytes(content: RecordDict) -> Iterator[int]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spfl import testing, training
+from spfl import testing
 from spfl.fleet import threads as fleet
 from spfl.schemes import SCHEMES
 from spfl.testing import SchemeContract, assert_equal
 from spfl.uplink import reception
+from spfl.uplink.format import Format
 
 SP_FL = SCHEMES["sp_fl_normalized"]
 
@@ -19,9 +20,9 @@ SP_FL = SCHEMES["sp_fl_normalized"]
 def test_averaging_in_what_was_lost_is_found(monkeypatch):
     honest = reception.receive
 
-    def deaf(scheme, config, layout, uploads, outcome, *rest, **more):
-        everything = replace(outcome, sign=np.ones_like(outcome.sign))
-        return honest(scheme, config, layout, uploads, everything, *rest, **more)
+    def deaf(form, arrived, state):
+        everything = replace(arrived.outcome, sign=np.ones_like(arrived.outcome.sign))
+        return honest(form, replace(arrived, outcome=everything), state)
 
     SchemeContract().test_what_was_lost_is_never_averaged_in(SP_FL)
     monkeypatch.setattr(testing, "receive", deaf)
@@ -30,7 +31,7 @@ def test_averaging_in_what_was_lost_is_found(monkeypatch):
 
 
 def test_bits_that_are_not_counted_are_found(monkeypatch):
-    monkeypatch.setattr(training, "payload_bits", lambda *_: 1)
+    monkeypatch.setattr(Format, "payload_bits", lambda *_: 1)
     with pytest.raises(AssertionError):
         SchemeContract().test_every_bit_is_accounted_for(SP_FL)
 

@@ -359,8 +359,8 @@ SCHEMES: dict[str, Scheme] = {
         ),
         Scheme(
             "analog_mean",
-            "Zhu, Wang, Huang 2020; Amiri, Gündüz 2020",
-            "gradients superposed in the air by truncated inversion; needs phase synchronisation and CSI at the device",
+            "Zhu, Wang, Huang 2020; Amiri, Gunduz 2020",
+            "gradients superposed in the air by truncated inversion; needs synchronised phases and CSI",
             uplink="analog",
         ),
         Scheme("float32", "conventional", "32 bits a value in one packet", uplink="codec", codec=FLOAT32),

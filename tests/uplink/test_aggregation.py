@@ -27,7 +27,7 @@ from spfl.uplink.aggregation import Sum
 from spfl.uplink.upload import Origin, describe, encode
 from stats import assert_mean
 
-KINDS: tuple[Compensation, ...] = get_args(Compensation)
+KINDS: tuple[Compensation, ...] = get_args(get_args(Compensation)[0])
 FIXED: list[Weights] = ["unbiased", "mmse", "plain"]  # closed form of model.md, section 4; `normalized` has none
 LAYOUT = Layout(names=("a", "b"), shapes=((2, 2), (3,)))
 SEED, ROUND, BITS, DRAWS = 4, 9, 2, 100_000

@@ -25,6 +25,6 @@ def test_side_information_by_hand() -> None:
     blocks = len(format_of(SCHEMES["sp_fl_ladder"], LAYOUT).packets.shapes)
     calibrated = [n for n, s in SCHEMES.items() if s.uplink == "ladder" and s.rule == "calibrated"]
     expected |= dict.fromkeys(calibrated, 32 * (6 + blocks + LAYOUT.sizes[-1]))
-    expected |= {"scaled_sign": 32 * 7, "sp_fl_no_compensation": 32 * 6}
+    expected |= {"scaled_sign": 32 * 7, "scaled_sign_feedback": 32 * 7, "sp_fl_no_compensation": 32 * 6}
     assert {name: format_of(scheme, LAYOUT).side_bits for name, scheme in SCHEMES.items()} == expected
     assert format_of(resolve(SchemeConfig(name="majority_vote", compensation="zero")), LAYOUT).side_bits == 32 * 8
