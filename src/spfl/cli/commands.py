@@ -22,7 +22,8 @@ from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import figures_command, sweep_command
 from spfl.cli.verify import verify_command
-from spfl.config.files import load_config, to_toml
+from spfl.config.effects import told_idle
+from spfl.config.files import load_config, show_toml
 from spfl.config.schema import Config
 from spfl.errors import ConfigError, RunFolderError
 from spfl.terminal import print_table
@@ -90,6 +91,9 @@ def run(
     overrides: Overrides = None,
     data_dir: DataDir = None,
     out: Out = None,
+    scheme: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Scheme, as scheme.name.", autocompletion=complete_schemes)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -103,14 +107,15 @@ def run(
 ) -> None:
     """Train once and write a run folder.
 
-    Example: `spfl run configs/demo.toml --set scheme.name=single_packet --seed 1`
+    Example: `spfl run configs/demo.toml --scheme single_packet --seed 1`
     """
     check_resume(resume, out)
     if resume and out and config_path is None:
         config_path = out / "config.toml"
         if not config_path.is_file():
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
-    config = _resolve(config_path, overrides, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
+    given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
+    config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data.dataset import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
@@ -243,11 +248,11 @@ def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @config_app.command()
 def show(config_path: ConfigPath = None, overrides: Overrides = None) -> None:
-    """Print the resolved configuration as TOML.
+    """Print the resolved configuration as TOML; keys that are absent are comments with their meaning.
 
     Example: `spfl config show configs/demo.toml --set codec.bits=4`
     """
-    print(to_toml(load_config(config_path, overrides or [])), end="")
+    print(show_toml(load_config(config_path, overrides or [])), end="")
 
 
 @config_app.command()
@@ -263,7 +268,10 @@ def schema() -> None:
 
 
 def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
-    return load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
+    config = load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
+    for line in told_idle(config):
+        typer.echo(f"warning: {line}", err=True)
+    return config
 
 
 def _plugin(path: str | None) -> dict[str, str | None]:

@@ -6,9 +6,12 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
 
 from spfl.config.schema import Config, build_config
+from spfl.config.section import Section
 from spfl.errors import ConfigError
 
 
@@ -53,7 +56,26 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set needs key=value, got '{text}'")
-    return key.strip(), parse_value(value.strip())
+    name, given = key.strip(), value.strip()
+    return name, None if given == "none" and may_be_absent(name) else parse_value(given)
+
+
+def may_be_absent(key: str) -> bool:
+    """Whether `section.key` may be unset, for which the command line writes `none`."""
+    field = all_fields().get(key)
+    return field is not None and type(None) in get_args(field.annotation)
+
+
+def all_fields() -> dict[str, FieldInfo]:
+    """Every key of a configuration as `section.key`, with its type, default and meaning."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in Config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found |= {f"{name}.{key}": inner for key, inner in kind.model_fields.items()}
+        else:
+            found[name] = field
+    return found
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:
@@ -93,6 +115,25 @@ def to_toml(config: Config) -> str:
         if isinstance(value, dict):
             lines += ["", f"[{key}]", *(f"{k} = {_toml_value(v)}" for k, v in value.items())]
     return "\n".join(lines) + "\n"
+
+
+def show_toml(config: Config) -> str:
+    """`to_toml` for a reader: keys that are absent stand as comments with their meaning, in their sections."""
+    lines: list[str] = []
+    section = ""
+    absent = {key: field for key, field in all_fields().items() if dotted(config.model_dump())[key] is None}
+    for line in [*to_toml(config).splitlines(), "["]:
+        if line.startswith("["):
+            notes = [_absent(key, field) for key, field in absent.items() if key.rpartition(".")[0] == section]
+            at = len(lines) - 1 if lines and not lines[-1] else len(lines)
+            lines[at:at] = notes
+            section = line.strip("[]")
+        lines.append(line)
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _absent(key: str, field: FieldInfo) -> str:
+    return f"# {key.rpartition('.')[2]} =   # {field.description}"
 
 
 def _toml_value(value: Any) -> str:

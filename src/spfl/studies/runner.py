@@ -28,6 +28,7 @@ from itertools import product
 from pathlib import Path
 
 from spfl import training
+from spfl.config.effects import check_swept
 from spfl.config.files import assign, dotted, load_config, parse_override, read_toml
 from spfl.config.schema import NO_EFFECT, Config, build_config
 from spfl.data.dataset import Dataset, load_dataset
@@ -86,6 +87,7 @@ def load_points(path: Path, overrides: Iterable[str] = ()) -> list[Point]:
             rate = {RATE: tuned[scheme]} if scheme in tuned else {}
             point = _point(path, {**base, **rate, **choice, **last}, swept)
             points.setdefault(point.key, point)
+    check_swept([point.config for point in points.values()], swept)
     return list(points.values())
 
 
