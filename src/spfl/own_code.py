@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +25,6 @@ def _read(path: str) -> bytes:
         raise ConfigError(f"{path} cannot be read: {reason}") from None
 
 
-@lru_cache(maxsize=32)
 def run_file(path: str, digest: str) -> ModuleType:
     """The module that a Python file of this digest makes, run once a process.
 
@@ -38,7 +36,10 @@ def run_file(path: str, digest: str) -> ModuleType:
         raise ConfigError(
             f"{path} was changed: its SHA-256 is {found[:12]}..., the configuration says {digest[:12]}..."
         )
-    module = ModuleType(f"spfl_own_{digest[:16]}")
+    name = f"spfl_own_{digest[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:

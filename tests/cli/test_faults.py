@@ -40,6 +40,8 @@ PLACES = {
     "flower init": [["flower", "init", "P"], ["flower", "init", "new", "P"]],
     "flower run": [["flower", "run", *QUICK, "--nodes", "1", "--out", "P"], ["flower", "run", "P"]],
     "flower keys": [["flower", "keys", "P", "--host", "fl.example.org"]],
+    "flower health": [["flower", "health", "P"]],
+    "link": [["link", "P"], ["link", *QUICK, "--out", "P"]],
     "radio calibrate": [],  # needs Sionna; its one path is written as all are
     "radio udp": [["radio", "udp", "P"]],
 }  # fmt: skip
@@ -188,7 +190,7 @@ def test_a_stream_that_takes_nothing_loses_no_result(call, number, code):
     found, _, err = call("run", *QUICK, "--out", "r", stdout=Full(number))
     assert found == code
     assert Path("r/summary.json").is_file()
-    assert ("test accuracy" in err) == (code == 2)  # said where it can be said
+    assert ("seed 0: test accuracy" in err) == (code == 2)  # said where it can be said; progress bars speak of it too
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])

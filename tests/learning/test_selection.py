@@ -92,7 +92,9 @@ def test_power_of_choice_prefers_devices_that_lag(digits, small_config):
 
 def test_who_drops_out_sends_nothing_and_gets_no_band(digits, small_config):
     config = small_config(
-        clients={"dropout": (0.0, 0.0, 0.5, 0.5, 1.0, 0.0)}, training={"rounds": 40, "eval_every": 40}
+        clients={"dropout": (0.0, 0.0, 0.5, 0.5, 1.0, 0.0)},
+        training={"rounds": 40, "eval_every": 40},
+        scheme={"name": "sp_fl_uniform"},  # whose allocation drops nobody
     )
     world = World.build(config, digits)
     shares = np.array([record.allocation.beta > 0 for record in train(world)])

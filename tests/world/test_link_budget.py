@@ -28,7 +28,7 @@ def test_the_budget_is_that_of_the_model_by_hand(world):
     np.testing.assert_allclose(budget.snr_db, 10 * np.log10(snr))
     rate = budget.single_bits / (budget.share_hz * budget.tau_s)
     np.testing.assert_allclose(budget.single, np.exp(-(2**rate - 1) / snr), rtol=1e-9)
-    assert budget.share_hz == channel.bandwidth_hz / 6
+    assert budget.share_hz == pytest.approx(channel.bandwidth_hz / 6)
     assert budget.tau_s == pytest.approx(channel.symbols_per_parameter * 6 * budget.parameters / channel.bandwidth_hz)
     assert np.median(budget.snr_db) == pytest.approx(6.0, abs=1.5)
     np.testing.assert_allclose(budget.joules, power * budget.tau_s)
