@@ -19,12 +19,13 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
-from spfl.config.schema import CodecConfig
+from spfl.config.schema import CodecConfig, Config, SchemeConfig
 from spfl.flower import protocol
 from spfl.flower.strategy import UPLOAD
 from spfl.models import FlatModel, build_model
 from spfl.packets.layout import Layout
 from spfl.schemes import SCHEMES
+from spfl.uplink.format import Format
 from spfl.uplink.upload import Origin, Upload, encode
 
 NETWORKS = {"digits, mlp": ("mlp", 1, 8), "CIFAR-10, small_cnn": ("small_cnn", 3, 32), "CIFAR-10, resnet18": ("resnet18", 3, 32)}  # fmt: skip # noqa: E501
@@ -51,7 +52,8 @@ def layout_of(network: str) -> Layout:
 
 def traffic(layout: Layout, devices: int, one_exchange: bool = False) -> Traffic:
     """Measured on messages of random content, since Flower stores equal chunks once."""
-    world: Any = SimpleNamespace(layout=layout, scheme=SCHEMES[SCHEME], config=SimpleNamespace(codec=CodecConfig()))
+    form = Format(SCHEMES[SCHEME], SchemeConfig(name=SCHEME), layout, CodecConfig(), 0)
+    world: Any = SimpleNamespace(layout=layout, scheme=form.scheme, format=form, config=Config())
     rng = np.random.default_rng(1)
     uploads = [_upload(world, rng.standard_normal(layout.size, np.float32), device) for device in range(devices)]
     weights = protocol.weights_record(rng.standard_normal(layout.size, np.float32))

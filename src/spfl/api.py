@@ -71,6 +71,8 @@ def run(
         partition: From (labels (n,), devices, rng) to one array of sample indices for each device.
         gains: From (round, rng) to mean power gains, linear, (device,).
         fades: From (round, cohort size, rng) to power fades of the sign and of the modulus packet, (cohort,) each.
+        local: What a device computes in a round, in place of its gradient (docs/algorithms.md).
+        server: The server's step, in place of the configured optimiser (docs/algorithms.md).
         out: Folder for the results, as `spfl run --out` writes it. Without it they last as long as the returned Run.
         existing: What to do with a folder that is not empty: `refuse`, `overwrite` or `resume`.
         data_dir: Folder of datasets, before SPFL_DATA_DIR.

@@ -161,7 +161,8 @@ def test_a_scheme_meets_the_same_numbers(name: str, device: str, digits: Dataset
         assert a.loss == pytest.approx(b.loss, rel=1e-5)
         before = a.server.weights
     lossy = any(a.outcome.sign.any() and not a.outcome.sign.all() for a in threads)
-    assert lossy or name in ("error_free", "sp_fl_no_power")  # the latter hears nobody here
+    # With one bandwidth each, or with equal outage at this link, all are received or none.
+    assert lossy or name in ("error_free", "sp_fl_no_power", "fedtoe")
 
 
 CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus"}}

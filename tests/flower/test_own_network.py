@@ -112,7 +112,7 @@ def test_a_line_a_round_and_a_file_for_prometheus(mine, small_config, caplog):
     lines = list({line for line in caplog.messages if line.startswith("round 2 of 2: test accuracy")})
     assert len(lines) == 1
     assert "of 6 sign packets received, 0 devices rejected" in lines[0]
-    assert len([line for line in caplog.messages if line.startswith("round 2: 3 devices, loss")]) == 2  # a node
+    assert len({line for line in caplog.messages if line.startswith("round 2: 3 devices, loss")}) == 2  # a node
     text = (mine / "spfl.prom").read_text()
     assert "spfl_round 2.0" in text
     assert "# HELP spfl_test_accuracy" in text
