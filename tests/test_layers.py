@@ -15,7 +15,7 @@ HOUSE = Path(spfl.__file__).parent
 ORDER = (
     "__main__", "cli", "report", "flower", "api", "studies", "udp", "testing", "runs", "training", "fleet", "world",
     "custom", "uplink", "schemes", "compensation", "models", "allocation", "data", "packets", "radio", "config",
-    "figures", "terminal", "native", "errors", "machine", "units", "rng", "arrays", "version",
+    "figures", "terminal", "native", "files", "errors", "machine", "units", "rng", "arrays", "version",
 )  # fmt: skip
 MOST_FILES = 16  # in one folder
 

@@ -24,6 +24,7 @@ from spfl.cli.verify import verify_command
 from spfl.config.files import load_config, to_toml
 from spfl.config.schema import Config
 from spfl.errors import ConfigError, RunFolderError
+from spfl.files import is_file
 from spfl.terminal import print_table
 from spfl.version import __version__
 
@@ -101,7 +102,7 @@ def run(
     check_resume(resume, out)
     if resume and out and config_path is None:
         config_path = out / "config.toml"
-        if not config_path.is_file():
+        if not is_file(config_path):
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
     config = _resolve(config_path, overrides, seed=seed, workers=workers, torch_device=device)
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
