@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import tempfile
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 
 from spfl.data.image_files import Source, decode
 from spfl.errors import ConfigError, DataError, did_you_mean
+from spfl.private_folder import private_folder, untrusted
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
@@ -267,8 +269,11 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _read_cache(cache: Path, name: str, key: str) -> Dataset | None:
-    """The cached dataset; None if there is none, the source has changed, or the file is damaged."""
+    """The cached dataset; None if there is none, the source has changed, the file is damaged, or others can write it."""
     try:
+        if fault := untrusted(cache.parent) or untrusted(cache):
+            warnings.warn(f"decoded images are not read from the cache: {fault}", stacklevel=3)
+            return None
         with safe_open(cache, framework="pt") as opened:
             meta = opened.metadata() or {}
             if meta.get("key") != key:
@@ -287,7 +292,7 @@ def _write_cache(cache: Path, dataset: Dataset, key: str) -> None:
     tensors = {name: getattr(dataset, name) for name in names}
     meta = {"key": key, "classes": str(dataset.classes), "crc32": _checksum(tensors)}
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(cache.parent)
         with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
             save_file(tensors, Path(folder) / cache.name, metadata=meta)
             os.replace(Path(folder) / cache.name, cache)

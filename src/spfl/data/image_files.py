@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
@@ -20,6 +21,18 @@ from spfl.errors import DataError
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 CHANNELS = {"L": 1, "RGB": 3}  # Pillow mode -> channels
+
+
+LARGEST_IMAGE = 2**24  # pixels of one image
+LARGEST_SHARE = 0.5  # of the memory of the machine, for the images of a file
+
+
+def check_bytes(file: Path, count: int) -> None:
+    """Raises DataError for images that would not fit, before memory is asked for."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**33
+    most = int(LARGEST_SHARE * pages)
+    if count > most:
+        raise DataError(f"{file}: its images have {count} bytes, must have at most {most}, half of the memory here")
 
 
 class Source(NamedTuple):
@@ -123,6 +136,7 @@ def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Te
         if found != form:
             raise DataError(f"{file}: row {row} is {_describe(found)}, the first image is {_describe(form)}")
         if images is None:
+            check_bytes(file, len(column) * pixels.nbytes)
             images = np.empty((len(column), *pixels.shape), np.uint8)
         images[row] = pixels
     if images is None or form is None:
@@ -139,7 +153,11 @@ def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Fo
     try:
         raw = cell["bytes"] if isinstance(cell, dict) else cell
         stream = BytesIO(raw) if raw else file.parent / cell["path"]
-        with Image.open(stream) as image:
+        with Image.open(stream) as image:  # the header alone
+            if image.width * image.height > LARGEST_IMAGE:
+                raise DataError(
+                    f"{file}: row {row} has {image.width}x{image.height} pixels, must have at most {LARGEST_IMAGE}"
+                )
             pixels, form = np.asarray(image), (image.mode, image.size)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: row {row} is not a readable image ({error})") from error
@@ -172,12 +190,15 @@ def _read_idx_split(images: Path, labels: Path, form: Form | None) -> tuple[list
 
 def _read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
     """A uint8 array: two zero bytes, the type (8), the number of axes, their lengths as big-endian uint32, the data."""
+    start = 4 * (1 + axes)
     try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            head = opened.read(start)
+            shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4")) if len(head) == start else ()
+            check_bytes(file, math.prod(shape))
+            raw = opened.read(math.prod(shape) + 1)  # no more than it says it has, and a byte that must not be there
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: unreadable ({error})") from error
-    start = 4 * (1 + axes)
-    shape = tuple(int(n) for n in np.frombuffer(raw[4:start], ">u4")) if len(raw) >= start else ()
-    if raw[:4] != bytes((0, 0, 8, axes)) or len(raw) != start + math.prod(shape):
+    if head[:4] != bytes((0, 0, 8, axes)) or not shape or len(raw) != math.prod(shape):
         raise DataError(f"{file}: is not an IDX file of {axes} axes of bytes, or is cut short")
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
+    return np.frombuffer(raw, np.uint8).reshape(shape).copy()
