@@ -269,7 +269,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _read_cache(cache: Path, name: str, key: str) -> Dataset | None:
-    """The cached dataset; None if there is none, the source has changed, the file is damaged, or others can write it."""
+    """The cached dataset; None if there is none, its source has changed, it is damaged, or others can write it."""
     try:
         if fault := untrusted(cache.parent) or untrusted(cache):
             warnings.warn(f"decoded images are not read from the cache: {fault}", stacklevel=3)
