@@ -13,6 +13,14 @@ NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # wha
 NO_THREAD = "can't start new thread"
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, of which a name in a foreign folder may be full, become escapes.
+
+    Line breaks and tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 class SpflError(Exception):
     """Base of all errors this package raises on purpose."""
 

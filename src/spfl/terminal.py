@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from spfl.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -28,7 +30,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         number = all(is_number(row[i]) for row in rows)
         table.add_column(Text(column), justify="right" if number else "left", no_wrap=number or i == 0)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(markup=False, highlight=False)
     show(console, table)
 

@@ -16,12 +16,13 @@ from spfl import training
 from spfl.config.files import load_config
 from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.runs import checkpoint
-from spfl.runs.checkpoint import checkpoint_files, load_checkpoint, save_checkpoint
+from spfl.runs.checkpoint import Checkpoint, checkpoint_files, read_checkpoints, save_checkpoint
 from spfl.runs.comparison import compare, parse_seeds
 from spfl.runs.experiment import read_json, run_experiment
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import dump_json
 from spfl.runs.metrics import COSTS, RoundLog, read_metrics, summarise
+from spfl.runs.past import file_digests, read_past
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_digest_ignores_wall_clock_and_costs_and_nothing_else(whole):
     lines = list(read_metrics(whole[0]))
     digest = summarise(lines)["digest"]
     assert summarise([line | {"seconds": {"total": 1.0}} for line in lines])["digest"] == digest
-    for key in set(lines[3]) - {"seconds", "solver", "round", *COSTS}:
+    for key in set(lines[3]) - {"seconds", "solver", "round", "past", *COSTS}:
         changed = [*lines[:3], lines[3] | {key: 0.125}, *lines[4:]]
         assert summarise(changed)["digest"] != digest
 
@@ -284,10 +285,10 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(digits, tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused_and_left_alone(digits, tmp_path, monkeypatch):
     with monkeypatch.context() as future:
-        future.setattr(checkpoint, "VERSION", "2")
+        future.setattr(checkpoint, "VERSION", "3")
         stopped_run(digits, tmp_path, at=5)
     before = snapshot(tmp_path)
-    with pytest.raises(RunFolderError, match="is of version 2, this spfl reads 1; left as it is"):
+    with pytest.raises(RunFolderError, match="is of version 3, this spfl reads 2; left as it is"):
         run_experiment(make_config(), digits, tmp_path, existing="resume")
     assert snapshot(tmp_path) == before
 
@@ -320,10 +321,15 @@ def test_killed_between_the_summary_and_the_clearing(whole, digits, tmp_path):
     )  # and no file of another
 
 
+def names_of_parts(folder):
+    return [path.name for path in folder.glob("allocation-*-*.parquet")]
+
+
 def test_resume_from_the_last_round_only_finishes(whole, digits, tmp_path):
     stopped_run(digits, tmp_path, at=12, every=1)
     (tmp_path / "summary.json").unlink(missing_ok=True)
-    save_checkpoint(tmp_path, list(training.run(make_config(), digits))[-1].server)
+    server, past = list(training.run(make_config(), digits))[-1].server, read_past(tmp_path)
+    save_checkpoint(tmp_path, Checkpoint(server, past.digests[12], file_digests(tmp_path, names_of_parts(tmp_path))))
     rounds = []
     run_experiment(make_config(), digits, tmp_path, existing="resume", progress=lambda m: rounds.append(m["round"]))
     assert rounds == []
@@ -334,8 +340,10 @@ def test_checkpoint_round_trip_is_exact(digits, tmp_path):
     config = make_config(scheme__compensation="last", scheme__error_feedback=True, training__rounds=2)
     server = list(training.run(config, digits))[-1].server
     assert server.memory
-    save_checkpoint(tmp_path, server)
-    again = load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, Checkpoint(server, "digest", {"part": "another"}))
+    (found,) = read_checkpoints(tmp_path)
+    assert (found.past, found.parts) == ("digest", {"part": "another"})
+    again = found.server
     assert again.round_ == 2
     np.testing.assert_array_equal(again.weights, server.weights)
     np.testing.assert_array_equal(again.velocity, server.velocity)
@@ -364,14 +372,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_at_most_two_checkpoints_are_kept(digits, tmp_path):
     stopped_run(digits, tmp_path, at=7, every=1)
-    assert [load_checkpoint(tmp_path).round_, len(checkpoint_files(tmp_path))] == [7, 2]
-
-
-def test_metrics_shorter_than_the_checkpoint_are_an_error(digits, tmp_path):
-    stopped_run(digits, tmp_path, at=5)
-    (tmp_path / "metrics.jsonl").write_bytes(b"")
-    with pytest.raises(RunFolderError, match="ends at round 0"):
-        run_experiment(make_config(), digits, tmp_path, existing="resume")
+    assert [found.server.round_ for found in read_checkpoints(tmp_path)] == [7, 6]
 
 
 def test_allocation_rows_are_written_in_bounded_groups(whole, digits, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from spfl.config.effects import told_idle
 from spfl.config.files import load_config, show_toml
 from spfl.config.schema import Config
 from spfl.errors import ConfigError, RunFolderError
+from spfl.files import is_file
 from spfl.terminal import print_table
 from spfl.version import __version__
 
@@ -112,7 +113,7 @@ def run(
     check_resume(resume, out)
     if resume and out and config_path is None:
         config_path = out / "config.toml"
-        if not config_path.is_file():
+        if not is_file(config_path):
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
     given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
     config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from spfl.cli.signals import exit_code, signals_as_interrupts
 from spfl.cli.streams import steady_streams
-from spfl.errors import SpflError, plain_errors
+from spfl.errors import SpflError, plain_errors, printable
 
 DEBUG = "SPFL_DEBUG"
 
@@ -50,14 +50,14 @@ def told() -> Iterator[None]:
 
 
 def _end(line: str, code: int) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
     raise typer.Exit(code) from None
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning in one line, wherever it comes from."""
     with suppress(OSError, UnicodeError):
-        print(f"warning: {message}", file=sys.stderr)
+        print(printable(f"warning: {message}"), file=sys.stderr)
 
 
 def run_app(app: typer.Typer) -> None:
@@ -79,7 +79,7 @@ def _words_come_last() -> Iterator[None]:
                 ended = stop
     except SpflError as error:
         with suppress(OSError, ValueError):
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
         ended = ended if ended is not None and ended.code else SystemExit(2)
     if ended is not None:
         raise ended

@@ -14,7 +14,9 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[dict[str, Any]], 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[note]}")
-    with Progress(*[TextColumn(c) if isinstance(c, str) else c for c in columns], console=Console(stderr=True)) as bars:
+    with Progress(
+        *[TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns], console=Console(stderr=True)
+    ) as bars:
 
         def add(title: str, rounds: int) -> Callable[[dict[str, Any]], None]:
             task = bars.add_task(title, total=rounds, note="")

@@ -15,6 +15,7 @@ import typer
 from spfl.cli.completion import complete_key
 from spfl.cli.options import DataDir, Out, a_path, check_resume, new_folder
 from spfl.cli.signals import resumable
+from spfl.errors import printable
 
 if TYPE_CHECKING:
     from spfl.studies.runner import Point
@@ -68,11 +69,11 @@ def sweep_command(
         rates = tuning.rates_text(tuning.tune(rows))
         with writing(folder):
             write_atomically(folder / tables.RATES, rates.encode())
-        print(rates, end="")
+        print(printable(rates), end="")
     elif as_json:
         print(dump_json({"folder": str(folder), "rows": rows}, indent=2))
     else:
-        print(tables.summary_text(rows))
+        print(printable(tables.summary_text(rows)))
         print(f"results: {folder / tables.TABLE}\nsummary: {folder / tables.SUMMARY}")
     _exit_if_failed(rows, folder)
 

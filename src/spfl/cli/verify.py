@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spfl.cli.options import DataDir, a_path
+from spfl.errors import printable
 
 
 def verify_command(
@@ -20,7 +21,7 @@ def verify_command(
     ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a line.")] = False,
 ) -> None:
-    """Run a folder's configuration again, and compare metrics, allocations, digest and weights; writes nothing.
+    """Run a folder's configuration again, and compare all that its files hold; writes nothing.
 
     Exit code 1 at the first difference, which is told with its round and field.
 
@@ -44,7 +45,7 @@ def verify_command(
     if as_json:
         print(dump_json(vars(verdict) | {"folder": str(folder), "same": verdict.difference is None}, indent=2))
     elif verdict.difference:
-        print(f"{folder} differs: {verdict.difference}")
+        print(printable(f"{folder} differs: {verdict.difference}"))
     else:
         how = "the same bits" if tolerance == 0 else f"equal within {tolerance:g}"
         print(f"{folder}: {verdict.rounds} rounds, {how}" + ("" if verdict.finished else "; the run is not finished"))

@@ -15,6 +15,7 @@ from scipy import stats
 
 from spfl.arrays import Floats
 from spfl.errors import RunFolderError
+from spfl.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
         drawn = BytesIO()
         figure.savefig(drawn, format=path.suffix[1:])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(drawn.getvalue())
+        replace_file(path, drawn.getvalue())
     except (OSError, ValueError) as error:
         raise RunFolderError(f"figure {path} cannot be written: {' '.join(str(error).split())}") from None
     return path

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any
 
 from spfl.config.files import dotted, to_toml
+from spfl.errors import RunFolderError
+from spfl.files import LARGEST_TEXT, is_file, read_file
 from spfl.report.parts import RESULTS_NOTE, Panel, Section, Table
-from spfl.runs.experiment import CONFIG, ENVIRONMENT, read_json
+from spfl.runs.experiment import ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
 from spfl.runs.metrics import told_silence
+from spfl.runs.past import CONFIG
 from spfl.runs.results import Group, Run, Value, check_report, differing, progress, read_groups
 from spfl.studies.tables import TABLE
 from spfl.version import __version__
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 REPORT = "report.html"
 SWEEP_FILE = "sweep.toml"
+FOREIGN_TAG = re.compile(r"<(?!/?(?:br|b|i|sub|sup|extra)>)")  # in plotly's texts a name could link out, or load
+PLAIN = re.compile(r"[0-9A-Za-z.+-]{1,80}")  # what a version or a commit looks like
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -28,14 +41,18 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Unfinished runs are reported as far as they have come. Raises RunFolderError where there is nothing to report.
     """
     groups = read_groups(folder) if folder.is_dir() else []
-    has_table = (folder / TABLE).is_file()
+    has_table = is_file(folder / TABLE)
     check_report(folder, groups, has_table)
     sections = _sweep(folder) if has_table else []
     sections += _run_sections(folder, groups, compared=not has_table) if groups else []
     sections.append(_reproduction(folder, groups))
     path = out or folder / REPORT
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, render(_title(folder, groups), _facts(groups), sections).encode(errors="backslashreplace"))
+    page = render(_title(folder, groups), _facts(groups), sections).encode(errors="backslashreplace")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page)
+    except OSError as error:
+        raise RunFolderError(f"report {path} cannot be written: {error.strerror}") from None
     return path
 
 
@@ -53,12 +70,24 @@ def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Sect
     from plotly.offline import get_plotlyjs
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = lambda figure: figure.to_json().replace(
-        "</", "<\\/"
-    )  # a scheme's name ends no script
+    environment.filters["figure"] = _as_json
     template = environment.from_string(files("spfl.report").joinpath("report.html").read_text(encoding="utf-8"))
     made = f"spfl {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return template.render(title=title, facts=facts, sections=sections, made=made, plotly=get_plotlyjs())
+    parts = {"title": title, "facts": facts, "sections": sections, "made": made, "plotly": get_plotlyjs()}
+    return template.render(parts, nonce=token_urlsafe(16))  # a script that a name brings along does not know it
+
+
+def _as_json(figure: go.Figure) -> str:
+    """A figure for the page: no text of it ends the script, and of plotly's HTML only line breaks and the like stay."""
+    return json.dumps(_without_links(json.loads(figure.to_json()))).replace("</", "<\\/")
+
+
+def _without_links(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_links(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_links(item) for item in value]
+    return FOREIGN_TAG.sub("&lt;", value) if isinstance(value, str) else value
 
 
 def _title(folder: Path, groups: Sequence[Group]) -> str:
@@ -244,12 +273,13 @@ def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
 
 
 def _reproduction(folder: Path, groups: Sequence[Group]) -> Section:
-    environment = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else {}
+    environment = read_json(folder / ENVIRONMENT) if is_file(folder / ENVIRONMENT) else {}
     if not environment and groups:
         environment = groups[0].runs[0].environment
     listings = [("Commands", "\n".join(_commands(folder, groups, environment)))]
-    if (folder / SWEEP_FILE).is_file():
-        listings.append((SWEEP_FILE, (folder / SWEEP_FILE).read_text(encoding="utf-8")))
+    if is_file(folder / SWEEP_FILE):
+        text = read_file(folder / SWEEP_FILE, LARGEST_TEXT).decode(errors="replace")
+        listings.append((SWEEP_FILE, text))
     facts = {key: value for key, value in dotted(environment).items() if value not in (None, "", [])}
     listings.append(("Environment", "\n".join(f"{key} = {value}" for key, value in facts.items())))
     digests = [[g.label, str(run.config.seed), run.summary["digest"]] for g in groups for run in g.runs]
@@ -264,18 +294,25 @@ REPRODUCTION_NOTE = (
 
 
 def _commands(folder: Path, groups: Sequence[Group], environment: Json) -> list[str]:
-    commit = environment.get("commit")
-    lines = [
-        f"# spfl {environment.get('versions', {}).get('spfl', __version__)}" + (f", commit {commit}" if commit else "")
-    ]
-    if (folder / SWEEP_FILE).is_file():
-        return [*lines, f"spfl sweep {folder / SWEEP_FILE} --out runs/again"]
+    """Lines for a shell. The folder may be of somebody else: what is no plain word in it is quoted, or left out."""
+    versions, commit = environment.get("versions"), _plain(environment.get("commit"))
+    version = _plain(versions.get("spfl")) if isinstance(versions, dict) else None
+    lines = [f"# spfl {version or __version__}" + (f", commit {commit}" if commit else "")]
+    if is_file(folder / SWEEP_FILE):
+        return [*lines, shlex.join(["spfl", "sweep", str(folder / SWEEP_FILE), "--out", "runs/again"])]
     if len(groups) == 1 and len(groups[0].runs) == 1:
-        return [*lines, f"spfl run {groups[0].runs[0].folder / CONFIG} --out runs/again"]
-    seeds = ",".join(str(seed) for seed in sorted({run.config.seed for group in groups for run in group.runs}))
-    schemes = ",".join(dict.fromkeys(group.scheme for group in groups))
-    if (folder / CONFIG).is_file():
-        return [*lines, f"spfl compare {folder / CONFIG} --schemes {schemes} --seeds {seeds} --out runs/again"]
-    return lines + [
-        f"spfl run {run.folder / CONFIG} --out runs/{run.folder.name}" for group in groups for run in group.runs
-    ]
+        return [*lines, _run_again(groups[0].runs[0].folder, "again")]
+    if is_file(folder / CONFIG):
+        seeds = ",".join(str(seed) for seed in sorted({run.config.seed for group in groups for run in group.runs}))
+        schemes = ",".join(dict.fromkeys(group.scheme for group in groups))
+        options = ["--schemes", schemes, "--seeds", seeds, "--out", "runs/again"]
+        return [*lines, shlex.join(["spfl", "compare", str(folder / CONFIG), *options])]
+    return lines + [_run_again(run.folder, run.folder.name) for group in groups for run in group.runs]
+
+
+def _run_again(folder: Path, name: str) -> str:
+    return shlex.join(["spfl", "run", str(folder / CONFIG), "--out", f"runs/{name}"])
+
+
+def _plain(value: object) -> str | None:
+    return value if isinstance(value, str) and PLAIN.fullmatch(value) else None

@@ -13,7 +13,7 @@ from spfl.errors import ConfigError
 from spfl.figures.curves import accuracy_figure
 from spfl.figures.style import save_figure
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
-from spfl.runs.folders import locked, write_atomically, writing
+from spfl.runs.folders import below, check_ours, locked, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.results import read_curves
 from spfl.world.world import World
@@ -78,13 +78,14 @@ def compare(
         with writing(folder):
             write_atomically(folder / TABLE_JSON, dump_json(rows, indent=2).encode() + b"\n")
             write_atomically(folder / TABLE_MD, markdown(rows).encode())
+            check_ours(folder)
             save_figure(accuracy_figure(read_curves(run_folder(folder, v) for v in runs), title), folder / FIGURE)
     return rows
 
 
 def run_folder(folder: Path, config: Config) -> Path:
-    """Where the run of one scheme and seed lies in the folder of a comparison."""
-    return folder / f"{config.scheme.name}-{config.seed}"
+    """Where the run of one scheme and seed lies in the folder of a comparison. RunFolderError where that is a link."""
+    return below(folder, f"{config.scheme.name}-{config.seed}")
 
 
 def _variant(config: Config, scheme: str, seed: int) -> Config:

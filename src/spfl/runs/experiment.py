@@ -7,7 +7,8 @@ A run folder holds
     metrics.jsonl         one JSON object a round; wall-clock is under `seconds` and nowhere else
     allocation.parquet    one row a round and device of the cohort
     weights.safetensors   the final weights, by tensor name
-    summary.json          accuracies, totals and the digest of the metrics; written last, so it marks a finished run
+    summary.json          accuracies, totals, the digest of the metrics, and under `files` the SHA-256 of every file
+                          above; written last, so it marks a finished run
 and, until it is finished, checkpoint-*.safetensors, allocation-*-*.parquet, and .lock while a process writes to it.
 """
 
@@ -15,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,14 +31,14 @@ from spfl.config.schema import NO_EFFECT, Config
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, RunFolderError, plain_errors
-from spfl.runs.checkpoint import PATTERN, load_checkpoint, save_checkpoint
+from spfl.files import LARGEST_TEXT, check_file, is_file, read_file
+from spfl.runs.checkpoint import PATTERN, Checkpoint, read_checkpoints, save_checkpoint
 from spfl.runs.environment import describe_environment, fingerprint
-from spfl.runs.folders import LOCK, locked, write_atomically, writing
+from spfl.runs.folders import LOCK, locked, remove, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import (
     ALLOCATION,
     DEVICES,
-    METRICS,
     PARTS,
     RoundLog,
     join_parts,
@@ -45,6 +46,7 @@ from spfl.runs.metrics import (
     summarise,
     write_devices,
 )
+from spfl.runs.past import CONFIG, METRICS, Past, changed_file, changed_since_the_end, file_digests, read_past
 from spfl.training import RoundRecord
 from spfl.world.state import ServerState
 from spfl.world.torch_device import device_name
@@ -53,9 +55,10 @@ from spfl.world.world import World
 Existing = Literal["refuse", "overwrite", "resume"]
 Rounds = Callable[[Config, Dataset, ServerState | None], Iterator[RoundRecord]]
 
-CONFIG, ENVIRONMENT, WEIGHTS, SUMMARY = "config.toml", "environment.json", "weights.safetensors", "summary.json"
+ENVIRONMENT, WEIGHTS, SUMMARY = "environment.json", "weights.safetensors", "summary.json"
 TEMPORARY_FILES = (PATTERN, PARTS)
-FILES = (CONFIG, ENVIRONMENT, DEVICES, METRICS, ALLOCATION, WEIGHTS, SUMMARY, *TEMPORARY_FILES)
+RESULT_FILES = (CONFIG, ENVIRONMENT, DEVICES, METRICS, ALLOCATION, WEIGHTS)
+FILES = (*RESULT_FILES, SUMMARY, *TEMPORARY_FILES)
 
 
 def run_experiment(
@@ -82,28 +85,30 @@ def run_experiment(
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every must be >= 1, got {checkpoint_every}")
     check_free(folder, existing)
-    if existing == "resume" and (folder / SUMMARY).exists():
+    if existing == "resume" and is_file(folder / SUMMARY) and not os.access(folder, os.W_OK):  # a read-only archive
         claim(folder, config, dataset, existing, custom)
         return _replay(folder, progress)
     with locked(folder):
-        server = claim(folder, config, dataset, existing, custom)
-        if existing == "resume" and (folder / SUMMARY).exists():  # finished by another process in the meantime
+        start = claim(folder, config, dataset, existing, custom)
+        if existing == "resume" and is_file(folder / SUMMARY):
+            _clear(folder)  # what a kill just before the end may have left
             return _replay(folder, progress)
-        return _run(config, dataset, custom, folder, server, rounds, checkpoint_every, progress)
+        return _run(config, dataset, custom, folder, start, rounds, checkpoint_every, progress)
 
 
 def _replay(folder: Path, progress: Callable[[Json], None]) -> Json:
-    """A finished run: tell its rounds again, and clear away what a kill just before the end may have left."""
+    """A finished run: tell its rounds again."""
+    summary = read_json(folder / SUMMARY)
+    if fault := changed_since_the_end(folder, summary):
+        raise RunFolderError(f"cannot resume {folder}: {fault}; run it anew with --overwrite")
     for values in read_metrics(folder):
         progress(values)
-    with suppress(OSError):  # of an archive that is read-only
-        _clear(folder)
-    return read_json(folder / SUMMARY)
+    return summary
 
 
 def _clear(folder: Path) -> None:
     for path in own_files(folder, TEMPORARY_FILES):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _run(
@@ -111,12 +116,12 @@ def _run(
     dataset: Dataset,
     custom: Custom,
     folder: Path,
-    server: ServerState | None,
+    start: Checkpoint | None,
     rounds: Rounds | None,
     checkpoint_every: int,
     progress: Callable[[Json], None],
 ) -> Json:
-    began = time.perf_counter()
+    began, server = time.perf_counter(), start.server if start else None
     world = World.build(config, dataset, custom)
     records = rounds(config, dataset, server) if rounds else training.train(world, server)
     first = next(records, None)
@@ -125,14 +130,14 @@ def _run(
         if server is None:
             begin(folder, config, dataset, custom)
             write_devices(folder, world)
-        log = RoundLog(folder, server.round_ if server else 0)
+        log = RoundLog(folder, start)
     try:
         for record in _timed(first, records):
             with writing(folder):
                 values = log.add(record)
                 server = record.server
                 if server.round_ % checkpoint_every == 0:
-                    _checkpoint(folder, log, server)
+                    save_checkpoint(folder, log.checkpoint(server))
             progress(values)
         if server:
             with writing(folder):
@@ -140,7 +145,7 @@ def _run(
     except KeyboardInterrupt:
         if server:
             with writing(folder):
-                _checkpoint(folder, log, server)
+                save_checkpoint(folder, log.checkpoint(server))
         raise
     finally:
         log.close()
@@ -159,11 +164,6 @@ def _timed(first: RoundRecord | None, rest: Iterator[RoundRecord]) -> Iterator[R
         total = time.perf_counter() - began
 
 
-def _checkpoint(folder: Path, log: RoundLog, server: ServerState) -> None:
-    log.flush(server.round_)
-    save_checkpoint(folder, server)
-
-
 def _finish(folder: Path, world: World, server: ServerState | None, setup_s: float) -> Json:
     if server is None:  # cannot be: training.rounds >= 1
         raise RunFolderError(f"no round was run in {folder}")
@@ -176,6 +176,7 @@ def _finish(folder: Path, world: World, server: ServerState | None, setup_s: flo
     write_atomically(folder / WEIGHTS, save(tensors))
     summary: Json = {"scheme": config.scheme.name, "seed": config.seed} | summarise(read_metrics(folder))
     summary["seconds"]["setup"] = setup_s
+    summary["files"] = file_digests(folder, RESULT_FILES)
     write_atomically(folder / SUMMARY, dump_json(summary, indent=2).encode() + b"\n")
     _clear(folder)
     return summary
@@ -186,16 +187,41 @@ def _finish(folder: Path, world: World, server: ServerState | None, setup_s: flo
 
 def claim(
     folder: Path, config: Config, dataset: Dataset, existing: Existing, custom: Custom = AS_CONFIGURED
-) -> ServerState | None:
-    """Decide what may happen in a folder, without writing; returns the state to resume from, None for the beginning.
+) -> Checkpoint | None:
+    """Decide what may happen in a folder, without writing; returns what to resume from, None for the beginning.
 
     Raises RunFolderError when the folder is taken, is not a run's, or holds a run that this one cannot continue.
     """
     check_free(folder, existing)
-    if existing != "resume" or not _is_run(folder) or not (folder / CONFIG).exists():
+    if existing != "resume" or not _is_run(folder) or not is_file(folder / CONFIG):
         return None
     _check_same(folder, config, dataset, custom)
-    return None if (folder / SUMMARY).exists() else load_checkpoint(folder)
+    return None if is_file(folder / SUMMARY) else _newest_whole(folder)
+
+
+def _newest_whole(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that the rest of the folder agrees with; warns of what is wrong with the newer ones."""
+    checkpoints, faults = read_checkpoints(folder), list[str]()
+    past = read_past(folder)
+    for checkpoint in checkpoints:
+        if (fault := _disagreement(folder, past, checkpoint)) is None:
+            break
+        faults.append(fault)
+    else:
+        checkpoint = None
+    if faults:
+        place = f"round {checkpoint.server.round_}" if checkpoint else "the beginning"
+        warnings.warn(f"{folder}: {'; '.join(dict.fromkeys(faults))}; going back to {place}", stacklevel=4)
+    return checkpoint
+
+
+def _disagreement(folder: Path, past: Past, checkpoint: Checkpoint) -> str | None:
+    round_ = checkpoint.server.round_
+    if past.rounds < round_:
+        return past.fault or f"{METRICS} ends at round {past.rounds}, the checkpoint is of round {round_}"
+    if checkpoint.past != past.digests[round_]:
+        return f"{METRICS} or {CONFIG} is not that of the checkpoint of round {round_}"
+    return changed_file(folder, checkpoint.parts)
 
 
 @plain_errors()
@@ -214,7 +240,7 @@ def check_free(folder: Path, existing: Existing, names: tuple[str, ...] = FILES)
 def own_files(folder: Path, patterns: tuple[str, ...] = FILES) -> list[Path]:
     """The files in a folder that a run may replace or remove."""
     every = [*patterns, *(f"{pattern}.tmp" for pattern in patterns)]
-    return [path for pattern in every for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return [check_file(path) for pattern in every for path in sorted(folder.glob(pattern)) if not path.is_dir()]
 
 
 def _is_run(folder: Path) -> bool:
@@ -226,7 +252,7 @@ def _is_run(folder: Path) -> bool:
 
 def read_config(folder: Path) -> Config:
     """The configuration of a run. Raises RunFolderError for a folder that is no run's."""
-    if not (folder / CONFIG).is_file():
+    if not is_file(folder / CONFIG):
         raise RunFolderError(f"{folder} is not a run folder: it holds no {CONFIG}")
     return load_config(folder / CONFIG)
 
@@ -234,7 +260,7 @@ def read_config(folder: Path) -> Config:
 def read_json(path: Path) -> Json:
     """A JSON object. Raises RunFolderError when the file is missing or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_file(path, LARGEST_TEXT))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(value, dict):
@@ -245,7 +271,7 @@ def read_json(path: Path) -> Json:
 def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> None:
     """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's."""
     for path in own_files(folder):
-        path.unlink()
+        remove(path)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_toml(config).encode()
     environment = describe_environment() | {
@@ -268,7 +294,7 @@ def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) 
         if old[key] != new[key]:
             raise RunFolderError(f"cannot resume {folder}: its {key} is {old[key]!r}, got {new[key]!r}")
     then, now = read_json(folder / ENVIRONMENT), describe_environment() | {"dataset": fingerprint(dataset)}
-    if then.get("config_sha256") not in (None, _sha256((folder / CONFIG).read_bytes())):
+    if then.get("config_sha256") not in (None, _sha256(read_file(folder / CONFIG))):
         raise RunFolderError(f"cannot resume {folder}: its {CONFIG} was altered after the run began")
     if then.get("dataset") != now["dataset"]:
         raise RunFolderError(f"cannot resume {folder}: its data are {then.get('dataset')}, got {now['dataset']}")

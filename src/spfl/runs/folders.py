@@ -7,9 +7,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from spfl.errors import RunFolderError
+from spfl.files import FOLDER, HANDLES, check_folder, open_file, open_in_place, replace_file, replacing
 
 try:
     import fcntl
@@ -19,7 +22,22 @@ except ImportError:  # no such locks on Windows: there, folders are not guarded
 LOCK = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # file systems without locks: not guarded
 PATIENCE_S = 2.0  # processes of a sweep that was killed end within a second
-_held: set[int] = set()
+
+
+@dataclass(frozen=True)
+class _Lock:
+    """The lock file, and a handle of the folder itself: its inode cannot be given to another while it is open."""
+
+    file: int
+    folder: int | None
+
+    def close(self) -> None:
+        os.close(self.file)
+        if self.folder is not None:
+            os.close(self.folder)
+
+
+_held: dict[str, _Lock] = {}  # by absolute path
 
 
 @contextmanager
@@ -28,34 +46,34 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock is `flock` on FOLDER/.lock: the kernel releases it when the process ends, however it ends, so a file left
     by a dead process locks nothing. Raises RunFolderError when another process holds it, or when the folder cannot
-    be made or written to.
+    be made or written to. As long as it is held, every write is preceded by a look whether the folder is still ours.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    name = os.path.abspath(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = _acquire(folder)
+        lock = _held[name] = _acquire(folder)
     try:
         yield
     finally:
-        _held.discard(file)
-        with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
-        os.close(file)
+        with suppress(OSError, RunFolderError):
+            remove(folder / LOCK)
+        _held.pop(name, None)
+        lock.close()
         with suppress(OSError):  # not empty: something was written
             for path in made:
                 path.rmdir()
 
 
-def _acquire(folder: Path) -> int:
+def _acquire(folder: Path) -> _Lock:
     give_up = time.monotonic() + PATIENCE_S
     while True:
-        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        file = open_in_place(folder / LOCK, os.O_RDWR)
         if _flock(file) and _is_current(file, folder / LOCK):
-            _held.add(file)
             with suppress(OSError):  # no room: whoever is refused is not told by whom
                 os.truncate(file, 0)
                 os.write(file, str(os.getpid()).encode())
-            return file
+            return _Lock(file, os.open(folder, os.O_RDONLY | FOLDER) if HANDLES else None)
         holder = os.pread(file, 20, 0).decode(errors="replace")
         os.close(file)
         if time.monotonic() > give_up:
@@ -64,10 +82,32 @@ def _acquire(folder: Path) -> int:
         time.sleep(0.05)
 
 
+def check_ours(folder: Path) -> int | None:
+    """The handle of a folder that this process holds; None for one that it does not.
+
+    Raises RunFolderError when the name now belongs to another folder, or the lock to another process: somebody removed
+    the folder, and maybe began a run of his own there.
+    """
+    lock = _held.get(os.path.abspath(folder))
+    if lock is None:
+        return None
+    same = _is_current(lock.file, folder / LOCK) and (lock.folder is None or _is_current(lock.folder, folder))
+    if not same:
+        raise RunFolderError(f"output folder {folder} was removed or replaced while this run wrote to it; stopped")
+    return lock.folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, of a folder that is ours still. Raises RunFolderError as `check_ours`, OSError."""
+    folder = check_ours(path.parent)
+    with suppress(FileNotFoundError):
+        os.unlink(path if folder is None else path.name, dir_fd=folder)
+
+
 def in_use(folder: Path) -> bool:
     """Whether a process holds the folder just now; where folders are not guarded, never."""
     try:
-        file = os.open(folder / LOCK, os.O_RDONLY)
+        file = open_file(folder / LOCK)
     except OSError:
         return False
     try:
@@ -95,17 +135,17 @@ def _flock(file: int) -> bool:
 
 
 def _is_current(file: int, path: Path) -> bool:
-    """Whether the locked file is still the one of that name: its last holder may have removed it in between."""
+    """Whether what is open is still what has that name: somebody may have removed or replaced it in between."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
 def _forget() -> None:
     """In a forked process: an open copy of the file would keep the lock after the death of its parent."""
-    for file in _held:
-        os.close(file)
+    for lock in _held.values():
+        lock.close()
     _held.clear()
 
 
@@ -129,9 +169,10 @@ def writing(folder: Path) -> Iterator[None]:
 def appender(path: Path) -> Iterator[Callable[[bytes], None]]:
     """Yields what appends bytes to a file and brings them to the disk. Raises RunFolderError as `writing` does."""
     with writing(path.parent):
-        file = path.open("ab")
+        file = os.fdopen(open_in_place(path, os.O_WRONLY | os.O_APPEND), "ab")
 
     def append(content: bytes) -> None:
+        check_ours(path.parent)
         with writing(path.parent):
             file.write(content)
             file.flush()
@@ -145,26 +186,20 @@ def appender(path: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    """Replace a file whole, as `files.replace_file`, in a folder that is ours still: see `check_ours`."""
+    replace_file(path, content, check_ours(path.parent))
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring the renaming itself to the disk, where folders can be opened."""
-    with suppress(OSError):
-        file = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+@contextmanager
+def replacing_ours(path: Path) -> Iterator[BinaryIO]:
+    """The same for a file that is written in pieces; yields what to write to."""
+    with replacing(path, check_ours(path.parent)) as file:
+        yield file
+        check_ours(path.parent)
+
+
+def below(folder: Path, *names: str) -> Path:
+    """The path of a folder below one: raises RunFolderError where a link lies on the way to it."""
+    for name in names:
+        folder = check_folder(folder / name)
+    return folder

@@ -9,12 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spfl.config.files import load_config
-from spfl.errors import RunFolderError
-from spfl.runs.experiment import CONFIG, SUMMARY
-from spfl.runs.folders import in_use
+from spfl.errors import RunFolderError, printable
+from spfl.files import is_file
+from spfl.runs.experiment import SUMMARY, read_config
+from spfl.runs.folders import below, in_use
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import METRICS, read_metrics
+from spfl.runs.metrics import read_metrics
+from spfl.runs.past import METRICS
 from spfl.terminal import show
 
 if TYPE_CHECKING:
@@ -61,16 +62,17 @@ def read_progress(folder: Path) -> list[Progress]:
 
     Raises RunFolderError when there is none.
     """
-    places = [folder] if (folder / METRICS).is_file() else [path.parent for path in folder.glob(f"**/{METRICS}")]
+    places = [folder] if is_file(folder / METRICS) else [path.parent for path in folder.glob(f"**/{METRICS}")]
     if not places:
         raise RunFolderError(f"{folder} holds no run that has begun")
-    return [_progress(path, folder) for path in sorted(places, key=lambda path: (path / METRICS).stat().st_mtime)]
+    places = [path if path == folder else below(folder, *path.relative_to(folder).parts) for path in places]
+    return [_progress(path, folder) for path in sorted(places, key=lambda path: (path / METRICS).lstat().st_mtime)]
 
 
 def _progress(path: Path, root: Path) -> Progress:
-    state = "finished" if (path / SUMMARY).is_file() else "running" if in_use(path) else "stopped"
+    state = "finished" if is_file(path / SUMMARY) else "running" if in_use(path) else "stopped"
     name = path.name if path == root else str(path.relative_to(root))
-    return Progress(name, load_config(path / CONFIG).training.rounds, list(read_metrics(path)), state)
+    return Progress(name, read_config(path).training.rounds, list(read_metrics(path)), state)
 
 
 def sparkline(values: Sequence[float], width: int = SPARKS) -> str:
@@ -102,7 +104,7 @@ def _cells(progress: Progress) -> list[str]:
     received = [sum(values[key] for values in recent) / len(recent) for key in ("signs_received", "moduli_received")]
     loss = recent[-1]["loss"]
     return [
-        progress.name,
+        printable(progress.name),
         progress.state,
         f"{progress.done}/{progress.total}",
         f"{100 * accuracy[-1]:.1f}" if accuracy else "-",

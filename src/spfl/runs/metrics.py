@@ -10,24 +10,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
+from spfl.files import open_file, open_in_place, stream
 from spfl.rng import SETUP_ROUND
-from spfl.runs.folders import write_atomically
+from spfl.runs.checkpoint import Checkpoint
+from spfl.runs.folders import check_ours, remove, replacing_ours, write_atomically
 from spfl.runs.jsons import Json, dump_json
+from spfl.runs.past import METRICS, PAST, begin_past, file_digest
 from spfl.training import RoundRecord
 from spfl.world.world import World
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from spfl.world.state import ServerState
+
 COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
 MOST_ROWS = 10_000
-METRICS, ALLOCATION, DEVICES = "metrics.jsonl", "allocation.parquet", "devices.parquet"
+ALLOCATION, DEVICES = "allocation.parquet", "devices.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
-NOT_DIGESTED = ("seconds", "solver", *COSTS)  # also wall-clock, and what the solver says of itself
+NOT_DIGESTED = ("seconds", "solver", PAST, *COSTS)  # also wall-clock, and what the solver says of itself
 GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
 
 
@@ -68,35 +76,43 @@ def allocation_rows(record: RoundRecord) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns | {"sign": outcome.sign, "modulus": outcome.modulus})
 
 
-def _cut(folder: Path, after: int) -> None:
-    path = folder / METRICS
-    with path.open("a+b") as file:
-        file.seek(0)
-        lines = [len(line) for _, line in zip(range(after), file, strict=False)]
-        if len(lines) < after:
+def _cut(folder: Path, start: Checkpoint | None) -> _Hash:
+    """Remove every round after a checkpoint, and parts that it does not know; returns the digest of what stays."""
+    path, digest = folder / METRICS, begin_past(folder)
+    after = start.server.round_ if start else 0
+    with os.fdopen(open_in_place(path, os.O_RDWR), "r+b") as file:
+        lines = [line for _, line in zip(range(after), file, strict=False)]
+        if len(lines) < after:  # cannot be: the past was checked
             raise RunFolderError(f"{path} ends at round {len(lines)}, its checkpoint is of round {after}")
-        file.truncate(sum(lines))
+        file.truncate(sum(map(len, lines)))
     for part in folder.glob(PARTS):
-        if int(part.stem.split("-")[2]) > after:
-            part.unlink()
+        if start is None or part.name not in start.parts:
+            remove(part)
+    for line in lines:
+        digest.update(line)
+    return digest
 
 
 class RoundLog:
-    """Appends to the files of a run folder, after cutting away every round later than `after`.
+    """Appends to the files of a run folder, after cutting away every round later than that of a checkpoint.
 
-    Raises RunFolderError when the metrics do not reach that round.
+    None is before the first round. Raises RunFolderError when the metrics do not reach the checkpoint's round.
     """
 
-    def __init__(self, folder: Path, after: int) -> None:
+    def __init__(self, folder: Path, start: Checkpoint | None) -> None:
         self._folder, self._pending = folder, list[tuple[int, pa.RecordBatch]]()
-        _cut(folder, after)
-        self._metrics = (folder / METRICS).open("ab")
+        self._past = _cut(folder, start)
+        self._parts = dict(start.parts) if start else {}
+        self._metrics = os.fdopen(open_in_place(folder / METRICS, os.O_WRONLY | os.O_APPEND), "ab")
 
     def add(self, record: RoundRecord) -> Json:
         """Write a round's metrics, keep its allocation for the next part; returns the metrics."""
         values = metrics(record)
-        self._metrics.write(dump_json(values).encode() + b"\n")
+        line = dump_json(values | {PAST: self._past.hexdigest()}).encode() + b"\n"
+        check_ours(self._folder)
+        self._metrics.write(line)
         self._metrics.flush()
+        self._past.update(line)
         self._pending.append((record.round_, allocation_rows(record)))
         if sum(len(rows) for _, rows in self._pending) >= GROUP_ROWS:
             self.flush(record.round_)
@@ -109,7 +125,13 @@ class RoundLog:
         if ready:
             path = self._folder / f"allocation-{ready[0][0]:08d}-{ready[-1][0]:08d}.parquet"
             write_table(path, pa.Table.from_batches([rows for _, rows in ready]))
+            self._parts[path.name] = file_digest(path)
         self._pending = [(round_, rows) for round_, rows in self._pending if round_ > until]
+
+    def checkpoint(self, server: ServerState) -> Checkpoint:
+        """The state after the last round that was added, with the digests of what precedes it; flushes."""
+        self.flush(server.round_)
+        return Checkpoint(server, self._past.hexdigest(), dict(self._parts))
 
     def close(self) -> None:
         """Let go of the files. On a full disk, what the last line could not get out is lost; a resume cuts it away."""
@@ -125,23 +147,17 @@ def write_table(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file of a run folder, or some columns of it. Raises OSError and pa.ArrowException."""
-    with path.open("rb") as file:
-        return pq.read_table(file, columns=columns)
+    """A parquet file of a run folder, or some columns of it. Raises as `open_file`, and pa.ArrowException."""
+    return pq.read_table(stream(path), columns=columns)
 
 
 def join_parts(folder: Path) -> None:
     """Make allocation.parquet of the parts, in row groups of bounded size."""
     parts = sorted(folder.glob(PARTS))
-    temporary = folder / f"{ALLOCATION}.tmp"
     schema = read_table(parts[0]).schema
-    with temporary.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for group in _grouped(map(read_table, parts)):
-                writer.write_table(group)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / ALLOCATION)
+    with replacing_ours(folder / ALLOCATION) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for group in _grouped(map(read_table, parts)):
+            writer.write_table(group)
 
 
 def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -156,16 +172,23 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_devices(folder: Path, world: World) -> None:
+    """Write `devices_table`, if there is one."""
+    table = devices_table(world)
+    if table is not None:
+        write_table(folder / DEVICES, table)
+
+
+def devices_table(world: World) -> pa.Table | None:
     """One row a device of the cell: what it is, before any round. Cells that are dropped anew: as before the first.
 
-    `classes` counts its samples of each class. A population of more than MOST_ROWS devices is not written.
+    `classes` counts its samples of each class. A population of more than MOST_ROWS devices has none.
     """
     if len(world.parts) > MOST_ROWS:
-        return
+        return None
     cell, labels = world.radio.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
     own = world.config.data.source == "node"  # then nobody tells the classes of his samples
     classes = [None if own else np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]
-    table = pa.table(
+    return pa.table(
         {
             "device": np.arange(len(world.parts), dtype=np.int32),
             "distance_m": cell.distance_m,
@@ -174,7 +197,6 @@ def write_devices(folder: Path, world: World) -> None:
             "classes": pa.array([None if c is None else c.tolist() for c in classes], pa.list_(pa.int64())),
         }
     )
-    write_table(folder / DEVICES, table)
 
 
 def read_metrics(folder: Path) -> Iterator[Json]:
@@ -184,7 +206,7 @@ def read_metrics(folder: Path) -> Iterator[Json]:
     """
     path = folder / METRICS
     try:
-        with path.open(encoding="utf-8") as file:
+        with os.fdopen(open_file(path), encoding="utf-8") as file:
             for line in file:
                 if line.endswith("\n"):
                     yield json.loads(line)

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from spfl.arrays import Floats
 from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
 from spfl.errors import RunFolderError
 from spfl.figures.curves import Curve, Importance, Progress
-from spfl.machine import native
+from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
+from spfl.runs.folders import below
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import ALLOCATION, DEVICES, METRICS, PARTS, read_metrics, read_table, summarise
+from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, read_table, summarise
+from spfl.runs.past import METRICS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -76,10 +78,7 @@ class Run:
     def weights(self) -> dict[str, NDArray[Any]] | None:
         """Final weights by tensor name; None for a run that is not finished."""
         path = self.folder / WEIGHTS
-        if not path.is_file():
-            return None
-        with native(path) as name:
-            return load_file(name)
+        return load(read_file(path)) if is_file(path) else None
 
     def plot(self) -> go.Figure:
         """Test accuracy against rounds, payload or time: an interactive plotly figure."""
@@ -87,7 +86,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / SUMMARY).is_file()
+        return is_file(self.folder / SUMMARY)
 
     @cached_property
     def summary(self) -> Json:
@@ -97,18 +96,18 @@ class Run:
     @cached_property
     def environment(self) -> Json:
         """Versions, machine, commit, data; empty for a folder that has lost it."""
-        return read_json(self.folder / ENVIRONMENT) if (self.folder / ENVIRONMENT).is_file() else {}
+        return read_json(self.folder / ENVIRONMENT) if is_file(self.folder / ENVIRONMENT) else {}
 
     @cached_property
     def devices(self) -> dict[str, Any] | None:
         """Columns of devices.parquet, (device,) each; None for a run of a version that wrote none."""
         path = self.folder / DEVICES
-        return _columns(read_table(path)) if path.is_file() else None
+        return _columns(read_table(path)) if is_file(path) else None
 
     @cached_property
     def allocation(self) -> dict[str, Any] | None:
         """Columns of the allocation table, a row a round and device; None before the first checkpoint."""
-        paths = [path] if (path := self.folder / ALLOCATION).is_file() else sorted(self.folder.glob(PARTS))
+        paths = [path] if is_file(path := self.folder / ALLOCATION) else sorted(self.folder.glob(PARTS))
         return _columns(pa.concat_tables([read_table(path) for path in paths])) if paths else None
 
     def by_device(self, *names: str) -> dict[str, Floats]:
@@ -159,8 +158,9 @@ def read_groups(folder: Path) -> list[Group]:
 
     Raises RunFolderError when there is none that has finished a round.
     """
-    folders = [folder] if (folder / METRICS).is_file() else sorted(p.parent for p in folder.glob(f"*/{METRICS}"))
-    folders = folders or sorted(p.parent for p in folder.glob(f"runs/*/{METRICS}"))
+    folders = [folder] if is_file(folder / METRICS) else sorted(p.parent for p in folder.glob(f"*/{METRICS}"))
+    folders = folders or sorted(p.parent for p in below(folder, "runs").glob(f"*/{METRICS}"))
+    folders = folders if folders == [folder] else [check_folder(path) for path in folders]
     groups = [Group(label, runs) for label, members in group_runs(folders).items() if (runs := _read_runs(members))]
     return sorted(groups, key=lambda group: group.mean(lambda summary: summary["accuracy_last"]) or 0.0, reverse=True)
 

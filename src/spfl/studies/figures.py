@@ -20,7 +20,7 @@ from spfl.figures.style import (
     finish_accuracy_axes,
     save_figure,
 )
-from spfl.runs.folders import write_atomically
+from spfl.runs.folders import below, write_atomically
 from spfl.runs.jsons import Json, dump_json
 from spfl.studies.statistics import (
     ENOUGH_SEEDS,
@@ -60,7 +60,7 @@ def make_figures(
     """
     study = read_study(folder)
     chosen = choose_reference(study, reference)
-    out = out or folder / "figures"
+    out = out or below(folder, "figures")
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in _figures(study, chosen):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,12 +34,13 @@ from spfl.config.files import assign, dotted, load_config, parse_override, read_
 from spfl.config.schema import NO_EFFECT, Config, build_config
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.errors import ConfigError, RunFolderError, did_you_mean
+from spfl.files import is_file, open_in_place, read_file
 from spfl.fleet.workers import Failure, map_processes
 from spfl.machine import cores
 from spfl.plugins import own_scheme
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, flatten, read_json, run_experiment
-from spfl.runs.folders import LOCK, appender, locked, write_atomically, writing
+from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import metrics, read_metrics, summarise
 from spfl.schemes import SCHEMES, resolve
@@ -158,8 +160,9 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
     if runs is None:
         rounds = [metrics(record) for record in training.run(point.config, dataset)]
     else:
-        run_experiment(point.config, dataset, runs / point.key, existing="resume")
-        rounds = list(read_metrics(runs / point.key))
+        folder = below(runs, point.key)
+        run_experiment(point.config, dataset, folder, existing="resume")
+        rounds = list(read_metrics(folder))
     wall_s = time.perf_counter() - began
     return measure(rounds) | {"uplink_s_per_round": World.build(point.config, dataset).radio.tau_s, "wall_s": wall_s}
 
@@ -239,7 +242,7 @@ def _sweep(
         if point.key in rows:
             progress(point, rows[point.key], False)
     commit = read_json(folder / ENVIRONMENT)["commit"]
-    work = partial(run_point, data_dir=data_dir, runs=folder / RUNS if keep_runs else None)
+    work = partial(run_point, data_dir=data_dir, runs=below(folder, RUNS) if keep_runs else None)
     todo = [point for point in points if point.key not in rows]
     processes = processes or (1 if any(on_gpu(point.config) for point in todo) else cores())
     try:
@@ -301,7 +304,7 @@ def check_folder(folder: Path, resume: bool) -> None:
         return
     if not resume:
         raise RunFolderError(f"output folder {folder} is not empty; pass --resume or another --out")
-    if not (folder / ENVIRONMENT).is_file() or "datasets" not in read_json(folder / ENVIRONMENT):
+    if not is_file(folder / ENVIRONMENT) or "datasets" not in read_json(folder / ENVIRONMENT):
         raise RunFolderError(f"nothing to resume in {folder}: it is not the folder of a sweep; left as it is")
 
 
@@ -312,8 +315,7 @@ def begin(folder: Path, datasets: Iterable[str], data_dir: Path | None, source: 
         _check_same(folder, now)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ENVIRONMENT, dump_json(now, indent=2).encode() + b"\n")  # first: it is the mark
-    with (folder / RESULTS).open("a+b") as file:
-        file.seek(0)
+    with os.fdopen(open_in_place(folder / RESULTS, os.O_RDWR), "r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
     if source is not None:
         write_atomically(folder / SWEEP, source.read_bytes())
@@ -334,7 +336,7 @@ def read_results(folder: Path) -> list[Json]:
     """The rows of results.jsonl, failed ones as well. Raises RunFolderError when it is missing or damaged."""
     path = folder / RESULTS
     try:
-        return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        return [json.loads(line) for line in read_file(path).splitlines(keepends=True) if line.endswith(b"\n")]
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

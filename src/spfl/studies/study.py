@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spfl.errors import RunFolderError
+from spfl.files import is_file
 from spfl.runs.jsons import Json
 from spfl.runs.metrics import read_table
 from spfl.studies.tables import RATE, TABLE
@@ -124,7 +125,7 @@ class Study:
 def read_study(folder: Path) -> Study:
     """The study in a sweep's folder. Raises RunFolderError when it has no readable results.parquet."""
     path = folder / TABLE
-    if not path.is_file():
+    if not is_file(path):
         raise RunFolderError(f"{folder} holds no {TABLE}: it is not of a sweep, or of one that has not finished")
     try:
         table = read_table(path)
