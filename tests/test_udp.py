@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import ThreadFleet
-from spfl.packets.datagrams import DSCP, MODULUS, SIGN, cut, interleave, join, open_datagram
+from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, _seal, cut, interleave, join, open_datagram
 from spfl.training import Stopwatch, prepare, run
-from spfl.udp import Wire, check, exchange, rounds_over, run_over_udp
+from spfl.udp import Wire, check, exchange, mark, rounds_over, run_over_udp
 from spfl.world.world import World
 from stats import assert_proportion
 
@@ -63,10 +64,76 @@ def test_the_shim_erases_with_the_probabilities_given(wire):
             assert_proportion(hits, 1 - chance - 0.1)
 
 
-def test_without_loss_everything_arrives_in_order_and_marked(wire):
+def test_without_loss_everything_arrives_in_order_and_marked(wire, monkeypatch):
+    marked = []
+    monkeypatch.setattr("spfl.udp.mark", lambda sender, kind: (mark(sender, kind), marked.append(tos(sender))))
     raws = [raw for i in range(150) for raw in cut(bytes([i]) * 500, 2, 0, i % 2, i, 1)]
     assert wire.send(raws, {(i, i % 2): 0.0 for i in range(150)}, (0,)) == raws
-    assert {kind: s.getsockopt(0, 1) >> 2 for kind, s in wire._sockets.items()} == DSCP
+    assert marked == [DSCP[raw[0]] for raw in raws]
+
+
+def tos(sender):
+    return sender.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) >> 2
+
+
+# --- what others send ---------------------------------------------------------------------------------------
+
+
+def forged(**changes):
+    """A datagram with a CRC that fits, whatever its numbers say."""
+    values = {"kind": 0, "number": 0, "data": 1, "all_": 1, "device": 0, "round_": 1, "payload": b"forged"}
+    return _seal(Datagram(**(values | changes)))
+
+
+STRANGERS = {
+    "garbage": b"\xff" * 40,
+    "empty": b"",
+    "zero blocks": forged(data=0, all_=0),
+    "unknown device": forged(device=2**32 - 1),
+    "other content": forged(),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_what_a_stranger_sends_to_the_ports_is_not_heard(wire, name):
+    raws = [raw for i in range(20) for raw in cut(bytes([i]) * 500, 2, 0, i % 2, i, 1)]
+    loss = {(i, i % 2): 0.0 for i in range(20)}
+    _, shim = wire._sender.getsockname(), wire._sender.getpeername()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for port in range(shim[1] - 3, shim[1] + 4):
+            for _ in range(200):  # a flood
+                stranger.sendto(STRANGERS[name], ("127.0.0.1", port))
+        assert wire.send(raws, loss, (0,)) == raws
+
+
+@pytest.mark.parametrize("name", [name for name in STRANGERS if name != "empty"])
+def test_a_device_that_sends_what_is_none_of_its_datagrams_is_counted(small_config, digits, name, monkeypatch):
+    config = small_config(channel=CHANNEL, scheme={"name": "sp_fl_uniform"}, training={"rounds": 2})
+    with Wire() as wire:
+        send = wire.send
+        monkeypatch.setattr(
+            wire, "send", lambda raws, loss, seed: [*send(raws, loss, seed), STRANGERS[name], STRANGERS[name]]
+        )
+        counts = [counts for _, counts in rounds_over(wire, World.build(config, digits))]
+        assert [one["damaged"] for one in counts] == [2, 2]
+        # and on the way through the shim: it forwards what it is sent, and outlives what it cannot read
+        assert send([STRANGERS[name]], {}, (0,)) == []
+        assert send([forged(device=3)], {(3, 0): 0.0}, (0,)) == [forged(device=3)]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Datagram(0, 7, 2, 2, 0, 1, b"ab"), Datagram(0, 0, 2, 2, 0, 1, b"ab")],
+        [Datagram(0, 0, 0, 0, 0, 1, b"")],
+        [Datagram(0, 0, 2, 3, 0, 1, b"ab"), Datagram(0, 2, 2, 3, 0, 1, b"abc")],
+        [Datagram(0, 0, 2, 2, 0, 1, b"ab"), Datagram(0, 1, 3, 3, 0, 1, b"ab")],
+        [Datagram(0, 0, 2, 300, 0, 1, b"ab"), Datagram(0, 299, 2, 300, 0, 1, b"ab")],
+    ],
+)
+def test_joining_what_is_not_of_one_packet_is_a_packet_error(parts):
+    with pytest.raises(PacketError):
+        join(parts, 4)
 
 
 @pytest.mark.parametrize("parity", [0, 2])

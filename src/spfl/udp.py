@@ -2,9 +2,11 @@
 
     devices (this process) -> shim (erasures by the link's success probabilities, a rate limit) -> server process
 
-Loopback stands for the network; the shim is in user space, because many kernels have no netem. Each datagram is a
-segment with a fade of its own (`fading = independent`): the shim drops it with the probability 1 - q that the model of
-the same configuration has, so a run over sockets equals the emulated one in distribution.
+Each socket is connected to the one it hears, so the kernel drops what anybody else sends to its port; what does not
+belong to the round is counted as damaged, and ends nothing. Loopback stands for the network; the shim is in user
+space, because many kernels have no netem. Each datagram is a segment with a fade of its own (`fading = independent`):
+the shim drops it with the probability 1 - q that the model of the same configuration has, so a run over sockets
+equals the emulated one in distribution.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -44,13 +46,15 @@ class Wire:
             context.Process(target=_serve, args=(server_end,), daemon=True),
             context.Process(target=_relay, args=(shim_end, rate_bit_per_s), daemon=True),
         ]
-        self._sockets = {kind: _marked(dscp) for kind, dscp in DSCP.items()}
+        self._sender = _bound()
 
     def __enter__(self) -> Wire:
         for process in self._processes:
             process.start()
-        self._shim.send(self._server.recv())  # the server's port
-        self._port = self._shim.recv()
+        self._shim.send((self._server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
+        port, outbound = self._shim.recv()
+        self._server.send(outbound)
+        self._sender.connect((HOST, port))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,15 +63,15 @@ class Wire:
         for process in self._processes:
             process.join(5.0)
             process.kill()
-        for sender in self._sockets.values():
-            sender.close()
+        self._sender.close()
 
     def send(self, datagrams: Sequence[bytes], loss: Loss, seed: Sequence[int]) -> list[bytes]:
         """Send in this order; returns what the server's socket received."""
         self._shim.send((dict(loss), tuple(seed), len(datagrams)))
         self._shim.recv()
         for i, raw in enumerate(datagrams):
-            self._sockets[raw[0]].sendto(raw, (HOST, self._port))
+            mark(self._sender, raw[0])
+            self._sender.send(raw)
             if i % 64 == 63:
                 time.sleep(0.002)  # a burst larger than the socket's buffer would be lost on loopback itself
         forwarded = self._shim.recv()
@@ -76,55 +80,64 @@ class Wire:
         return received
 
 
-def _marked(dscp: int) -> socket.socket:
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
-    return sender
+def mark(sender: socket.socket, kind: int) -> None:
+    """Give what is sent from here on the code point of its kind."""
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP.get(kind, 0) << 2)
 
 
 def _bound() -> socket.socket:
-    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-    receiver.bind((HOST, 0))
-    receiver.settimeout(WAIT_S)
-    return receiver
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    bound.bind((HOST, 0))
+    bound.settimeout(WAIT_S)
+    return bound
 
 
 def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
     """The shim: forwards to the server's port what it does not erase, and tells how many that were."""
-    with _bound() as inbound, _marked(0) as outbound:
-        target = (HOST, pipe.recv())
-        pipe.send(inbound.getsockname()[1])
+    with _bound() as inbound, _bound() as outbound:
+        server, device = pipe.recv()
+        inbound.connect((HOST, device))
+        outbound.connect((HOST, server))
+        pipe.send((inbound.getsockname()[1], outbound.getsockname()[1]))
         while (order := pipe.recv()) is not None:
             loss, seed, count = order
             rng, forwarded = np.random.default_rng(seed), 0
             pipe.send("ready")
-            try:
-                for _ in range(count):
-                    raw = inbound.recv(65536)
-                    datagram = open_datagram(raw)
-                    if rng.random() >= loss[datagram.device, datagram.kind]:
-                        outbound.sendto(raw, target)
-                        forwarded += 1
-                    if rate_bit_per_s:
-                        time.sleep(8 * len(raw) / rate_bit_per_s)
-            except TimeoutError:
-                pass  # lost on loopback: counted as erased
+            for raw in _received(inbound, count):
+                if rng.random() >= _chance(loss, raw):
+                    outbound.send(raw)
+                    forwarded += 1
+                if rate_bit_per_s:
+                    time.sleep(8 * len(raw) / rate_bit_per_s)
             pipe.send(forwarded)
+
+
+def _chance(loss: Loss, raw: bytes) -> float:
+    """That a datagram is erased: 1 for one that is of no device of the round."""
+    try:
+        datagram = open_datagram(raw)
+    except PacketError:
+        return 1.0
+    return loss.get((datagram.device, datagram.kind), 1.0)
+
+
+def _received(inbound: socket.socket, count: int) -> Iterator[bytes]:
+    """At most `count` datagrams; the rest is lost on loopback when none comes for a while, and counted as erased."""
+    for _ in range(count):
+        try:
+            yield inbound.recv(65536)
+        except (TimeoutError, ConnectionRefusedError):
+            return
 
 
 def _serve(pipe: Connection) -> None:
     """The server's socket: hands over what came, once as many came as were forwarded, or in vain."""
     with _bound() as inbound:
         pipe.send(inbound.getsockname()[1])
+        inbound.connect((HOST, pipe.recv()))
         while (count := pipe.recv()) is not None:
-            received: list[bytes] = []
-            try:
-                while len(received) < count:
-                    received.append(inbound.recv(65536))
-            except TimeoutError:
-                pass
-            pipe.send(received)
+            pipe.send(list(_received(inbound, count)))
 
 
 def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) -> tuple[Outcome, dict[str, int]]:
@@ -137,25 +150,25 @@ def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) ->
                 groups[kind].append(cut(packet, segments[kind], more, kind, k, plan.round_))
     datagrams = [raw for group in groups for raw in interleave(group)]  # signs first
     seed = server_stream(world.config.seed, plan.round_, Purpose.SCHEME).integers(2**32, size=4).tolist()
-    found: dict[tuple[int, int], list[Datagram]] = {}
-    damaged, received = 0, wire.send(datagrams, loss, seed)
-    for raw in received:
-        try:
-            datagram = open_datagram(raw)
-        except PacketError:
-            damaged += 1
-            continue
-        if datagram.round_ == plan.round_:
-            found.setdefault((datagram.device, datagram.kind), []).append(datagram)
+    received = wire.send(datagrams, loss, seed)
+    found, damaged = _sorted(received, set(datagrams))
     arrived = [np.zeros((len(uploads), count), np.bool_) for count in segments]
     for (k, kind), parts in found.items():
         packet = uploads[k].sign_packet if kind == SIGN else uploads[k].modulus_packet
         whole = join(parts, len(packet))
-        if whole is not None and whole != packet:
-            raise PacketError(f"datagrams of device {k} do not join to its packet")
         numbers = range(segments[kind]) if whole else [d.number for d in parts if d.number < segments[kind]]
         arrived[kind][k, list(numbers)] = True
     return by_segment(*arrived), {"sent": len(datagrams), "received": len(received), "damaged": damaged}
+
+
+def _sorted(received: Sequence[bytes], sent: Set[bytes]) -> tuple[dict[tuple[int, int], list[Datagram]], int]:
+    """Datagrams by device and kind, and how many were none of those that were sent, whatever their CRC says."""
+    found: dict[tuple[int, int], list[Datagram]] = {}
+    for raw in received:
+        if raw in sent:
+            datagram = open_datagram(raw)
+            found.setdefault((datagram.device, datagram.kind), []).append(datagram)
+    return found, sum(raw not in sent for raw in received)
 
 
 def _loss(world: World, plan: Plan) -> Loss:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
 from spfl.allocation.kernels import (
     COLUMN,
@@ -23,6 +22,7 @@ from spfl.allocation.kernels import (
 from spfl.allocation.problem import Problem
 from spfl.allocation.solvers import newton, price
 from spfl.arrays import Floats
+from spfl.compiled import CACHE, njit
 
 SHARE_TO_SLACK = 1e-2  # accuracy of a share for that of their sum
 
@@ -30,7 +30,7 @@ SHARE_TO_SLACK = 1e-2  # accuracy of a share for that of their sum
 STEEPEST_POINTS = 24
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _stationarity(u, args):  # type: ignore[no-untyped-def]
     """ln lambda - ln(-dJ/dbeta) at u = ln beta, and its slope: near linear in u, so Newton needs few steps.
 
@@ -42,13 +42,13 @@ def _stationarity(u, args):  # type: ignore[no-untyped-def]
     return log_price - value, (value - ahead) * 1e6
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _log_worth(device: Device, beta: float, alpha: float, rules: Rules) -> float:
     slope = slopes(device, beta, alpha, device.rho, rules)[0]
     return math.log(-slope / beta) if slope < 0.0 else -1000.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _demand(
     price_: float,
     rows: Floats,
@@ -80,7 +80,7 @@ def _demand(
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _steepest(rows: Floats, alpha: Floats, low: Floats, rules: Rules) -> Floats:
     """The share where J falls fastest, (device,): J is sigmoidal, and its minima lie to the right of it."""
     out = low.copy()

@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
-from numba import njit, vectorize
 from numpy.typing import ArrayLike
 
 from spfl.arrays import Floats
+from spfl.compiled import CACHE, njit, vectorize
 from spfl.errors import AllocationError
 
 Weights = Literal["unbiased", "normalized", "mmse", "plain"]
@@ -96,26 +96,26 @@ class Objective:
 BOUND = Objective()
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def mean_square_scalar(r_m: float, v2: float, vbar2: float, v_vbar: float) -> float:
     """||m||^2 for the mean modulus m = r_m v + (1 - r_m) vbar (model.md, section 4)."""
     lost = 1.0 - r_m
     return r_m * r_m * v2 + 2.0 * r_m * lost * v_vbar + lost * lost * vbar2
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def mean_product(r_m, v2, v_vbar):  # type: ignore[no-untyped-def]
     """<m, v> for the mean modulus m; numbers, or arrays (device,)."""
     return r_m * v2 + (1.0 - r_m) * v_vbar
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def second_moment(r_m, v2, vbar2, delta2):  # type: ignore[no-untyped-def]
     """e: the mean square of the modulus that the server uses of a heard device; numbers, or arrays (device,)."""
     return r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def mmse_weight_scalar(
     q_s: float,
     r_m: float,
@@ -139,7 +139,7 @@ def mmse_weight_scalar(
     return bias_weight * m_v / denominator if denominator > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def cost_scalar(
     q_s: float,
     r_m: float,
@@ -172,12 +172,12 @@ def cost_scalar(
     return bias_weight * bias + noise_weight * c * c * max(q_s * e - q_s * q_s * m2, 0.0)
 
 
-@vectorize(cache=True)
+@vectorize(cache=CACHE)
 def _cost(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight, weights, c):  # type: ignore[no-untyped-def]
     return cost_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight, weights, c)
 
 
-@vectorize(cache=True)
+@vectorize(cache=CACHE)
 def _mmse_weight(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight):  # type: ignore[no-untyped-def]
     return mmse_weight_scalar(q_s, r_m, v2, vbar2, v_vbar, delta2, bias_weight, noise_weight)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from spfl.allocation.kernels import Device, Rules, chain, cost, elasticities, exponents, over, probability_slopes
 from spfl.allocation.power_split import DECREMENT, NEWTON_LIMIT, STEP, descend_line, expit, logit, settles
 from spfl.allocation.solvers import solve_positive
+from spfl.compiled import CACHE, njit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _with_rho(device: Device, rho: float) -> Device:
     d = device
     return Device(
@@ -21,7 +21,7 @@ def _with_rho(device: Device, rho: float) -> Device:
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _space_slopes(x, args, slope):  # type: ignore[no-untyped-def]
     """J + price * beta and its slopes in (ln beta, logit rho, logit alpha), where the modulus packet is the weaker."""
     device, price, rules = args
@@ -37,7 +37,7 @@ def _space_slopes(x, args, slope):  # type: ignore[no-untyped-def]
     return cost(device, a, b, alpha, rules) + price * beta
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _kink_slopes(x, args, slope):  # type: ignore[no-untyped-def]
     """The same in (ln beta, logit rho) along the kink, where the power makes both packets equally strong."""
     device, price, rules = args
@@ -51,12 +51,12 @@ def _kink_slopes(x, args, slope):  # type: ignore[no-untyped-def]
     return cost(device, a, b, a / (a + b), rules) + price * beta
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _slopes(x, on_kink, args, slope):  # type: ignore[no-untyped-def]
     return _kink_slopes(x, args, slope) if on_kink else _space_slopes(x, args, slope)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _newton(x, on_kink, args):  # type: ignore[no-untyped-def]
     """Damped Newton from x, in place: (value, whether it met a minimum). Ends where the curvature is not positive."""
     n = x.size
@@ -82,7 +82,7 @@ def _newton(x, on_kink, args):  # type: ignore[no-untyped-def]
     return math.inf, False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def descend_free(device: Device, beta: float, alpha: float, rho: float, price: float, rules: Rules):  # type: ignore[no-untyped-def]
     """`descend` with rho free: (value, beta, alpha, rho, settled)."""
     if rho >= 1.0:

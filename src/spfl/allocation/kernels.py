@@ -17,7 +17,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from spfl.allocation.bound import (
     MMSE,
@@ -29,6 +28,7 @@ from spfl.allocation.bound import (
     second_moment,
 )
 from spfl.arrays import Floats
+from spfl.compiled import CACHE, njit
 from spfl.radio.outage import LN2, outage_exponent_scalar
 
 
@@ -76,7 +76,7 @@ class Rules(NamedTuple):
     silence: float = 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def device_at(rows: Floats, k: int) -> Device:
     """Row k as a record of numbers: kernels read it faster than a view of the array."""
     r = rows[k]
@@ -85,7 +85,7 @@ def device_at(rows: Floats, k: int) -> Device:
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _exponent(load: float, band: float, noise: float, gap_slope: float) -> float:
     """Outage exponent with the whole power; the quick form of `outage_exponent_scalar` wherever nothing overflows."""
     if load > 0.0 and band > 0.0:
@@ -96,13 +96,13 @@ def _exponent(load: float, band: float, noise: float, gap_slope: float) -> float
     return outage_exponent_scalar(load, band, 1.0, noise, gap_slope)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def tied(device: Device) -> bool:
     """Whether superposed packets are held equally strong: their power is not optimised."""
     return device.interference > 0.0 and device.alpha_min == device.alpha_max
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _superposed(device: Device, beta: float) -> tuple[float, float, float]:
     """(a, b (1 + gamma), gamma) of superposed packets; see the module's header."""
     a = _exponent(device.sign_load, beta, device.noise, device.gap_slope)
@@ -111,7 +111,7 @@ def _superposed(device: Device, beta: float) -> tuple[float, float, float]:
     return a, b * (1.0 + gamma) if b > 0.0 else 0.0, gamma
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def exponents(device: Device, beta: float, rho: float) -> tuple[float, float]:
     """(a, b): outage exponents of the sign and of the modulus packet with the whole (effective) power."""
     if device.interference > 0.0:
@@ -122,7 +122,7 @@ def exponents(device: Device, beta: float, rho: float) -> tuple[float, float]:
     return a, b
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def over(exponent: float, power: float) -> float:
     """exponent / power, where an empty packet (0) needs no power."""
     if exponent == 0.0:
@@ -130,7 +130,7 @@ def over(exponent: float, power: float) -> float:
     return exponent / power if power > 0.0 else math.inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def probabilities(a: float, b: float, alpha: float, block: bool) -> tuple[float, float]:
     """(q_s, r_m) of model.md, section 3."""
     x_s, x_m = over(a, alpha), over(b, 1.0 - alpha)
@@ -139,7 +139,7 @@ def probabilities(a: float, b: float, alpha: float, block: bool) -> tuple[float,
     return math.exp(-x_s), math.exp(-max(x_m - x_s, 0.0) if block else -x_m)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def cost(device: Device, a: float, b: float, alpha: float, rules: Rules) -> float:
     """J_k at a power split, and the price of silence."""
     q_s, r_m = probabilities(a, b, alpha, rules.block)
@@ -157,13 +157,13 @@ def cost(device: Device, a: float, b: float, alpha: float, rules: Rules) -> floa
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def dropped_cost(device: Device, rules: Rules) -> float:
     """What a device costs that gets no band: its whole gradient, and the price of silence."""
     return device.bias_weight * device.v2 + rules.silence
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> tuple[float, float]:
     """(dJ/dq_s, dJ/dr_m). Under `mmse` c is at its own minimum, so it may be held fixed (envelope theorem)."""
     v2, vbar2, v_vbar, big_w, noise = device.v2, device.vbar2, device.v_vbar, device.bias_weight, device.noise_weight
@@ -183,14 +183,14 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
     return slope_q - rules.silence, slope_r + noise * c * c * q_s * (e_slope - q_s * m2_slope)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def elasticity(load: float, band: float, gap_slope: float) -> float:
     """d ln x / d ln band of an outage exponent: 1 - y / (1 - exp(-y)) - gap_slope r <= 0 with y = ln 2 r."""
     y, gap = LN2 * load / band, gap_slope * load / band
     return -0.5 * y - gap if y < 1e-6 else 1.0 + y / math.expm1(-y) - gap
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _superposed_elasticities(device: Device, beta: float) -> tuple[float, float]:
     """As `elasticities`: gamma is a / beta but for a constant, so d ln gamma / d ln beta is one less than that of a."""
     a, b, gamma = _superposed(device, beta)
@@ -205,7 +205,7 @@ def _superposed_elasticities(device: Device, beta: float) -> tuple[float, float]
     return signs, moduli
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def elasticities(device: Device, beta: float, rho: float) -> tuple[float, float]:
     """(d ln a / d ln beta, d ln b / d ln beta), 0 for an empty packet."""
     signs = moduli = 0.0
@@ -218,7 +218,7 @@ def elasticities(device: Device, beta: float, rho: float) -> tuple[float, float]
     return signs, moduli
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def chain(device: Device, q_s: float, r_m: float, dx_s: float, dx_m: float, nested: bool, rules: Rules) -> float:
     """dJ along a direction in which the outage exponents move by dx_s and dx_m."""
     slope_q, slope_r = probability_slopes(device, q_s, r_m, rules)
@@ -228,7 +228,7 @@ def chain(device: Device, q_s: float, r_m: float, dx_s: float, dx_m: float, nest
     return -slope_q * q_s * dx_s - slope_r * r_m * exponent_step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def log_slopes(device: Device, a: float, b: float, e_s: float, e_m: float, alpha: float, rules: Rules):  # type: ignore[no-untyped-def]
     """(dJ / d ln beta, dJ / d logit alpha) from the full-power exponents and their elasticities.
 
@@ -245,7 +245,7 @@ def log_slopes(device: Device, a: float, b: float, e_s: float, e_m: float, alpha
     return by_beta, by_alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def slopes(device: Device, beta: float, alpha: float, rho: float, rules: Rules):  # type: ignore[no-untyped-def]
     """(dJ / d ln beta, dJ / d logit alpha); see `log_slopes`."""
     a, b = exponents(device, beta, rho)
@@ -253,7 +253,7 @@ def slopes(device: Device, beta: float, alpha: float, rho: float, rules: Rules):
     return log_slopes(device, a, b, e_s, e_m, alpha, rules)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def least_share(device: Device, alpha: float, rho: float) -> float:
     """Smallest share at which the outage exponent of the signs is at most x_max; inf if none up to beta_max."""
     limit = device.x_max * alpha
@@ -270,7 +270,7 @@ def least_share(device: Device, alpha: float, rho: float) -> float:
     return math.exp(high)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def least_shares(rows: Floats, alpha: Floats, rho: Floats) -> Floats:
     """`least_share` of every device, shape (device,)."""
     out = np.empty(rows.shape[0])
@@ -279,7 +279,7 @@ def least_shares(rows: Floats, alpha: Floats, rho: Floats) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def sign_exponents(rows: Floats, beta: Floats) -> Floats:
     """The sign packet's outage exponent of every device with the whole power, shape (device,)."""
     out = np.empty(rows.shape[0])
@@ -289,7 +289,7 @@ def sign_exponents(rows: Floats, beta: Floats) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def conventional_power(rows: Floats, beta: Floats) -> Floats:
     """The (effective) power of the signs that makes the two packets the conventional one, shape (device,).
 
@@ -304,7 +304,7 @@ def conventional_power(rows: Floats, beta: Floats) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def costs(rows: Floats, beta: Floats, alpha: Floats, rho: Floats, rules: Rules) -> Floats:
     """J_k of every device, shape (device,)."""
     out = np.empty(rows.shape[0])

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from spfl.allocation.kernels import Device, Rules, cost, device_at, exponents, slopes
 from spfl.arrays import Floats
+from spfl.compiled import CACHE, njit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _alpha_slope(device: Device, beta: float, alpha: float, rules: Rules) -> float:
     """dJ / dalpha, inside (0, 1)."""
     inside = alpha * (1.0 - alpha)
     return slopes(device, beta, alpha, device.rho, rules)[1] / inside if inside > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _split_step(device: Device, beta: float, alpha: float, rules: Rules) -> float:
     """One step: minimise a convex quadratic that touches J at alpha and lies above it where it ends.
 
@@ -49,7 +48,7 @@ def _split_step(device: Device, beta: float, alpha: float, rules: Rules) -> floa
     return alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _sca(device: Device, beta: float, alpha: float, rules: Rules) -> tuple[float, float]:
     """(cost, alpha) where SCA from alpha ends: when it moves by less than 1e-9, or after 30 steps."""
     for _ in range(30):
@@ -61,7 +60,7 @@ def _sca(device: Device, beta: float, alpha: float, rules: Rules) -> tuple[float
     return cost(device, a, b, alpha, rules), alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
     """SCA over the power of every device from where it is, from alpha = rho, 0.05, 1/2 and 0.999; the best end."""
     out = alpha.copy()
@@ -80,7 +79,7 @@ def split(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def admissible_alpha(rows: Floats, beta: Floats, alpha: Floats, rules: Rules) -> Floats:
     """The nearest power split at which the outage exponent of the signs is at most x_max, (device,)."""
     out = alpha.copy()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from numba import njit
-
 from spfl.allocation.bound import PLAIN
 from spfl.allocation.kernels import (
     Device,
@@ -19,6 +17,7 @@ from spfl.allocation.kernels import (
     probability_slopes,
 )
 from spfl.allocation.solvers import minimise
+from spfl.compiled import CACHE, njit
 
 LOST = 41.0  # exp(-41) < 1e-17: a modulus packet that never arrives
 SPLIT_POINTS = 12
@@ -38,7 +37,7 @@ class Split(NamedTuple):
     rho: float
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def logit(p: float) -> float:
     if p <= 0.0:
         return -LOGIT_LIMIT
@@ -47,18 +46,18 @@ def logit(p: float) -> float:
     return min(max(math.log(p / (1.0 - p)), -LOGIT_LIMIT), LOGIT_LIMIT)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def expit(t: float) -> float:
     return 1.0 / (1.0 + math.exp(-t))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _cost_at_logit(t, args):  # type: ignore[no-untyped-def]
     device, a, b, low, high, rules = args
     return cost(device, a, b, min(max(expit(t), low), high), rules)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _scan(device: Device, a: float, b: float, left: float, right: float, low: float, high: float, rules: Rules):  # type: ignore[no-untyped-def]
     """(logit of the best of a few even points between left and right, distance of the points)."""
     step, least, centre = (right - left) / (SPLIT_POINTS - 1), math.inf, left
@@ -71,7 +70,7 @@ def _scan(device: Device, a: float, b: float, left: float, right: float, low: fl
     return centre, step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def best_alpha(device: Device, a: float, b: float, guess: float, tolerance: float, rules: Rules) -> tuple[float, float]:
     """(least cost, alpha) for the full-power exponents a and b; cost inf when the signs cannot meet x_max.
 
@@ -110,14 +109,14 @@ def best_alpha(device: Device, a: float, b: float, guess: float, tolerance: floa
     return (value, here) if value < best else (best, alpha)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _cost_at_rho(s, args):  # type: ignore[no-untyped-def]
     device, beta, guess, rules = args
     a, b = exponents(device, beta, expit(s))
     return best_alpha(device, a, b, guess, 1e-7, rules)[0]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def best_split(device: Device, beta: float, guess: Split, tolerance: float, rules: Rules) -> Split:
     """psi_k(beta) and its arguments. A guess with alpha in (0, 1) makes the search local, EVERYWHERE global."""
     a, b = exponents(device, beta, device.rho)
@@ -145,7 +144,7 @@ def best_split(device: Device, beta: float, guess: Split, tolerance: float, rule
     return Split(value, alpha, rho) if value < best.cost else best
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _kink_slope(device: Device, beta: float, rules: Rules):  # type: ignore[no-untyped-def]
     """(dJ / d ln beta, J, alpha) along the kink, where the power makes both packets equally strong: r_m = 1."""
     a, b = exponents(device, beta, device.rho)
@@ -155,7 +154,7 @@ def _kink_slope(device: Device, beta: float, rules: Rules):  # type: ignore[no-u
     return -slope_q * math.exp(-a - b) * (a * e_s + b * e_m), cost(device, a, b, alpha, rules), alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _slope_on(device: Device, beta: float, alpha: float, kink: bool, rules: Rules):  # type: ignore[no-untyped-def]
     """(dJ / d ln beta, J, alpha) on the kink, or at a fixed alpha."""
     if kink:
@@ -165,7 +164,7 @@ def _slope_on(device: Device, beta: float, alpha: float, kink: bool, rules: Rule
     return log_slopes(device, a, b, e_s, e_m, alpha, rules)[0], cost(device, a, b, alpha, rules), alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def settles(device: Device, beta: float, alpha: float, kink: bool, rules: Rules) -> bool:
     """Whether a stationary point keeps every limit, and no power shift from the kink gains."""
     a, b = exponents(device, beta, device.rho)
@@ -177,7 +176,7 @@ def settles(device: Device, beta: float, alpha: float, kink: bool, rules: Rules)
     return not kink or log_slopes(device, a, b, e_s, e_m, alpha, rules)[1] >= 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def descend_line(device: Device, beta: float, alpha: float, kink: bool, price: float, rules: Rules):  # type: ignore[no-untyped-def]
     """Newton in ln beta on the kink or at a fixed alpha: (value, beta, alpha, settled)."""
     for _ in range(NEWTON_LIMIT):
@@ -196,7 +195,7 @@ def descend_line(device: Device, beta: float, alpha: float, kink: bool, price: f
     return math.inf, beta, alpha, False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _descend_plane(device: Device, beta: float, alpha: float, price: float, rules: Rules):  # type: ignore[no-untyped-def]
     """Newton in (ln beta, logit alpha): (value, beta, alpha, settled)."""
     t = logit(alpha)
@@ -228,7 +227,7 @@ def _descend_plane(device: Device, beta: float, alpha: float, price: float, rule
     return math.inf, beta, alpha, False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def descend(device: Device, beta: float, alpha: float, price: float, rules: Rules):  # type: ignore[no-untyped-def]
     """Local minimum of J + price * beta by Newton: (value, beta, alpha, settled).
 

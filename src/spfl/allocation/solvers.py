@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from numba import njit
+from spfl.compiled import CACHE, njit
 
 GOLDEN = 0.3819660112501051  # 2 - golden ratio
 ROUNDING = 1e-15
@@ -195,7 +195,7 @@ def _bracket(
     return low, at_low, high, at_high, count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def solve_positive(matrix, right, out):  # type: ignore[no-untyped-def]
     """Solve matrix @ out = right for a small matrix, its symmetric part taken, by Cholesky in place.
 

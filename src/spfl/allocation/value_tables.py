@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spfl.allocation.free_split import descend_free
@@ -19,6 +18,7 @@ from spfl.allocation.kernels import Device, Rules, device_at, dropped_cost
 from spfl.allocation.power_split import EVERYWHERE, Split, best_split, descend, logit
 from spfl.allocation.solvers import minimise
 from spfl.arrays import Floats
+from spfl.compiled import CACHE, njit
 from spfl.radio.outage import LN2
 
 Ints = NDArray[np.int64]
@@ -36,7 +36,7 @@ class Tables(NamedTuple):
     rho: Floats
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _grid(device: Device, out: Floats) -> None:
     """Shares from beta_min to beta_max, even in ln(2^r - 1) of the signs.
 
@@ -53,7 +53,7 @@ def _grid(device: Device, out: Floats) -> None:
     out[0], out[-1] = device.beta_min, device.beta_max
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _steady(alpha: Floats, left: int, i: int, right: int) -> float:
     """alpha[i] if it tells where the best alpha lies between the neighbours, EVERYWHERE if it jumps there."""
     here = logit(alpha[i])
@@ -61,14 +61,14 @@ def _steady(alpha: Floats, left: int, i: int, right: int) -> float:
     return alpha[i] if jump < 0.6 else EVERYWHERE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _put(device: Device, tables: Tables, k: int, i: int, beta: float, guess: Split, rules: Rules) -> None:
     split = best_split(device, beta, guess, TABLE_TOLERANCE, rules)
     tables.beta[k, i] = beta
     tables.psi[k, i], tables.alpha[k, i], tables.rho[k, i] = split
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _roughness(tables: Tables, k: int, i: int) -> float:
     """How much a cell may hide: its fall of psi (relative, at most 1) times its width (relative)."""
     high, low = tables.psi[k, i], tables.psi[k, i + 1]
@@ -76,7 +76,7 @@ def _roughness(tables: Tables, k: int, i: int) -> float:
     return min(fall, 1.0) * math.log(tables.beta[k, i + 1] / tables.beta[k, i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def fill(rows: Floats, tables: Tables, rules: Rules) -> None:
     """Tabulate psi_k for every device, in place: half the points even, the others where the table is roughest."""
     points = tables.beta.shape[1]
@@ -101,14 +101,14 @@ def fill(rows: Floats, tables: Tables, rules: Rules) -> None:
             rough[cell], rough[cell + 1] = _roughness(tables, k, cell), _roughness(tables, k, cell + 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _priced(u, args):  # type: ignore[no-untyped-def]
     device, price, guess, rules = args
     beta = math.exp(u)
     return best_split(device, beta, guess, TOLERANCE, rules).cost + price * beta
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _refine(device: Device, tables: Tables, k: int, i: int, price: float, near: Floats, rules: Rules):  # type: ignore[no-untyped-def]
     """(least psi + price * beta, beta) between the neighbours of grid point i.
 
@@ -139,7 +139,7 @@ def _refine(device: Device, tables: Tables, k: int, i: int, price: float, near: 
     return at_point, beta[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def coarse_demand(tables: Tables, price: float, beta: Floats, value: Floats) -> None:
     """`demand` on the grid points alone."""
     for k in range(beta.size):
@@ -150,7 +150,7 @@ def coarse_demand(tables: Tables, price: float, beta: Floats, value: Floats) -> 
                 value[k], beta[k] = here, tables.beta[k, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def demand(
     rows: Floats,
     tables: Tables,
@@ -196,7 +196,7 @@ def demand(
                 value[k], beta[k] = found, share
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def convex_windows(tables: Tables, beta: Floats, window: Ints) -> None:
     """The run of grid points around each share on which the table is convex, into `window` (device, 2)."""
     points = tables.beta.shape[1]
@@ -211,13 +211,13 @@ def convex_windows(tables: Tables, beta: Floats, window: Ints) -> None:
         window[k, 0], window[k, 1] = left, right + 2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _slope(grid: Floats, psi: Floats, i: int) -> float:
     width = grid[i + 1] - grid[i]
     return (psi[i + 1] - psi[i]) / width if width > 0.0 else -math.inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def split_all(rows: Floats, beta: Floats, rules: Rules, cost_: Floats, alpha: Floats, rho: Floats) -> None:
     """psi_k(beta_k) and its arguments for every device with band, by the global search; (device,)."""
     for k in range(beta.size):
@@ -228,7 +228,7 @@ def split_all(rows: Floats, beta: Floats, rules: Rules, cost_: Floats, alpha: Fl
             cost_[k], alpha[k], rho[k] = dropped_cost(device, rules), device.rho, device.rho
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def knapsack(tables: Tables, dropped: Floats, units: int) -> Floats:
     """Shares (device,) on the grids that minimise the cost when each is rounded up to 1 / units: dynamic programming.
 

@@ -49,26 +49,46 @@ def _seal(d: Datagram) -> bytes:
 
 
 def open_datagram(raw: bytes) -> Datagram:
-    """Raises PacketError for a datagram that is damaged."""
+    """Raises PacketError for a datagram that is damaged, or whose numbers no sender of `cut` writes."""
     if len(raw) < HEADER_BYTES:
         raise PacketError(f"datagram length must be at least {HEADER_BYTES}, got {len(raw)}")
     kind, number, data, all_, device, round_, check = _HEADER.unpack_from(raw)
     found = Datagram(kind, number, data, all_, device, round_, raw[HEADER_BYTES:])
     if zlib.crc32(_HEADER.pack(*found[:-1], 0) + found.payload) != check:
         raise PacketError("datagram CRC-32 does not agree")
+    if kind not in DSCP or not number < all_ or not 0 < data <= all_:
+        raise PacketError(f"datagram {number} of {data} and {all_}, of kind {kind}, cannot be")
     return found
 
 
 def join(found: Sequence[Datagram], length: int) -> bytes | None:
-    """The packet of `length` bytes from any `data` of its datagrams; None from fewer."""
-    by_number = {d.number: d.payload for d in found}
-    if not found or len(by_number) < found[0].data:
+    """The packet of `length` bytes from any `data` of its datagrams; None from fewer.
+
+    Raises PacketError when they are not of one packet of that length: other counts, other sizes, a number beyond.
+    """
+    if not found:
         return None
-    data, numbers = found[0].data, sorted(by_number)[: found[0].data]
+    data, all_, size = found[0].data, found[0].all_, len(found[0].payload)
+    if not 0 < data <= all_ <= 255 or size != -(-length // data):
+        raise PacketError(f"{data} of {all_} datagrams of {size} bytes make no packet of {length}")
+    if any((d.data, d.all_, len(d.payload)) != (data, all_, size) or not 0 <= d.number < all_ for d in found):
+        raise PacketError("datagrams are not of one packet")
+    by_number = {d.number: d.payload for d in found}
+    if len(by_number) < data:
+        return None
+    numbers = sorted(by_number)[:data]
     blocks = [by_number[n] for n in numbers]
     if numbers[-1] >= data:
-        blocks = _fec().Decoder(data, found[0].all_).decode(blocks, numbers)
+        blocks = _decoded(blocks, numbers, data, all_)
     return b"".join(blocks)[:length]
+
+
+def _decoded(blocks: list[bytes], numbers: list[int], data: int, all_: int) -> list[bytes]:
+    zfec = _fec()
+    try:
+        return list(zfec.Decoder(data, all_).decode(blocks, numbers))
+    except zfec.Error as error:
+        raise PacketError(f"parity cannot be decoded: {error}") from None
 
 
 def interleave(packets: Sequence[Sequence[bytes]]) -> list[bytes]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from spfl.compiled import CACHE, njit
 
 BLOCK = 2048  # a multiple of 8; the work arrays stay in the L1 cache
 SIGN_BIT = np.uint32(0x80000000)
@@ -19,7 +20,7 @@ INFINITY = np.uint32(0x7F800000)  # the patterns of NaN are larger
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _dither(key, index):  # type: ignore[no-untyped-def]
     """Uniform on [0, 1), 53 bits: output `index` of the public-domain SplitMix64 seeded with `key`."""
     z = key + np.uint64(index + 1) * GOLDEN
@@ -28,7 +29,7 @@ def _dither(key, index):  # type: ignore[no-untyped-def]
     return np.float64(np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(11))) * 2.0**-53
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _pack(codes, bits, packed):  # type: ignore[no-untyped-def]
     """Codes, padded with zeros to a multiple of 8, to bits; eight codes fill `bits` bytes, the last group fewer."""
     at = 0
@@ -41,7 +42,7 @@ def _pack(codes, bits, packed):  # type: ignore[no-untyped-def]
         at += bits
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _unpack(packed, bits, codes):  # type: ignore[no-untyped-def]
     """Inverse of `_pack`; fills `codes`, whose length is a multiple of 8."""
     mask = np.uint64((1 << bits) - 1)
@@ -55,12 +56,12 @@ def _unpack(packed, bits, codes):  # type: ignore[no-untyped-def]
         at += bits
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _padded(size):  # type: ignore[no-untyped-def]
     return (size + 7) // 8 * 8
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def pack_signs(patterns, packed):  # type: ignore[no-untyped-def]
     """Pack the signs of float32 bit patterns; False when one is not finite."""
     codes = np.empty(BLOCK, np.uint8)
@@ -76,7 +77,7 @@ def pack_signs(patterns, packed):  # type: ignore[no-untyped-def]
     return largest < INFINITY
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def unpack_signs(packed, out):  # type: ignore[no-untyped-def]
     codes = np.empty(BLOCK, np.uint8)
     for start in range(0, out.size, BLOCK):
@@ -86,7 +87,7 @@ def unpack_signs(packed, out):  # type: ignore[no-untyped-def]
             block[i] = np.float32(1 - 2 * np.int32(codes[i]))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def find_ranges(patterns, edges, ranges):  # type: ignore[no-untyped-def]
     """Least and largest modulus of each range, as bit patterns, which order like the moduli; False if not finite."""
     largest = np.uint32(0)
@@ -102,7 +103,7 @@ def find_ranges(patterns, edges, ranges):  # type: ignore[no-untyped-def]
     return largest < INFINITY
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc"})
+@njit(cache=CACHE, nogil=True, fastmath={"reassoc"})
 def _sum(values):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(values.size):
@@ -110,7 +111,7 @@ def _sum(values):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _quantise_run(values, first, key, low, width, top, codes, noise):  # type: ignore[no-untyped-def]
     """Codes of a run of elements of one range, and f (1 - f) of each; all in float64, where nothing overflows."""
     for i in range(values.size):
@@ -121,7 +122,7 @@ def _quantise_run(values, first, key, low, width, top, codes, noise):  # type: i
         noise[i] = f * (1.0 - f)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def quantise(values, bits, edges, ranges, key, packed):  # type: ignore[no-untyped-def]
     """Quantise and pack; returns delta^2, the sum over elements of f (1 - f) step^2."""
     codes, noise = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.float64)
@@ -147,7 +148,7 @@ def quantise(values, bits, edges, ranges, key, packed):  # type: ignore[no-untyp
     return delta2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def dequantise(packed, bits, edges, ranges, out):  # type: ignore[no-untyped-def]
     codes = np.empty(BLOCK, np.uint8)
     top = np.float64((1 << bits) - 1)
@@ -167,14 +168,14 @@ def dequantise(packed, bits, edges, ranges, out):  # type: ignore[no-untyped-def
             at = end
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def segment_means(values, edges, means):  # type: ignore[no-untyped-def]
     for t in range(means.size):
         if edges[t + 1] > edges[t]:
             means[t] = _sum(values[edges[t] : edges[t + 1]]) / (edges[t + 1] - edges[t])
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@njit(cache=CACHE, nogil=True, fastmath={"reassoc", "contract"})
 def moments(gradient, vbar):  # type: ignore[no-untyped-def]
     v2, vbar2, v_vbar = 0.0, 0.0, 0.0
     for i in range(gradient.size):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 
 from spfl.arrays import Vector
+from spfl.compiled import CACHE, njit
 from spfl.packets.layout import Layout
 
 LARGEST_BLOCK = 4096  # stays in the first-level cache
@@ -114,7 +114,7 @@ def _random_signs(size: int, rng: np.random.Generator) -> Vector:
     return bits.astype(np.float32) * np.float32(2) - np.float32(1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _hadamard(vector: Vector, block: int) -> None:
     """Orthonormal Walsh-Hadamard transform of every block, in place; its own inverse. Two stages a pass over memory."""
     for start in range(0, vector.size, block):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from numba import njit, vectorize
 from numpy.typing import ArrayLike, NDArray
 
 from spfl.arrays import Bools, Floats
+from spfl.compiled import CACHE, njit, vectorize
 from spfl.rng import Purpose, server_stream
 
 Multiplex = Literal["orthogonal", "superposed"]
@@ -136,7 +136,7 @@ def _load(bits: Floats, symbols: Floats) -> Floats:
         return np.where(bits > 0, bits / symbols, 0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def outage_exponent_scalar(
     load: float, band: float, power: float, noise_to_signal: float, gap_slope: float = 0.0
 ) -> float:
@@ -162,7 +162,7 @@ def outage_exponent_scalar(
     return math.exp(log_x) if log_x < MAX_LOG else math.inf
 
 
-@vectorize(cache=True)
+@vectorize(cache=CACHE)
 def _outage_exponent(load, band, power, noise_to_signal, gap_slope):  # type: ignore[no-untyped-def]
     return outage_exponent_scalar(load, band, power, noise_to_signal, gap_slope)
 

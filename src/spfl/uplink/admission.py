@@ -1,9 +1,9 @@
 """What the server believes of a device: side information is checked, and capped, before anything is decided by it.
 
 Packets are checked where they are decoded (`codec`). Side information arrives reliably and is not encoded, but nothing
-says that it is true. What no gradient can have (NaN, infinities, negative squares, a product beyond Cauchy-Schwarz)
-takes the device out of the round. What is possible but unlikely is capped, at a multiple of the cohort's median, which
-less than half of the devices cannot move far.
+says that it is true. What no gradient can have (NaN, infinities, what float32 cannot hold, negative squares, a product
+<v, vbar> of moduli that is negative or beyond Cauchy-Schwarz) takes the device out of the round. What is possible but
+unlikely is capped, at a multiple of the cohort's median, which less than half of the devices cannot move far.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from spfl.uplink.robust import clipped
 from spfl.uplink.upload import Upload, silent
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MOST_SAMPLES = 2**62  # n_k is an int64 on the way
 SLACK = 1e-3  # relative, on Cauchy-Schwarz: sums of a million float32 products
 
 
@@ -53,10 +54,11 @@ def _median(values: Sequence[float]) -> float:
 
 def _possible(form: Format, upload: Upload) -> bool:
     squares = (upload.v2, upload.vbar2, upload.delta2)
-    largest = form.layout.size * FLOAT32_MAX**2
-    if not all(0.0 <= square <= 4.0 * largest for square in squares) or upload.samples < 0:  # NaN fails as well
+    if not all(0.0 <= square <= FLOAT32_MAX for square in squares):  # NaN fails as well
         return False
-    if not abs(upload.v_vbar) <= (1.0 + SLACK) * math.sqrt(upload.v2) * math.sqrt(upload.vbar2):
+    if not 0 <= upload.samples <= MOST_SAMPLES or FLOAT32_MAX < abs(upload.loss) < math.inf:
+        return False
+    if not 0.0 <= upload.v_vbar <= (1.0 + SLACK) * math.sqrt(upload.v2) * math.sqrt(upload.vbar2):
         return False
     if upload.tensor_means.shape != (len(form.packets.names),) or upload.aside.shape != (form.packing.aside,):
         return False

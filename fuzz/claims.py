@@ -1,0 +1,112 @@
+"""Hostile side information through a whole round, for schemes and defences. python fuzz/claims.py [COUNT]
+
+A round of real uploads, in which one device claims what it likes: any of its numbers is replaced by zeros, signs
+turned, the largest and smallest floats, NaN, infinities, or multiplied by a power of ten. It goes through `prepare`
+and `complete`. No exception may come of it, the weights stay finite, and shares of the band stay within the cap.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spfl.config.schema import build_config
+from spfl.data.dataset import load_dataset
+from spfl.fleet.threads import ThreadFleet
+from spfl.schemes import SCHEMES
+from spfl.training import Stopwatch, complete, prepare
+from spfl.uplink.upload import Upload
+from spfl.world.world import World
+
+SCALARS = ("v2", "vbar2", "v_vbar", "delta2", "loss", "samples")
+EXTREMES = [0.0, -1.0, 1e-45, 1e-300, 3.4e38, 1e39, 1e77, 1e308, -1e308, math.inf, -math.inf, math.nan]
+CAPS = {"device_clip": 1.5, "max_samples": 2.0, "max_share": 0.3}
+DEFENCES: list[dict[str, Any]] = [{}, CAPS, CAPS | {"aggregation": "median"}, CAPS | {"aggregation": "sign_majority"}]
+
+
+def worlds() -> list[tuple[World, Any, list[Upload]]]:
+    """A world, its server and the uploads of its first round, for every scheme that takes the defence."""
+    digits, found = load_dataset("digits"), []
+    for name in SCHEMES:
+        for defence in DEFENCES:
+            try:
+                world = World.build(build_config({**BASE, "scheme": {"name": name} | defence}), digits)
+                server = world.start()
+                with ThreadFleet(world) as fleet:
+                    uploads, _ = fleet.uploads(server, world.cohort(1), 1)
+                _round(world, server, list(uploads))
+            except Exception as error:  # a defence that the scheme refuses, in one line
+                found_why[f"{name}: {error}"] += 1
+                continue
+            found.append((world, server, list(uploads)))
+    return found
+
+
+BASE: dict[str, Any] = {
+    "workers": 1,
+    "data": {"devices": 6},
+    "model": {"name": "softmax"},
+    "training": {"rounds": 2, "eval_every": 2, "batch_size": 8},
+    "channel": {"median_snr_db": 6.0},
+}
+found_why: Counter[str] = Counter()
+
+
+def _round(world: World, server: Any, uploads: list[Upload]) -> Any:
+    plan = prepare(world, server, uploads, 1, Stopwatch())
+    return complete(world, server, plan, lambda _: (0.0, 0.0), Stopwatch())
+
+
+def lie(rng: random.Random, upload: Upload) -> Upload:
+    """The upload with one to three of its claims replaced."""
+    for _ in range(rng.randrange(1, 4)):
+        name = rng.choice((*SCALARS, "tensor_means", "aside"))
+        if name in ("tensor_means", "aside"):
+            array = getattr(upload, name).copy()
+            if array.size:
+                with np.errstate(over="ignore"):
+                    array[rng.randrange(array.size)] = np.float32(_value(rng, 1.0))
+            upload = replace(upload, **{name: array})
+            continue
+        value = _value(rng, float(getattr(upload, name)))
+        if name == "samples":
+            value = int(value) if math.isfinite(value) else 2**63
+        upload = replace(upload, **{name: value})
+    return upload
+
+
+def _value(rng: random.Random, now: float) -> float:
+    return rng.choice(EXTREMES) if rng.random() < 0.5 else now * 10.0 ** rng.randrange(-40, 40) * rng.choice((1, 1, -1))
+
+
+def fuzz(count: int, seed: int = 0) -> Counter[str]:
+    """What came of so many lies; raises AssertionError, or whatever escapes, for one that does harm."""
+    rng, found, made = random.Random(seed), Counter[str](), worlds()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of sums that overflow: what comes of them is checked
+        for _ in range(count):
+            world, server, honest = rng.choice(made)
+            uploads = list(honest)
+            liar = rng.randrange(len(uploads))
+            uploads[liar] = lie(rng, uploads[liar])
+            record = _round(world, server, uploads)
+            assert np.isfinite(record.server.weights).all()
+            assert record.allocation.beta.min() >= 0.0
+            cap = world.config.scheme.max_share
+            assert record.allocation.beta.max() <= (1.0 if cap is None else max(cap, 1 / len(uploads))) + 1e-6
+            found["refused" if record.rejected else "believed or capped"] += 1
+    return found
+
+
+if __name__ == "__main__":
+    total, began = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000, time.perf_counter()
+    print(dict(fuzz(total)), f"{total} lies in {time.perf_counter() - began:.0f} s, nothing else came of any")
+    print(f"not taken: {dict(found_why)}")
