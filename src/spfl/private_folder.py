@@ -11,9 +11,14 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def private_folder(path: Path) -> str | None:
-    """Make the folder with mode 700, if it is not there. Why it cannot be trusted, in one line; None when it can."""
+    """Make the folder, and those above it, with mode 700 where they are not there.
+
+    Returns why it cannot be trusted, in one line; None when it can.
+    """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         return f"{path} cannot be made: {error.strerror}"
     return untrusted(path)
@@ -28,7 +33,9 @@ def untrusted(path: Path) -> str | None:
         return f"{path} is a link"
     if found.st_uid != os.geteuid():
         return f"{path} belongs to another user"
-    return f"{path} can be written by others (mode {found.st_mode & 0o777:o})" if found.st_mode & OTHERS_WRITE else None
+    if found.st_mode & OTHERS_WRITE:
+        return f"{path} can be written by others (mode {found.st_mode & 0o777:o}); chmod go-w it if all in it is yours"
+    return None
 
 
 def drop_torn_pickles(folder: Path, *suffixes: str) -> int:

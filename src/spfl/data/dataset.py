@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import tempfile
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from spfl.data.image_files import Source, decode
 from spfl.errors import ConfigError, DataError, did_you_mean
 from spfl.machine import native
 from spfl.own_code import find_object
+from spfl.private_folder import private_folder, untrusted
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
@@ -321,8 +323,11 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _read_cache(cache: Path, name: str, key: str) -> Dataset | None:
-    """The cached dataset; None if there is none, the source has changed, or the file is damaged."""
+    """The cached dataset; None if there is none, its source has changed, it is damaged, or others can write it."""
     try:
+        if fault := untrusted(cache.parent) or untrusted(cache):
+            warnings.warn(f"decoded images are not read from the cache: {fault}", stacklevel=3)
+            return None
         with native(cache) as path, safe_open(path, framework="pt") as opened:
             meta = opened.metadata() or {}
             if meta.get("key") != key:
@@ -341,7 +346,7 @@ def _write_cache(cache: Path, dataset: Dataset, key: str) -> None:
     tensors = {name: getattr(dataset, name) for name in names}
     meta = {"key": key, "classes": str(dataset.classes), "crc32": _checksum(tensors)}
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(cache.parent)
         with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
             (Path(folder) / cache.name).write_bytes(save(tensors, meta))
             os.replace(Path(folder) / cache.name, cache)
