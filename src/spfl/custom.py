@@ -22,6 +22,7 @@ from spfl.data.image_files import check_classes
 from spfl.errors import ConfigError, DataError
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
+from spfl.packets.layout import Layout
 from spfl.schemes import Scheme
 
 Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]
@@ -57,6 +58,14 @@ class Custom:
         if self.module is not None:
             _check_module(self.module)
         check_fields(self)
+
+    @property
+    def layout(self) -> str | None:
+        """What tells the parameters of the caller's network from those of another; None without one."""
+        if self.module is None:
+            return None
+        shapes = [(name, tuple(p.shape)) for name, p in self.module.named_parameters()]
+        return Layout(*zip(*shapes, strict=True)).digest.hex()
 
     def names(self) -> dict[str, str]:
         """Part -> name of what was brought, for the run folder: it tells parts apart, not their versions."""

@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from spfl.errors import ConfigError, did_you_mean
+from spfl.machine import memory_bytes
 from spfl.packets.layout import Layout
 
 BASE_CHANNELS = {"small_cnn": 16, "resnet18": 64}
+COPIES = 4  # of the parameters that the smallest run holds
 NORM_GROUP_CHANNELS = 4  # channels that share one mean and variance in a GroupNorm
 
 
@@ -54,9 +56,20 @@ def build_model(
         else:
             known = ["softmax", "mlp", "small_cnn", "resnet18"]
             raise ConfigError(f"unknown model {name!r}{did_you_mean(name, known)}")
+    _check_size(name, sum(parameter.numel() for parameter in module.parameters()))
     module.to(torch.float32).to_empty(device="cpu")  # whatever torch's default type is
     _draw_weights(module, rng)
     return module
+
+
+def _check_size(name: str, parameters: int) -> None:
+    """Raises ConfigError before memory is asked for: weights, a gradient, and both again at the server."""
+    needed, free = COPIES * 4 * parameters, memory_bytes()
+    if needed > free:
+        raise ConfigError(
+            f"model.width: {name} would have {parameters:.3g} parameters and take {needed / 1e9:.3g} GB, "
+            f"there are {free / 1e9:.3g} GB; make it narrower"
+        )
 
 
 def _draw_weights(module: nn.Module, rng: np.random.Generator) -> None:

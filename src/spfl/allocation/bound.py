@@ -61,6 +61,8 @@ class Devices:
     def normalized(self) -> Devices:
         """The same devices with weights that sum to one (unchanged when all are zero)."""
         total = self.weight.sum()
+        if total == np.inf:  # of finite weights near the end of the range
+            return replace(self, weight=self.weight / self.weight.max()).normalized()
         return replace(self, weight=self.weight / total) if total > 0 else self
 
 

@@ -52,7 +52,7 @@ def sweep_command(
 
     points = load_points(sweep_path, overrides or [])
     if tune:
-        tuning.check_tunable(point.config for point in points)
+        tuning.check_tunable([point.config for point in points], {key for point in points for key in point.settings})
     folder = out or new_folder(sweep_path.stem)
     with resumable(folder), _progress(points) as progress:
         rows = sweep(

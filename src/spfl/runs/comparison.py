@@ -21,6 +21,7 @@ from spfl.world.world import World
 TABLE_JSON, TABLE_MD, FIGURE = "table.json", "table.md", "accuracy.png"
 COLUMNS = ("scheme", "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "s/run")
 
+MOST_SEEDS = 10_000
 CAPTION = (
     "acc: test accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
     "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, heard or not."
@@ -34,6 +35,8 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise ConfigError(f"seeds must look like 0-4 or 0,2,5-7, got '{text}'")
+        if int(last or first) - int(first) >= MOST_SEEDS:
+            raise ConfigError(f"seeds must be at most {MOST_SEEDS} in a range, got '{part.strip()}'")
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
 

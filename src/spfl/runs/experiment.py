@@ -278,6 +278,7 @@ def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CO
         "dataset": fingerprint(dataset),
         "config_sha256": _sha256(text),
         "custom": custom.names(),
+        "layout": custom.layout,
         "torch_device": device_name(config.torch_device),
     }
     write_atomically(folder / ENVIRONMENT, dump_json(environment, indent=2).encode() + b"\n")  # first: it is the mark
@@ -300,6 +301,8 @@ def _check_same(folder: Path, config: Config, dataset: Dataset, custom: Custom) 
         raise RunFolderError(f"cannot resume {folder}: its data are {then.get('dataset')}, got {now['dataset']}")
     if then.get("custom", {}) != custom.names():
         raise RunFolderError(f"cannot resume {folder}: its own parts are {then.get('custom')}, got {custom.names()}")
+    if then.get("layout") not in (None, custom.layout):
+        raise RunFolderError(f"cannot resume {folder}: its network has other parameters, by name or shape")
     if then["versions"] != now["versions"]:
         warnings.warn(f"{folder} was begun with {then['versions']}; bits may differ from here on", stacklevel=3)
 

@@ -32,8 +32,10 @@ class Tuned:
         return len(self.accuracy) > 1 and self.best in (min(self.accuracy), max(self.accuracy))
 
 
-def check_tunable(configs: Iterable[Config]) -> None:
-    """Raises ConfigError if any of the configurations is evaluated on test data."""
+def check_tunable(configs: Sequence[Config], swept: Iterable[str]) -> None:
+    """Raises ConfigError if no rate is swept, or if any of the configurations is evaluated on test data."""
+    if RATE not in swept:
+        raise ConfigError(f"--tune needs {RATE} in a [[grid]], with the values to choose among")
     if any(config.data.validation_fraction == 0 for config in configs):
         raise ConfigError("--tune needs data.validation_fraction > 0 at every point: rates are not tuned on test data")
 
