@@ -19,7 +19,7 @@ from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.fleet.workers import Failure, map_processes
 from spfl.runs.experiment import run_experiment
 from spfl.runs.metrics import metrics
-from spfl.studies.runner import check_folder, load_points, measure, read_results, sweep
+from spfl.studies.runner import RATE, check_folder, load_points, measure, read_results, sweep
 from spfl.studies.tables import summary_text
 from spfl.studies.tuning import check_tunable, rates_text, tune
 
@@ -361,8 +361,11 @@ def test_the_best_mean_wins_and_an_edge_is_told():
 
 def test_tuning_refuses_what_would_mislead(write):
     with pytest.raises(ConfigError, match="not tuned on test data"):
-        check_tunable([point.config for point in load_points(write(GRID))])
-    check_tunable([p.config for p in load_points(write(GRID), ["data.validation_fraction=0.2"])])
+        check_tunable([point.config for point in load_points(write(GRID))], [RATE])
+    unseen = [p.config for p in load_points(write(GRID), ["data.validation_fraction=0.2"])]
+    check_tunable(unseen, [RATE])
+    with pytest.raises(ConfigError, match=r"--tune needs training\.rate in a \[\[grid\]\]"):
+        check_tunable(unseen, ["scheme.name"])
     with pytest.raises(ConfigError, match="not tuned on test data"):
         tune([*ROWS, result("c", 0.1, 0, 0.5, validation=False)])
     with pytest.raises(ConfigError, match="rates of b were not tried on the same points"):
