@@ -25,7 +25,7 @@ from spfl.radio.outage import Link, Outcome
 from spfl.uplink.admission import admit
 from spfl.uplink.delivery import deliver
 from spfl.uplink.reception import Arrived, Update, receive
-from spfl.uplink.scheduling import Fades, share_resources
+from spfl.uplink.scheduling import PacketFades, share_resources
 from spfl.uplink.side import known_uploads
 from spfl.uplink.upload import Upload, describe
 from spfl.world.energy import Spent
@@ -103,12 +103,12 @@ class Plan:
     uploads: Sequence[Upload]
     devices: Devices
     link: Link
-    fades: Fades
+    fades: PacketFades
     allocation: AllocationResult
 
 
 def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_: int, clock: Stopwatch) -> Plan:
-    """The first half of the server's round: who sends with how much of the band and power."""
+    """The first half of the server's round: who sends with how much of the bandwidth and power."""
     with clock("allocate"):
         uploads = admit(world.format, uploads)
         cohort = [upload.device for upload in uploads]
@@ -133,7 +133,7 @@ def complete(
 ) -> RoundRecord:
     """The second half: what arrives, the aggregate, the step.
 
-    `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not heard.
+    `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not received.
     `outcome` is what arrived, where packets were really sent. `receive` is the fleet's.
     """
     config, scheme, uploads = world.config, world.scheme, plan.uploads

@@ -98,10 +98,10 @@ class TorchFleet:
     def _uploads(self, server: ServerState, cohort: list[int], round_: int) -> tuple[list[Upload], float]:
         world = self._world
         weights = torch.from_numpy(server.weights).to(self._device)
-        heard = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
+        received = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
         found, self._sent = {k: silent(world.format, k) for k in cohort}, []
         spent = [0.0, 0.0]
-        for members, batch in self._batches(heard, round_):
+        for members, batch in self._batches(received, round_):
             began = self._now()
             gradients, losses = self._gradients(weights, *batch)
             middle = self._now()
@@ -182,9 +182,9 @@ class TorchFleet:
             members, losses = [members[i] for i in kept], [losses[i] for i in kept]
         if not members:
             return {}
-        aside = gradients[:, gradients.shape[1] - packing.aside :]
+        output_bias = gradients[:, gradients.shape[1] - packing.output_biases :]
         sent, delta2 = _Sent(members, self._flips(members, round_)), torch.zeros(len(members), dtype=torch.float64)
-        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.aside], sent.flips)
+        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.output_biases], sent.flips)
         if scheme.uplink == "ideal":
             sent.exact = gradients
         else:
@@ -198,9 +198,9 @@ class TorchFleet:
         means = self._means(vectors)
         v, vbar = vectors.abs().double(), self._stand_in(means, state).double()
         figures = torch.stack([(v * v).sum(1), (vbar * vbar).sum(1), (v * vbar).sum(1), delta2.to(v.device)], 1)
-        sides = zip(figures.tolist(), means.cpu().numpy(), aside.cpu().numpy().copy(), strict=True)
+        sides = zip(figures.tolist(), means.cpu().numpy(), output_bias.cpu().numpy().copy(), strict=True)
         return {
-            k: Upload(k, len(world.parts[k]), loss, mean, v2, vbar2, v_vbar, noise, aside=side)
+            k: Upload(k, len(world.parts[k]), loss, mean, v2, vbar2, v_vbar, noise, output_bias=side)
             for k, loss, ((v2, vbar2, v_vbar, noise), mean, side) in zip(members, losses, sides, strict=True)
         }
 
@@ -229,7 +229,7 @@ class TorchFleet:
             return vectors
         size, block = self._packing.packets.size, self._packing.packets.sizes[0]
         turned = codec.hadamard(vectors, block) * codec.random_signs(flips, size)
-        return turned[:, : self._packing.parameters.size - self._packing.aside]
+        return turned[:, : self._packing.parameters.size - self._packing.output_biases]
 
     def _means(self, vectors: torch.Tensor) -> torch.Tensor:
         """What a sign alone stands for in each tensor, float32 (device, tensor): see `Packing.scales`."""
@@ -259,7 +259,7 @@ class TorchFleet:
         uploads, outcome, layout = arrived.uploads, arrived.outcome, form.layout
         scale = aggregation_weights(form, arrived, state)
         place = {upload.device: i for i, upload in enumerate(uploads)}
-        total, heard = torch.zeros(layout.size, device=self._device, dtype=torch.float32), 0.0
+        total, received = torch.zeros(layout.size, device=self._device, dtype=torch.float32), 0.0
         rejected = sum(not upload.samples for upload in uploads)
         for sent in self._sent:
             rows = [i for i, k in enumerate(sent.members) if outcome.sign[place[k]] and uploads[place[k]].samples]
@@ -271,16 +271,16 @@ class TorchFleet:
             rejected += len(rows) - int(finite.sum())
             weight = torch.where(finite, torch.from_numpy(scale[places]).to(self._device), 0.0)
             total += weight.float() @ torch.where(finite[:, None], vectors, 0.0)
-            heard += float(weight.sum())
-        if heard > 0 and normalizes(form):
-            total /= heard
+            received += float(weight.sum())
+        if received > 0 and normalizes(form):
+            total /= received
         self._sent = []
         return finish(form, arrived, state, Round(scale, total.cpu().numpy(), rejected=rejected))
 
     def _decode(
         self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State
     ) -> torch.Tensor:
-        """What the server uses of heard devices, float32 (device, dim)."""
+        """What the server uses of received devices, float32 (device, dim)."""
         if sent.exact is not None:
             return sent.exact[rows]
         packing, scheme = self._packing, self._world.scheme
@@ -295,9 +295,9 @@ class TorchFleet:
             own = codec.dequantise(sent.moduli[rows], bits, self._ranges, sent.limits[rows])
             moduli = torch.where(arrived, own, moduli)
         vectors = self._rotate_back(signs * moduli, None if sent.flips is None else sent.flips[rows])
-        if packing.aside:
-            aside = torch.from_numpy(np.stack([upload.aside for upload in uploads])).to(self._device)
-            vectors = torch.cat([vectors, aside], 1)
+        if packing.output_biases:
+            output_bias = torch.from_numpy(np.stack([upload.output_bias for upload in uploads])).to(self._device)
+            vectors = torch.cat([vectors, output_bias], 1)
         return vectors
 
     @repeatable()
