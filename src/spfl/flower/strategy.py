@@ -34,7 +34,7 @@ from spfl.flower import protocol
 from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
 from spfl.runs.environment import describe_environment
-from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.training import Ends, Known, Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.admission import admit
 from spfl.uplink.upload import Upload, silent
 from spfl.world.state import ServerState
@@ -123,7 +123,7 @@ class SpFl(Strategy):
         uploads = self._cohort(round_, received)
         plan = replace(plan, uploads=self._believed(round_, uploads))
         present = np.array([not u.samples or self._has_packets(u) for u in uploads])
-        record = complete(world, self.server, plan, self._evaluate, clock, present)
+        record = complete(world, self.server, plan, Ends(self._evaluate), clock, Known(present))
         self.record = replace(record, rejected=record.rejected + int((~present).sum()))
         self.server = record.server
         return protocol.weights_record(self.server.weights), _metrics(self.record)

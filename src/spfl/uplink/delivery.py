@@ -26,7 +26,7 @@ def deliver(
     """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
     if scheme.uplink == "analog":
         return _superpose(scheme, uploads, link, allocation, level(fades[0]), rng)
-    if allocation.bits is not None and (allocation.q_s[allocation.beta > 0] == 1.0).all():  # the link has adapted
+    if allocation.adapted:
         sent = allocation.beta > 0
         return Outcome(sent, sent)
     every = _attempts(fades, scheme.attempts, link, rng)

@@ -36,7 +36,8 @@ class Upload:
     """What one device hands to its radio: packets, and the side information of model.md, section 2.
 
     `gradient` float32 (dim,) stays only where no packet replaces it (ideal and analogue uplinks) or error feedback
-    needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent.
+    needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent. `held` is
+    the fleet's own record of packets that stay on a PyTorch device.
     """
 
     device: int
@@ -55,6 +56,7 @@ class Upload:
     ladder_packet: bytes = b""
     own_packet: bytes = b""
     kept: Vector | None = None
+    held: object = field(default=None, compare=False, repr=False)
 
 
 def silent(form: Format, device: int) -> Upload:
