@@ -1,7 +1,7 @@
 """Damage done by hostile devices, with and without the defences of [scheme]: the table of docs/security.md.
 
 Softmax on the digits, 20 devices, 60 rounds, median SNR 6 dB. For each scheme, attack and defence: test accuracy (mean
-over the last quarter, then mean and standard deviation over seeds), and the largest mean share of the band that hostile
+over the last quarter, then mean and standard deviation over seeds), and the largest mean bandwidth share that hostile
 devices got, as a multiple of an equal share. Run: python benchmarks/hostile.py [SEEDS]
 """
 

@@ -15,7 +15,7 @@ def better_half(devices, link):
     return active / max(active.sum(), 1), 0.9
 
 
-MINE = spfl.Scheme("better_half", "ours", "sign and modulus packets, band for the better half", share=better_half)
+MINE = spfl.Scheme("better_half", "ours", "sign and modulus packets, bandwidth for the better half", share=better_half)
 
 
 class TestBetterHalf(SchemeContract):

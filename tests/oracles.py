@@ -271,19 +271,19 @@ def hadamard_matrix(size):
     return matrix
 
 
-def calibrated_weights_by_minimisation(weight, auxiliary, heard, ridge):
+def calibrated_weights_by_minimisation(weight, auxiliary, received, ridge):
     """The stated objective, minimised by a general-purpose optimiser; not yet normalised."""
     from scipy.optimize import minimize
 
-    start = weight[heard] / weight[heard].sum()
-    x, target = auxiliary[heard], weight @ auxiliary / weight.sum()
+    start = weight[received] / weight[received].sum()
+    x, target = auxiliary[received], weight @ auxiliary / weight.sum()
     level = ridge * np.trace(x.T @ np.diag(start) @ x) / x.shape[1]
 
     def objective(a):
         return np.sum((a - start) ** 2 / start) + np.sum((a @ x - target) ** 2) / level
 
     out = np.zeros(len(weight))
-    out[heard] = minimize(objective, start, tol=1e-14).x
+    out[received] = minimize(objective, start, tol=1e-14).x
     return out
 
 
@@ -313,7 +313,7 @@ def update_of_segments(world: Any, outcome: Any) -> NDArray[np.float64]:
     layout, out = world.layout, np.zeros(world.layout.size)
     tensor_of = np.repeat(np.arange(len(layout.names)), layout.sizes)
     for i in range(layout.size):
-        heard = 0.0
+        received = 0.0
         for k, u in enumerate(uploads):
             signs = outcome.sign_segments[k]
             if not signs[i * len(signs) // layout.size]:
@@ -324,8 +324,8 @@ def update_of_segments(world: Any, outcome: Any) -> NDArray[np.float64]:
             if u.modulus_packet and (together or moduli[i * len(moduli) // layout.size]):
                 modulus = decode_modulus(u.modulus_packet, layout=layout, round_=1, device=u.device)[i]
             out[i] += u.samples / total * sign * modulus
-            heard += u.samples / total
-        out[i] /= heard or 1.0
+            received += u.samples / total
+        out[i] /= received or 1.0
     return out
 
 

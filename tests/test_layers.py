@@ -83,3 +83,22 @@ def test_an_import_that_points_up_is_found(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text("def f():\n    from spfl.cli import commands\nimport spfl.units\nfrom spfl import rng, run\n")
     assert sorted(imported(file)) == ["", "cli.commands", "rng", "units"]
+
+
+def types_of(path: Path) -> Iterator[str]:
+    """Names of classes and of aliases of types (capitals first) that a module defines."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name[0].isupper() and not name.isupper():
+                yield name
+
+
+def test_a_type_has_a_name_of_its_own() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for name in types_of(path):
+            homes.setdefault(name, []).append(module)
+    assert not {name: where for name, where in homes.items() if len(where) > 1}

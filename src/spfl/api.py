@@ -16,7 +16,7 @@ from torch import nn
 from spfl.compensation import Compensation
 from spfl.config.files import assign, load_config
 from spfl.config.schema import Config, build_config
-from spfl.custom import Custom, Fades, Gains, Partitioner, name_of
+from spfl.custom import Custom, DrawFades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset, load_dataset
 from spfl.errors import WorkerError, plain_errors
 from spfl.fleet.workers import Failure, map_processes
@@ -32,12 +32,12 @@ from spfl.schemes import Scheme, resolve
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Source = Config | str | Path | Mapping[str, Any] | None
+ConfigSource = Config | str | Path | Mapping[str, Any] | None
 
 
 @plain_errors()
 def run(
-    config: Source = None,
+    config: ConfigSource = None,
     *,
     overrides: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -47,7 +47,7 @@ def run(
     module: nn.Module | None = None,
     partition: Partitioner | None = None,
     gains: Gains | None = None,
-    fades: Fades | None = None,
+    fades: DrawFades | None = None,
     local: LocalRule | None = None,
     server: ServerRule | None = None,
     out: Path | str | None = None,
@@ -130,7 +130,7 @@ class Comparison:
 
 @plain_errors()
 def compare(
-    config: Source = None,
+    config: ConfigSource = None,
     schemes: Iterable[str | Scheme] = ("error_free", "single_packet", "sp_fl_plus"),
     seeds: Iterable[int] = (0,),
     *,
@@ -212,7 +212,7 @@ def _run_job(base: Config, root: Path, parts: Mapping[str, Any], job: tuple[str 
     run(base, scheme=scheme, seed=seed, out=_place(root, scheme, seed), **parts)
 
 
-def as_config(source: Source, overrides: Mapping[str, Any] | None = None) -> Config:
+def as_config(source: ConfigSource, overrides: Mapping[str, Any] | None = None) -> Config:
     """A configuration from what `run` takes. Raises ConfigError."""
     if source is None or isinstance(source, str | Path):
         source = load_config(Path(source) if source is not None else None)

@@ -85,7 +85,7 @@ def remember(kind: Compensation, state: State, received: Mapping[int, Vector], u
     """The state after a round: `received` maps devices to their moduli (dim,), `update` is ghat (dim,).
 
     Only what both ends know enters: moduli that were acknowledged, and the broadcast update. A round in which
-    nothing was heard leaves the memory as it is: a modulus of zero would be wrong, and would silence every later
+    nothing was received leaves the memory as it is: a modulus of zero would be wrong, and would silence every later
     sign packet that comes alone.
     """
     if isinstance(kind, CompensationRule):

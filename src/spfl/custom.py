@@ -27,7 +27,7 @@ from spfl.schemes import Scheme
 
 Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]
 Gains = Callable[[int, np.random.Generator], Floats]
-Fades = Callable[[int, int, np.random.Generator], tuple[Floats, Floats]]
+DrawFades = Callable[[int, int, np.random.Generator], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Custom:
     module: nn.Module | None = None
     partition: Partitioner | None = None
     gains: Gains | None = None
-    fades: Fades | None = None
+    fades: DrawFades | None = None
     scheme: Scheme | None = None
     local: LocalRule | None = None
     server: ServerRule | None = None

@@ -1,6 +1,6 @@
 """The proposed scheme and every baseline, each a point of one design space, in one dictionary.
 
-A scheme says how a gradient is put into packets, how band and power are shared, and what the server does with
+A scheme says how a gradient is put into packets, how bandwidth and power are shared, and what the server does with
 the packets that arrive. It is a record of choices only, carried out by the modules of `spfl.uplink`.
 """
 
@@ -24,10 +24,10 @@ from spfl.radio.outage import Link
 
 Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog", "ladder", "codec"]
 Rule = Literal["mean", "calibrated", "reuse", "vote"]
-Objective = Literal["bound", "error", "participation"]
+ObjectiveName = Literal["bound", "error", "participation"]
 Auxiliary = Literal["bias", "labels"]
 Schedule = Literal["all", "channel", "norm", "channel_norm", "fair"]
-Share = Callable[[Devices, Link], tuple[ArrayLike, ArrayLike]]
+OwnShares = Callable[[Devices, Link], tuple[ArrayLike, ArrayLike]]
 ONE_PACKET: tuple[Uplink, ...] = ("ideal", "single", "sign", "sparse", "analog")
 # What a field may not be together with another: field, value, the other field, its values.
 CONFLICTS: tuple[tuple[str, object, str, tuple[object, ...]], ...] = (
@@ -104,9 +104,9 @@ class Scheme:
     density: Annotated[float, Field(gt=0, le=1)] = 0.02
     one_mean: bool = False
     rotated: bool = False
-    objective: Objective = "bound"
+    objective: ObjectiveName = "bound"
     allocate_split: bool = False
-    share: Share | None = None
+    share: OwnShares | None = None
     bits_per_value: Annotated[float, Field(gt=0)] | None = None
     tau: float = 1.0
     noise_aware: bool = False

@@ -94,26 +94,26 @@ class SchemeContract:
         return scheme
 
     def test_rounds_are_finite_and_keep_the_rules(self, scheme: Scheme) -> None:
-        """Shares of the band sum to one at most, probabilities lie in [0, 1], no modulus without its sign."""
+        """Shares of the bandwidth sum to one at most, probabilities lie in [0, 1], no modulus without its sign."""
         world = self.world(scheme)
         weights = world.start().weights
         for record in training.train(world):
-            share, heard = record.allocation, record.outcome
+            share, received = record.allocation, record.outcome
             assert np.isfinite(record.server.weights).all()
             assert np.isfinite(np.array([record.loss, record.test_loss, record.test_accuracy], np.float64)).all()
             assert (share.beta >= 0).all()
             assert share.beta.sum() <= 1 + 1e-9
             for odds in (share.alpha, share.rho, share.q_s, share.r_m):
                 assert ((odds >= 0) & (odds <= 1)).all()
-            assert not (heard.modulus & ~heard.sign).any()
-            assert not (heard.sign & (share.q_s == 0)).any()
+            assert not (received.modulus & ~received.sign).any()
+            assert not (received.sign & (share.q_s == 0)).any()
             assert record.rejected == 0
             if scheme.rule != "reuse":
-                assert np.array_equal(record.server.weights, weights) == (not heard.sign.any())
+                assert np.array_equal(record.server.weights, weights) == (not received.sign.any())
             weights = record.server.weights
 
     def test_every_bit_is_accounted_for(self, scheme: Scheme) -> None:
-        """The payload is that of the packets of all devices with band, every attempt; the rest is side information."""
+        """The payload is that of all devices with bandwidth, every attempt; the rest is side information."""
         world = self.world(scheme)
         for record in training.train(world):
             share, size = record.allocation, world.layout.size

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from spfl.allocation.bound import Devices
 from spfl.allocation.result import AllocationResult
-from spfl.arrays import Bools, Vector
+from spfl.arrays import Bools, State, Vector
 from spfl.config.schema import Config
 from spfl.config.training import TrainingConfig
 from spfl.data.dataset import Dataset, load_dataset
@@ -24,8 +25,9 @@ from spfl.learning.server import Moved, ServerRule, descend, own_step
 from spfl.radio.outage import Link, Outcome
 from spfl.uplink.admission import admit
 from spfl.uplink.delivery import deliver
+from spfl.uplink.format import Format
 from spfl.uplink.reception import Arrived, Update, receive
-from spfl.uplink.scheduling import Fades, share_resources
+from spfl.uplink.scheduling import PacketFades, share_resources
 from spfl.uplink.side import known_uploads
 from spfl.uplink.upload import Upload, describe
 from spfl.world.energy import Spent
@@ -79,7 +81,7 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
             plan = prepare(world, server, uploads, round_, clock)
-            record = complete(world, server, plan, fleet.evaluate, clock, receive=fleet.receive)
+            record = complete(world, server, plan, Ends(fleet.evaluate, fleet.receive), clock)
             del uploads, plan  # else memory holds the packets of two rounds until the next ones are complete
             server = record.server
             yield record
@@ -103,12 +105,12 @@ class Plan:
     uploads: Sequence[Upload]
     devices: Devices
     link: Link
-    fades: Fades
+    fades: PacketFades
     allocation: AllocationResult
 
 
 def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_: int, clock: Stopwatch) -> Plan:
-    """The first half of the server's round: who sends with how much of the band and power."""
+    """The first half of the server's round: who sends with how much of the bandwidth and power."""
     with clock("allocate"):
         uploads = admit(world.format, uploads)
         cohort = [upload.device for upload in uploads]
@@ -121,29 +123,41 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
     return Plan(round_, uploads, devices, link, fades, allocation)
 
 
-def complete(
-    world: World,
-    server: ServerState,
-    plan: Plan,
-    evaluate: Callable[[Vector], tuple[float, float]],
-    clock: Stopwatch,
-    present: Bools | None = None,
-    outcome: Outcome | None = None,
-    receive: Callable[..., Update] = receive,
-) -> RoundRecord:
-    """The second half: what arrives, the aggregate, the step.
+class Ends(NamedTuple):
+    """What completes a round beside the server's own rules: how weights are evaluated, how uploads are aggregated."""
 
-    `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not heard.
-    `outcome` is what arrived, where packets were really sent. `receive` is the fleet's.
+    evaluate: Callable[[Vector], tuple[float, float]]
+    receive: Callable[[Format, Arrived, State], Update] = receive
+
+
+class Known(NamedTuple):
+    """What is known of a round's packets without the channel model.
+
+    `present` (device,) is false where packets were lost elsewhere than in the air: such a device is not received.
+    `outcome` is what arrived, where packets were really sent.
     """
+
+    present: Bools | None = None
+    outcome: Outcome | None = None
+
+
+MODEL = Known()  # all of it is left to the channel model
+
+
+def complete(
+    world: World, server: ServerState, plan: Plan, ends: Ends, clock: Stopwatch, known: Known = MODEL
+) -> RoundRecord:
+    """The second half: what arrives, the aggregate, the step."""
     config, scheme, uploads = world.config, world.scheme, plan.uploads
     round_, allocation = plan.round_, plan.allocation
     with clock("transmit"):
-        outcome = outcome or deliver(scheme, uploads, plan.link, allocation, plan.fades, world.radio.noise(round_))
-        if present is not None:
-            outcome = replace(outcome, sign=outcome.sign & present, modulus=outcome.modulus & present)
+        outcome = known.outcome or deliver(
+            scheme, uploads, plan.link, allocation, plan.fades, world.radio.noise(round_)
+        )
+        if known.present is not None:
+            outcome = replace(outcome, sign=outcome.sign & known.present, modulus=outcome.modulus & known.present)
     with clock("aggregate"):
-        update = receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
+        update = ends.receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
     with clock("step"):
         update = world.remember(uploads, outcome.sign, update)
         after = step(config.training, server, update, world.custom.server)
@@ -151,7 +165,7 @@ def complete(
     test_loss, test_accuracy = None, None
     if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
         with clock("evaluate"):
-            test_loss, test_accuracy = evaluate(server.weights)
+            test_loss, test_accuracy = ends.evaluate(server.weights)
     return RoundRecord(
         round_,
         tuple(upload.device for upload in uploads),

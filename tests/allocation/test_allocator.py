@@ -182,7 +182,7 @@ def test_gap_shrinks_with_devices(size: int, gap: float, weights: str) -> None:
 
 
 def cell(size: int = 6, **changes) -> tuple[Devices, Link]:
-    """A benign problem: everybody can be heard well."""
+    """A benign problem: everybody can be received well."""
     k = np.arange(size)
     v2 = 1 + 0.3 * k
     devices = Devices(np.full(size, 1 / size), v2, 0.8 * v2, 0.8 * v2, 0.05 * v2)

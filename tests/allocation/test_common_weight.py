@@ -24,7 +24,7 @@ def test_common_weight_minimises_the_cost_of_all_devices() -> None:
 
 
 def test_first_order_error_of_the_normalised_mean() -> None:
-    """The objective ranks allocations as the true squared error of the mean over the heard does (Monte Carlo)."""
+    """The objective ranks allocations as the true squared error of the mean over the received does (Monte Carlo)."""
     rng = np.random.default_rng(7)
     devices, dim = 60, 40
     signal = rng.standard_normal(dim)
@@ -35,11 +35,11 @@ def test_first_order_error_of_the_normalised_mean() -> None:
         errors = []
         for _ in range(2000):
             g = signal / 10 + np.sqrt(noise)[:, None] * rng.standard_normal((devices, dim))
-            heard = rng.random(devices) < q
+            received = rng.random(devices) < q
             exact = rng.random(devices) < r
             sign_error = np.sqrt(0.57 * noise)[:, None] * rng.standard_normal((devices, dim))
             x = g + np.where(exact[:, None], 0, sign_error)
-            a = weight * heard
+            a = weight * received
             errors.append(np.sum((a @ x / a.sum() - weight @ g) ** 2))
         return float(np.mean(errors))
 

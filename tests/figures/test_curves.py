@@ -16,7 +16,7 @@ from spfl.errors import RunFolderError
 from spfl.figures.curves import accuracy_figure, importance_figure
 from spfl.figures.style import COLOURS, save_figure
 from spfl.runs.experiment import run_experiment
-from spfl.runs.results import Curve, read_curves, read_importance
+from spfl.runs.results import AccuracyCurve, read_curves, read_importance
 
 
 def write_run(folder, accuracies, tail="", **sections):
@@ -72,8 +72,8 @@ def curves():
     rounds = np.arange(5, 105, 5)
     rng = np.random.default_rng(0)
     return [
-        Curve("a", rounds, np.sort(rng.random((3, 20)), axis=1)),
-        Curve("b", rounds, np.sort(rng.random((1, 20)), axis=1)),
+        AccuracyCurve("a", rounds, np.sort(rng.random((3, 20)), axis=1)),
+        AccuracyCurve("b", rounds, np.sort(rng.random((1, 20)), axis=1)),
     ]
 
 
@@ -93,7 +93,7 @@ def test_lines_and_bands_are_the_data():
 
 
 def test_the_first_curves_differ_in_colour_dash_and_marker():
-    many = [Curve(str(i), np.arange(3), np.zeros((1, 3))) for i in range(len(COLOURS))]
+    many = [AccuracyCurve(str(i), np.arange(3), np.zeros((1, 3))) for i in range(len(COLOURS))]
     lines = accuracy_figure(many).axes[0].lines
     assert len({line.get_color() for line in lines}) == len(COLOURS)
     assert len({line.get_marker() for line in lines}) == len(COLOURS)

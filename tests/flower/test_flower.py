@@ -605,7 +605,7 @@ ARRAYS = st.builds(
 )
 RECORDS = st.one_of(
     st.dictionaries(st.sampled_from(["round", "devices", "samples"]), VALUES).map(ConfigRecord),
-    st.dictionaries(st.sampled_from(["numbers", "means", "aside", "sign_packet"]), ARRAYS).map(ArrayRecord),
+    st.dictionaries(st.sampled_from(["numbers", "means", "output_bias", "sign_packet"]), ARRAYS).map(ArrayRecord),
     st.just(MetricRecord({"round": 1})),
 )
 

@@ -426,7 +426,7 @@ def test_what_leaves_a_node_is_counts_sums_and_packets(dealt, digits, tmp_path):
         "hello": {"partition", "partitions", "samples", "test_samples", "network", "data", "code", "versions"},
         "sums": {"pixels", "total", "square"},
         "report": {"round", "devices", "samples"},
-        "side": {"numbers", "means", "aside"},
+        "side": {"numbers", "means", "output_bias"},
         "upload": {"round", "devices"},
         "packets": {"sign_packet", "modulus_packet"},
     }

@@ -184,10 +184,10 @@ def test_what_a_lost_device_would_keep_is_forgotten(digits, small_config):
     training = {"rounds": 1, "local_steps": 3, "correction": "scaffold"}
     world = World.build(small_config(training=training, scheme={"name": "single_packet"}), digits)
     (record,) = train(world)
-    heard = {f"local/kept/{k}" for k, ok in zip(record.cohort, record.outcome.sign, strict=True) if ok}
-    assert {name for name in record.server.memory if name.startswith("local/kept/")} == heard
-    assert 0 < len(heard) < 6
-    share = len(heard) / 6
+    received = {f"local/kept/{k}" for k, ok in zip(record.cohort, record.outcome.sign, strict=True) if ok}
+    assert {name for name in record.server.memory if name.startswith("local/kept/")} == received
+    assert 0 < len(received) < 6
+    share = len(received) / 6
     expected = np.float32(share) * (record.server.velocity / np.float32(3))
     np.testing.assert_allclose(record.server.memory["local/shared"], expected, rtol=1e-5, atol=1e-7)
 

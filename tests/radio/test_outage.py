@@ -181,14 +181,14 @@ def test_conventional_packet_is_the_proportional_point() -> None:
     possible = one.q_s > 0
     assert possible.sum() > 20
     np.testing.assert_allclose(both.r_m[possible], 1.0, rtol=1e-9)
-    heard = 0
+    received = 0
     for round_ in range(200):
         fades = draw_fades(5, round_, 40, "block")
         split_fate, single_fate = transmit(both, fades), transmit(one, fades)
         np.testing.assert_array_equal(split_fate.sign, single_fate.sign)
         np.testing.assert_array_equal(split_fate.modulus, single_fate.modulus)
-        heard += int(single_fate.sign.sum())
-    assert 0 < heard < 200 * 40
+        received += int(single_fate.sign.sum())
+    assert 0 < received < 200 * 40
 
 
 def test_the_guarantee_needs_block_fading_and_the_proportional_split() -> None:

@@ -151,7 +151,7 @@ BAD = [
     *[{"v_vbar": value} for value in (math.nan, math.inf, 1e9, -1e9)],
     {"samples": -1},
     *[{"tensor_means": np.array(value, np.float32)} for value in ([1.0], [1.0, np.nan], [1.0, -1.0], [np.inf, 0.0])],
-    *[{"aside": np.full(3, 1.0, np.float32)}],
+    *[{"output_bias": np.full(3, 1.0, np.float32)}],
 ]
 
 
@@ -173,7 +173,7 @@ def test_claims_are_capped_at_multiples_of_the_median(digits):
         samples=10**9,
         v2=1e12 * uploads[0].v2,
         v_vbar=1e6 * uploads[0].v_vbar,
-        aside=1e6 * uploads[0].aside,
+        output_bias=1e6 * uploads[0].output_bias,
         tensor_means=1e6 * uploads[0].tensor_means,
     )
     config, first = world.config.scheme, admit(world.format, uploads)
@@ -181,7 +181,7 @@ def test_claims_are_capped_at_multiples_of_the_median(digits):
         norms = [math.sqrt(u.v2) for u in uploads]
         assert math.sqrt(admitted[0].v2) <= 2.0 * sorted(norms)[-1]
         assert admitted[0].samples <= math.ceil(1.5 * max(u.samples for u in uploads))
-        assert np.linalg.norm(admitted[0].aside) <= 2.001 * max(np.linalg.norm(u.aside) for u in uploads)
+        assert np.linalg.norm(admitted[0].output_bias) <= 2.001 * max(np.linalg.norm(u.output_bias) for u in uploads)
         assert (admitted[0].tensor_means <= 2.001 * np.max([u.tensor_means for u in uploads], axis=0)).all()
         assert abs(admitted[0].v_vbar) <= 1.001 * math.sqrt(admitted[0].v2 * admitted[0].vbar2)
         assert norm_limit(config, admitted) <= 2.5 * norm_limit(config, first)
@@ -267,14 +267,14 @@ def test_nan_is_contained_without_any_defence(digits, name):
 
 @pytest.mark.parametrize("name", ["single_packet", "sp_fl", "sp_fl_plus", "majority_vote", "top_k"])
 def test_replayed_packets_are_refused(digits, name):
-    """After their first round, by the number in the header: only heard ones can be refused."""
+    """After their first round, by the number in the header: only received ones can be refused."""
     world = world_of(digits, 4, {"kind": "replay", "devices": 3}, name=name)
-    hostile, heard = sorted(world.hostile), 0
+    hostile, received = sorted(world.hostile), 0
     for record in training.train(world):
         late = 0 if record.round_ == 1 else record.outcome.sign[hostile].sum()
         assert record.rejected == late
-        heard += late
-    assert heard > 0
+        received += late
+    assert received > 0
 
 
 @pytest.mark.parametrize("kind", ATTACKS)

@@ -38,13 +38,13 @@ def gradients(devices: int, seed: int = 0) -> Any:
 
 
 @pytest.mark.parametrize("rotated", [True, False])
-@pytest.mark.parametrize("aside", [0, 10])
-def test_unpack_undoes_pack(rotated: bool, aside: int) -> None:
-    packing, (gradient,) = Packing(LAYOUT, rotated, aside), gradients(1)
+@pytest.mark.parametrize("output_bias", [0, 10])
+def test_unpack_undoes_pack(rotated: bool, output_bias: int) -> None:
+    packing, (gradient,) = Packing(LAYOUT, rotated, output_bias), gradients(1)
     vector = packing.pack(gradient, np.random.default_rng(3) if packing.rotated else None)
     assert vector.size == packing.packets.size
     rng = np.random.default_rng(3) if packing.rotated else None
-    back = packing.unpack(vector, gradient[LAYOUT.size - aside :], rng)
+    back = packing.unpack(vector, gradient[LAYOUT.size - output_bias :], rng)
     np.testing.assert_allclose(back, gradient, atol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_all_received_gives_the_mean_up_to_the_quantiser() -> None:
     got = get(PLUS, send(PLUS, sent), [1] * 4, [1] * 4).gradient
     error = np.linalg.norm(got - sent.mean(0)) / np.linalg.norm(sent.mean(0))
     assert 0 < error < 0.35
-    np.testing.assert_allclose(got[-10:], sent.mean(0)[-10:], rtol=1e-5, atol=1e-6)  # went aside, exact
+    np.testing.assert_allclose(got[-10:], sent.mean(0)[-10:], rtol=1e-5, atol=1e-6)  # side information, exact
 
 
 def test_signs_alone_are_nearly_unbiased_over_rotations() -> None:

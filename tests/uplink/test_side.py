@@ -50,10 +50,10 @@ def test_an_old_auxiliary_vector_is_drawn_to_the_mean_of_the_received() -> None:
     first, later = uploads(1), uploads(5)
     state = keep_side(FORM, 1, first, np.array([False, True, False]), {})
     told = auxiliary(FORM, later, np.array([True, False, False]), 5, state)
-    np.testing.assert_allclose(told[0], later[0].aside, rtol=1e-6)
+    np.testing.assert_allclose(told[0], later[0].output_bias, rtol=1e-6)
     trust = SHRINK**4
-    np.testing.assert_allclose(told[1], trust * first[1].aside + (1 - trust) * later[0].aside, rtol=1e-5)
-    np.testing.assert_allclose(told[2], later[0].aside, rtol=1e-6)
+    np.testing.assert_allclose(told[1], trust * first[1].output_bias + (1 - trust) * later[0].output_bias, rtol=1e-5)
+    np.testing.assert_allclose(told[2], later[0].output_bias, rtol=1e-6)
 
 
 def test_label_shares_are_known_whoever_is_received() -> None:
@@ -87,7 +87,9 @@ def test_what_was_lost_is_not_looked_at(small_config, digits) -> None:  # type: 
 
     with ThreadFleet(world) as fleet:
         sent, _ = fleet.uploads(world.start(), world.cohort(1), 1)
-    forged = [replace(u, aside=9 * u.aside, v2=9.0) if gone else u for u, gone in zip(sent, lost, strict=True)]
+    forged = [
+        replace(u, output_bias=9 * u.output_bias, v2=9.0) if gone else u for u, gone in zip(sent, lost, strict=True)
+    ]
     a, b = (
         receive(world.format, Arrived(1, x, record.outcome, record.allocation), {}).gradient for x in (sent, forged)
     )

@@ -28,13 +28,13 @@ def test_top_k_sends_the_largest_and_keeps_the_rest_exactly() -> None:
     state: State = {}
     used, total = np.zeros(DIM), np.zeros(DIM)
     for t in range(1, 60):
-        gradient, heard = rng.normal(size=DIM).astype(np.float32), bool(rng.random() < 0.6)
+        gradient, received = rng.normal(size=DIM).astype(np.float32), bool(rng.random() < 0.6)
         (upload,) = send(scheme, [gradient], state, t)
         corrected = gradient + state.get("residual/0", np.float32(0))
         np.testing.assert_array_equal(upload.gradient, corrected)
         places = sorted(range(DIM), key=lambda i: -abs(corrected[i]))[:2]
-        delivered = np.array([corrected[i] if i in places and heard else 0 for i in range(DIM)], np.float32)
-        update = get(scheme, [upload], [heard], state, t)
+        delivered = np.array([corrected[i] if i in places and received else 0 for i in range(DIM)], np.float32)
+        update = get(scheme, [upload], [received], state, t)
         np.testing.assert_array_equal(update.gradient, delivered)
         np.testing.assert_array_equal(update.state["residual/0"], corrected - delivered)
         state, used, total = update.state, used + update.gradient, total + gradient

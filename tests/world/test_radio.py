@@ -56,13 +56,13 @@ def test_the_noise_figure_of_devices_is_that_of_the_broadcast(digits, small_conf
     """Seven decibel of noise are seven decibel of power less."""
     start = world_of(digits, small_config).start()
 
-    def heard(**channel):
+    def received(**channel):
         world = world_of(digits, small_config, downlink="sit_out", **channel)
         return [[m is not None for m in world.models(start, range(6), round_)] for round_ in range(1, 9)]
 
-    loud = heard(downlink_power_dbm=12.0, downlink_noise_figure_db=7.0)
-    assert loud == heard(downlink_power_dbm=5.0)
-    assert loud != heard(downlink_power_dbm=12.0)
+    loud = received(downlink_power_dbm=12.0, downlink_noise_figure_db=7.0)
+    assert loud == received(downlink_power_dbm=5.0)
+    assert loud != received(downlink_power_dbm=12.0)
 
 
 # --- drops -----------------------------------------------------------------------------------------------------------

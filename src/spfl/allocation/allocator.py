@@ -1,15 +1,15 @@
-"""Shares of the band and splits of the power that minimise the one-step cost, with a certificate (model.md, section 7).
+"""Bandwidth shares and power splits that minimise the one-step cost, with a certificate (model.md, section 7).
 
     minimise    sum_k J_k(alpha_k, beta_k [, rho_k])
     over        beta >= 0, sum_k beta_k <= 1, beta_k <= max_share, 1 - max_power <= alpha_k <= max_power
     subject to  q_s >= min_success for every scheduled device, at most max_scheduled devices scheduled
 
-Who is scheduled. A device with no weight or no gradient needs no band and costs W ||v||^2 = 0. A device is
-*hopeless* when q_s < 1e-12 even with the largest share and all power on its signs: it gets no band and costs its
-whole bias W ||v||^2. Every other device counts as scheduled only with q_s >= 1e-12 (below that it is never heard).
+Who is scheduled. A device with no weight or no gradient needs no bandwidth and costs W ||v||^2 = 0. A device is
+*hopeless* when q_s < 1e-12 even with the largest share and all power on its signs: it gets no bandwidth and costs its
+whole bias W ||v||^2. Every other device counts as scheduled only with q_s >= 1e-12 (below that it is never received).
 Unless there is a `min_success`, the solver may drop any of these at W ||v||^2 each. It does where serving costs more:
 under `unbiased` weights, where q_s would be below about kappa w_k^2 / W_k. With `allow_drop=False` all are scheduled.
-If the band cannot carry everybody then, or only at a higher cost than an equal split that leaves some unheard, the
+If the bandwidth cannot carry everybody then, or only at a higher cost than an equal split that leaves some silent, the
 solver may drop after all, and the status is `overloaded`.
 
 No more silence. An allocation that favours weak devices can be received less often, in all, than equal shares. Under
@@ -37,7 +37,7 @@ from spfl.errors import AllocationError
 from spfl.radio.outage import Link, effective_power, sent_power, success
 
 Solver = Literal["exact", "alternating", "uniform"]
-Run = Callable[[Problem, AllocationResult | None], AllocationResult]
+Method = Callable[[Problem, AllocationResult | None], AllocationResult]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
 PROVEN = 1e-3  # a gap that counts as optimal
 RECEIVED_SLACK = 1e-6  # by which the expected number of received devices may fall short, relative
@@ -55,7 +55,7 @@ def allocate(
     solver: Solver = "exact",
     start: AllocationResult | None = None,
 ) -> AllocationResult:
-    """Minimise the one-step cost over the shares of the band and the splits of the power; see the module's header.
+    """Minimise the one-step cost over the shares of the bandwidth and the splits of the power; see the module's header.
 
     Args:
         devices: What the server knows of each gradient, arrays (device,).
@@ -96,7 +96,7 @@ def _optimise(problem: Problem, solver: Solver, start: AllocationResult | None) 
     return replace(run(replace(problem, droppable=True), start), status=AllocationStatus.OVERLOADED)
 
 
-def _audible(problem: Problem, run: Run, found: AllocationResult) -> AllocationResult:
+def _audible(problem: Problem, run: Method, found: AllocationResult) -> AllocationResult:
     """`found`, or the best allocation with a price of silence at which as many are received as with equal shares."""
     equal = _equal_shares(problem)
     least = float(equal.q_s.sum()) * (1.0 - RECEIVED_SLACK)
@@ -137,7 +137,7 @@ def _check(devices: Devices, link: Link, limits: Limits, solver: str, start: All
         raise AllocationError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if link.superposed and (limits.optimise_rho or np.any(np.asarray(limits.max_power) < 1.0)):
         raise AllocationError(
-            "optimise_rho and max_power need multiplex='orthogonal': superposed packets share one band"
+            "optimise_rho and max_power need multiplex='orthogonal': superposed packets share their bandwidth"
         )
     if limits.optimise_rho and solver != "exact":
         raise AllocationError(f"optimise_rho needs solver='exact', got {solver!r}")
@@ -203,9 +203,9 @@ def _uniform(problem: Problem) -> AllocationResult:
 
 
 def _feasible_start(problem: Problem, alpha: Floats) -> Floats | None:
-    """Shares near 1/K (active,) at which all are heard with this split; None if there are none.
+    """Shares near 1/K (active,) at which all are received with this split; None if there are none.
 
-    Where devices may be dropped, the unheard ones are.
+    Where devices may be dropped, the not received ones are.
     """
     rows, equal = problem.rows, 1.0 / problem.devices.size
     if problem.limits.fixed_beta:
@@ -232,7 +232,7 @@ def _alternating(problem: Problem, start: AllocationResult | None = None) -> All
     conventional = conventional_power(rows, np.full(len(rows), 1.0 / problem.devices.size))
     splits = [conventional, *(np.full(len(rows), value) for value in START_ALPHA)]
     points = [(_feasible_start(problem, a), a) for a in (np.clip(a, *rows[:, ALPHA_LIMITS].T) for a in splits)]
-    again = points  # once with the power first from the first of them, then with the band first from all
+    again = points  # once with the power first from the first of them, then with the bandwidth first from all
     if start is not None:  # an earlier result that fits is as good a start as all of these
         again = [(start.beta[problem.active], _effective_power(problem, start.beta, start.alpha))]
     for i, (beta, alpha) in enumerate([*points[:1], *again]):
@@ -254,8 +254,8 @@ def _fits(problem: Problem, start: AllocationResult) -> bool:
     alpha = _effective_power(problem, start.beta, start.alpha)
     low, high = rows[:, ALPHA_LIMITS].T
     least = least_shares(rows, alpha, rows[:, COLUMN["rho"]])
-    heard = (beta >= least) | ((beta == 0.0) & problem.droppable)
-    inside = heard & (beta <= rows[:, COLUMN["beta_max"]]) & (low <= alpha) & (alpha <= high)
+    received = (beta >= least) | ((beta == 0.0) & problem.droppable)
+    inside = received & (beta <= rows[:, COLUMN["beta_max"]]) & (low <= alpha) & (alpha <= high)
     scheduled = np.count_nonzero(beta)
     return bool(inside.all() and beta.sum() <= 1.0 and scheduled <= (problem.limits.max_scheduled or scheduled))
 

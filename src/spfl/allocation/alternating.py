@@ -10,7 +10,7 @@ from spfl.arrays import Floats
 
 RELATIVE_CHANGE = 1e-8
 CHANGE_OF_GAP = 1e-2  # it stops at this part of the tolerance: it knows no gap, only how slowly it still falls
-SLACK = 1e-10  # of the band that the multiplier leaves over, at that change
+SLACK = 1e-10  # of the bandwidth that the multiplier leaves over, at that change
 MAX_ROUNDS = 200
 
 

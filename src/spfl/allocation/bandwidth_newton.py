@@ -98,7 +98,7 @@ def _steepest(rows: Floats, alpha: Floats, low: Floats, rules: Rules) -> Floats:
 
 
 def _spread_spare(beta: Floats, rows: Floats, cost_of: Callable[[Floats], Floats]) -> list[Floats]:
-    """The shares as they are, with the spare band spread over all who gain by it, and with all of it given to one."""
+    """The shares as they are, with the spare bandwidth spread over all who gain by it, and with all of it for one."""
     limit = rows[:, COLUMN["beta_max"]]
     grown, one = np.minimum(beta / beta.sum(), limit), beta.copy()
     grown = np.where(cost_of(grown) < cost_of(beta), grown, beta)
@@ -134,7 +134,7 @@ def bandwidth_step(
     dropped = rows[:, COLUMN["bias_weight"]] * rows[:, COLUMN["v2"]] + rules.silence
     found = price(lambda p: float(demand(p).sum()) - 1.0, multiplier, tolerance=slack, slack=slack)
     target = demand(found.value)
-    if 0.0 < target.sum() < 1.0:  # a jump of the demand at the multiplier leaves band over
+    if 0.0 < target.sum() < 1.0:  # a jump of the demand at the multiplier leaves bandwidth over
         target = min(_spread_spare(target, rows, cost_of), key=lambda shares: float(cost_of(shares).sum()))
     now = cost_of(beta).sum()
     for _ in range(12):

@@ -113,7 +113,7 @@ def mean_product(r_m, v2, v_vbar):  # type: ignore[no-untyped-def]
 
 @njit(cache=CACHE, nogil=True)
 def second_moment(r_m, v2, vbar2, delta2):  # type: ignore[no-untyped-def]
-    """e: the mean square of the modulus that the server uses of a heard device; numbers, or arrays (device,)."""
+    """e: the mean square of the modulus that the server uses of a received device; numbers, or arrays (device,)."""
     return r_m * (v2 + delta2) + (1.0 - r_m) * vbar2
 
 
@@ -130,7 +130,7 @@ def mmse_weight_scalar(
 ) -> float:
     """c* = W <m,v> / (W q_s ||m||^2 + kappa w^2 (e - q_s ||m||^2)), the minimiser of the device's own cost.
 
-    0 for a device that is never heard, and where nothing depends on c.
+    0 for a device that is never received, and where nothing depends on c.
     """
     if q_s <= NEVER:
         return 0.0
@@ -156,7 +156,7 @@ def cost_scalar(
 ) -> float:
     """J_k of model.md, section 6, with bias_weight = W_k and noise_weight = kappa w_k^2.
 
-    `weights` is UNBIASED, MMSE or PLAIN; `c` is the fixed weight that PLAIN uses. A device that is never heard
+    `weights` is UNBIASED, MMSE or PLAIN; `c` is the fixed weight that PLAIN uses. A device that is never received
     (q_s = 0) contributes nothing to the aggregate whatever its weight, so it costs its whole gradient, W ||v||^2.
     """
     if q_s <= NEVER:
@@ -203,7 +203,7 @@ def aggregation_weight(
 ) -> Floats:
     """c_k known before reception, (device,): 1/q_s, the mmse weight, or 1 (`plain`; `normalized` rescales later).
 
-    `unbiased` and `mmse` give 0 to a device that is never heard.
+    `unbiased` and `mmse` give 0 to a device that is never received.
     """
     if weights == "unbiased":
         return np.divide(1.0, q_s, out=np.zeros_like(q_s), where=q_s > NEVER)
@@ -219,13 +219,13 @@ def common_weight(devices: Devices, q_s: Floats, r_m: Floats) -> float:
     """The one c for all devices that minimises sum_k J_k at theta = 0, kappa = 1: sum w^2 q <m,v> / sum w^2 q e.
 
     This is what `normalized` weights come to in the objective: to first order, the error of a weighted mean over the
-    heard devices is minimal where sum_k w_k^2 (c^2 q e - 2 c q <m,v> + ||v||^2) is, at this c (docs/model.md, 9).
-    One when nobody is heard.
+    received devices is minimal where sum_k w_k^2 (c^2 q e - 2 c q <m,v> + ||v||^2) is, at this c (docs/model.md, 9).
+    One when nobody is received.
     """
-    heard = devices.weight**2 * q_s
-    denominator = float(heard @ second_moment(r_m, devices.v2, devices.vbar2, devices.delta2))
+    received = devices.weight**2 * q_s
+    denominator = float(received @ second_moment(r_m, devices.v2, devices.vbar2, devices.delta2))
     products = mean_product(r_m, devices.v2, devices.v_vbar)
-    return float(heard @ products) / denominator if denominator > 0 else 1.0
+    return float(received @ products) / denominator if denominator > 0 else 1.0
 
 
 def one_step_bound(

@@ -2,7 +2,7 @@
 
 D(lambda) = sum_k min(W_k ||v_k||^2 where dropping is allowed, min_beta psi_k(beta) + lambda beta) - lambda is a lower
 bound of the optimum for every lambda >= 0. The demand sum_k beta_k(lambda) falls in lambda, so its best value lies
-where the demand meets the band. psi_k is sigmoidal, the demand may jump there: the dual then leaves a gap (at most the
+where the demand meets the bandwidth. psi_k is sigmoidal, the demand may jump there: the dual leaves a gap (at most the
 share of a few devices, by Shapley-Folkman), and the repair looks for the primal point.
 """
 
@@ -19,7 +19,6 @@ from spfl.allocation.kernels import COLUMN, Rules
 from spfl.allocation.problem import Problem
 from spfl.allocation.solvers import price
 from spfl.allocation.value_tables import (
-    Ints,
     Tables,
     coarse_demand,
     convex_windows,
@@ -28,7 +27,7 @@ from spfl.allocation.value_tables import (
     knapsack,
     split_all,
 )
-from spfl.arrays import Bools, Floats
+from spfl.arrays import Bools, Floats, Indices
 from spfl.machine import cores
 
 POINTS = 32
@@ -80,7 +79,7 @@ class _Dual:
         with ThreadPoolExecutor(min(len(parts), cores())) as pool:
             list(pool.map(work, parts))
 
-    def respond(self, multiplier: float, window: Ints | None = None) -> Floats:
+    def respond(self, multiplier: float, window: Indices | None = None) -> Floats:
         """Shares (device,) that minimise the Lagrangian; without a window the dual value counts towards the bound."""
         beta, value = np.empty(len(self.rows)), np.empty(len(self.rows))
         limits = self.everywhere if window is None else window
@@ -118,10 +117,10 @@ class _Dual:
         self._over_chunks(lambda s: split_all(self.rows[s], beta[s], self.rules, cost[s], alpha[s], rho[s]))
         return float(cost.sum()), alpha, rho
 
-    def meet(self, guess: float, slack: float, window: Ints | None = None, scheduled: Bools | None = None) -> Floats:
-        """Shares (device,) at the price where the demand meets the band; the largest demand seen that fits.
+    def meet(self, guess: float, slack: float, window: Indices | None = None, scheduled: Bools | None = None) -> Floats:
+        """Shares (device,) at the price where the demand meets the bandwidth; the largest demand seen that fits.
 
-        With `scheduled` only these devices may have band. Sets `multiplier`.
+        With `scheduled` only these devices may have bandwidth. Sets `multiplier`.
         """
         best = np.zeros(len(self.rows))
 
@@ -154,7 +153,7 @@ def solve_splits(rows: Floats, beta: Floats, rules: Rules) -> Certified:
 
 
 def _use_spare(beta: Floats, limit: Floats) -> Floats:
-    """Shares scaled up to fill the band, none above its limit."""
+    """Shares scaled up to fill the bandwidth, none above its limit."""
     total = beta.sum()
     return np.minimum(beta / total, limit) if 0.0 < total < 1.0 else beta
 

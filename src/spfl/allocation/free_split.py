@@ -1,4 +1,4 @@
-"""A device's best share, power split and band split together, by Newton, where rho is free (model.md, section 7)."""
+"""The best share, power split and bandwidth split of a device, by Newton, where rho is free (model.md, section 7)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Device(NamedTuple):
     noise, sign_load, modulus_load, rho: of `outage.Link`; v2 .. noise_weight: as in `bound.cost_scalar`;
     beta_min: the least share that schedules the device; beta_max, alpha_min, alpha_max: limits of the search;
     x_max: largest outage exponent of the signs. gap_slope: of `radio.outage.Link`. interference: its SNR gap where both
-    packets are superposed in one band, 0 where each has a band of its own.
+    packets are superposed in the same bandwidth, 0 where each has bandwidth of its own.
     """
 
     noise: float
@@ -86,14 +86,14 @@ def device_at(rows: Floats, k: int) -> Device:
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def _exponent(load: float, band: float, noise: float, gap_slope: float) -> float:
+def _exponent(load: float, bandwidth: float, noise: float, gap_slope: float) -> float:
     """Outage exponent with the whole power; the quick form of `outage_exponent_scalar` wherever nothing overflows."""
-    if load > 0.0 and band > 0.0:
-        y = LN2 * load / band
+    if load > 0.0 and bandwidth > 0.0:
+        y = LN2 * load / bandwidth
         if y < 500.0 and noise < 1e50:
-            x = noise * band * math.expm1(y)
-            return x if gap_slope == 0.0 else x * math.exp(min(gap_slope * load / band, 500.0))
-    return outage_exponent_scalar(load, band, 1.0, noise, gap_slope)
+            x = noise * bandwidth * math.expm1(y)
+            return x if gap_slope == 0.0 else x * math.exp(min(gap_slope * load / bandwidth, 500.0))
+    return outage_exponent_scalar(load, bandwidth, 1.0, noise, gap_slope)
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
@@ -159,7 +159,7 @@ def cost(device: Device, a: float, b: float, alpha: float, rules: Rules) -> floa
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def dropped_cost(device: Device, rules: Rules) -> float:
-    """What a device costs that gets no band: its whole gradient, and the price of silence."""
+    """What a device costs that gets no bandwidth: its whole gradient, and the price of silence."""
     return device.bias_weight * device.v2 + rules.silence
 
 
@@ -184,9 +184,9 @@ def probability_slopes(device: Device, q_s: float, r_m: float, rules: Rules) -> 
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def elasticity(load: float, band: float, gap_slope: float) -> float:
-    """d ln x / d ln band of an outage exponent: 1 - y / (1 - exp(-y)) - gap_slope r <= 0 with y = ln 2 r."""
-    y, gap = LN2 * load / band, gap_slope * load / band
+def elasticity(load: float, bandwidth: float, gap_slope: float) -> float:
+    """d ln x / d ln bandwidth of an outage exponent: 1 - y / (1 - exp(-y)) - gap_slope r <= 0 with y = ln 2 r."""
+    y, gap = LN2 * load / bandwidth, gap_slope * load / bandwidth
     return -0.5 * y - gap if y < 1e-6 else 1.0 + y / math.expm1(-y) - gap
 
 

@@ -82,7 +82,7 @@ def allocate_bits(
     status = AllocationStatus.FIXED if equal else _status(gap)
     return AllocationResult(
         beta, one, one.copy(), q, one.copy(), cost, objective, lower, gap, status, 0 if equal else 60,
-        time.perf_counter() - began, ~active, multiplier, bits=bits,
+        time.perf_counter() - began, ~active, multiplier, bits=bits, adapted=fade is not None,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The best split of a device's power (and band) between its packets, at a given share (model.md, section 7)."""
+"""The best split of a device's power (and bandwidth) between its packets, at a given share (model.md, section 7)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVERYWHERE = -1.0  # in place of a guess of alpha: search globally
 
 
 class Split(NamedTuple):
-    """The best division of a device's power (and band) and what it costs."""
+    """The best division of a device's power (and bandwidth) and what it costs."""
 
     cost: float
     alpha: float

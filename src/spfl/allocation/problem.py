@@ -13,7 +13,7 @@ from spfl.arrays import Bools, Floats
 from spfl.errors import AllocationError
 from spfl.radio.outage import Link, outage_exponent
 
-SUCCESS_FLOOR = 1e-12  # a device that succeeds less often is never heard
+SUCCESS_FLOOR = 1e-12  # a device that succeeds less often is never received
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,6 @@ def pose(devices: Devices, link: Link, objective: Objective, limits: Limits) -> 
         rows[:, COLUMN["beta_min"]] = least_shares(rows, rows[:, COLUMN["alpha_max"]], split[active])
     droppable, must = free, float(rows[:, COLUMN["beta_min"]].sum())
     if not free and must > 1.0 and promised.any():
-        raise AllocationError(f"min_success must need at most the whole band, got {must:.3g} times that")
+        raise AllocationError(f"min_success must need at most the whole bandwidth, got {must:.3g} times that")
     rules = Rules(link.fading == "block", WEIGHT_CODES[objective.weights], float(objective.c), limits.optimise_rho)
     return Problem(devices, link, objective, limits, rows, active, hopeless, droppable, keep, rules)

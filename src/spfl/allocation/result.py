@@ -44,6 +44,7 @@ class AllocationResult:
         multiplier: lambda, what more bandwidth would be worth.
         history: The objective after every half step of `alternating`; empty otherwise.
         bits: Bits of its vector that each device sends, where they are allocated; None where packets are fixed.
+        adapted: Whether each link adapts to the fade of the round: then what is sent arrives.
     """
 
     beta: Floats
@@ -62,3 +63,4 @@ class AllocationResult:
     multiplier: float | None = None
     history: tuple[float, ...] = ()
     bits: Floats | None = None
+    adapted: bool = False

@@ -183,7 +183,7 @@ def _bracket(
             at_high, count = excess(high), count + 1
         return low, at_low, high, at_high, count
     while at_low <= 0.0:
-        if not known_free and factor > 1e3:  # so cheap: perhaps there is band for everybody
+        if not known_free and factor > 1e3:  # so cheap: perhaps there is bandwidth for everybody
             if excess(0.0) <= 0.0:
                 return Solution(0.0, Status.CONVERGED, count + 1)
             known_free, count = True, count + 1

@@ -1,4 +1,4 @@
-"""What a share of the band is worth to each device: psi_k(beta) = min over alpha [, rho] of J_k (model.md, section 7).
+"""What a bandwidth share is worth to each device: psi_k(beta) = min over alpha [, rho] of J_k (model.md, section 7).
 
 psi_k is tabulated on a grid of shares; the tables find the right valley, a local search in it finds the point.
 Both matter because psi_k is sigmoidal: flat while nothing gets through, steep, then flat again, for the signs and
@@ -11,17 +11,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spfl.allocation.free_split import descend_free
 from spfl.allocation.kernels import Device, Rules, device_at, dropped_cost
 from spfl.allocation.power_split import EVERYWHERE, Split, best_split, descend, logit
 from spfl.allocation.solvers import minimise
-from spfl.arrays import Floats
+from spfl.arrays import Floats, Indices
 from spfl.compiled import CACHE, njit
 from spfl.radio.outage import LN2
-
-Ints = NDArray[np.int64]
 
 TABLE_TOLERANCE = 1e-3  # of alpha's logit in the table; what is read from the table only picks valleys
 TOLERANCE = 1e-7
@@ -40,7 +37,7 @@ class Tables(NamedTuple):
 def _grid(device: Device, out: Floats) -> None:
     """Shares from beta_min to beta_max, even in ln(2^r - 1) of the signs.
 
-    That is even in ln x where the outage is steep, and in ln beta where the band is ample.
+    That is even in ln x where the outage is steep, and in ln beta where the bandwidth is ample.
     """
     rho = device.rho if device.interference == 0.0 else 1.0
     load = max(device.sign_load / rho if rho > 0.0 else 0.0, 1e-12)
@@ -155,13 +152,13 @@ def demand(
     rows: Floats,
     tables: Tables,
     price: float,
-    window: Ints,
+    window: Indices,
     near: Floats,
     rules: Rules,
     beta: Floats,
     value: Floats,
 ) -> None:
-    """Each device's best share > 0 at a price of the band, and its priced cost, into `beta` and `value` (device,).
+    """Each device's best share > 0 at a price of the bandwidth, and its priced cost, into `beta` and `value` (device,).
 
     Only the grid points window[k, 0] <= i < window[k, 1] are searched. The best valley of the table is refined, and
     the next best one too when it could still win.
@@ -197,7 +194,7 @@ def demand(
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def convex_windows(tables: Tables, beta: Floats, window: Ints) -> None:
+def convex_windows(tables: Tables, beta: Floats, window: Indices) -> None:
     """The run of grid points around each share on which the table is convex, into `window` (device, 2)."""
     points = tables.beta.shape[1]
     for k in range(beta.size):
@@ -219,7 +216,7 @@ def _slope(grid: Floats, psi: Floats, i: int) -> float:
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def split_all(rows: Floats, beta: Floats, rules: Rules, cost_: Floats, alpha: Floats, rho: Floats) -> None:
-    """psi_k(beta_k) and its arguments for every device with band, by the global search; (device,)."""
+    """psi_k(beta_k) and its arguments for every device with bandwidth, by the global search; (device,)."""
     for k in range(beta.size):
         device = device_at(rows, k)
         if beta[k] > 0.0:

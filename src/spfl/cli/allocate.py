@@ -1,4 +1,4 @@
-"""`spfl allocate`: shares of the band and splits of the power for the devices of a CSV file."""
+"""`spfl allocate`: shares of the bandwidth and splits of the power for the devices of a CSV file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from spfl.cli.options import a_path
+from spfl.config.schema import SolverName, WeightsName
 from spfl.errors import AllocationError, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,14 +25,12 @@ COLUMNS = ("device", *NUMBERS)
 SIGNED = ("power_dbm", "gain_db")
 RANGE_BITS = 64  # v_min and v_max as float32; this command counts no packet headers
 
-SolverName = Literal["exact", "alternating", "uniform"]
-WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 FadingName = Literal["block", "independent"]
 MultiplexName = Literal["orthogonal", "superposed"]
 
 
 @dataclass(frozen=True)
-class Table:
+class DeviceTable:
     """The devices of a CSV file: their names, and a list of numbers for each column."""
 
     names: list[str]
@@ -49,7 +48,9 @@ def allocate_command(
     dim: Annotated[int, typer.Option(help="Elements of the gradient.")] = 62006,
     rho: Annotated[str, typer.Option(help="Band share of the signs: 'proportional' or 0..1.")] = "proportional",
     fading: Annotated[FadingName, typer.Option(help="One fade for both packets, or one each.")] = "block",
-    multiplex: Annotated[MultiplexName, typer.Option(help="A band for each packet, or one for both.")] = "orthogonal",
+    multiplex: Annotated[
+        MultiplexName, typer.Option(help="Bandwidth of its own for each packet, or the same for both.")
+    ] = "orthogonal",
     theta: Annotated[float, typer.Option(help="How biases add up: 1 always valid, 0 if uncorrelated.")] = 1.0,
     kappa: Annotated[float, typer.Option(help="Learning rate times smoothness.")] = 1.0,
     weights: Annotated[WeightsName, typer.Option(help="How received gradients are weighted.")] = "unbiased",
@@ -58,13 +59,13 @@ def allocate_command(
     optimise_rho: Annotated[bool, typer.Option("--optimise-rho", help="Optimise rho too (exact only).")] = False,
     max_scheduled: Annotated[int | None, typer.Option(help="Schedule at most so many devices.")] = None,
     min_success: Annotated[float, typer.Option(help="Least success probability of a sign packet.")] = 0.0,
-    max_share: Annotated[float, typer.Option(help="Largest share of the band for one device.")] = 1.0,
+    max_share: Annotated[float, typer.Option(help="Largest share of the bandwidth for one device.")] = 1.0,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw shares, success and cost by device.", parser=a_path)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Share the band, and split each device's power between signs and moduli, at the least one-step cost.
+    """Share the bandwidth, and split each device's power between signs and moduli, at the least one-step cost.
 
     Example: `spfl allocate devices.csv --tau-s 0.05 --plot shares.png`
     """
@@ -85,7 +86,7 @@ def allocate_command(
         draw(table.names, result, plot)
 
 
-def read_devices(path: Path) -> Table:
+def read_devices(path: Path) -> DeviceTable:
     """The devices of a CSV file. Raises AllocationError that names file, row and column of the first fault."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -110,7 +111,7 @@ def read_devices(path: Path) -> Table:
             values[column].append(_number(where, column, row[column]))
     if not names:
         raise AllocationError(f"{path}: must list at least one device, got none")
-    return Table(names, values)
+    return DeviceTable(names, values)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -138,7 +139,7 @@ def _number(where: str, column: str, cell: str) -> float:
 
 
 def build_problem(
-    table: Table,
+    table: DeviceTable,
     bandwidth_hz: float,
     tau_s: float,
     bits: int,
@@ -175,7 +176,7 @@ def build_problem(
 
 
 def superpose(link: Link) -> Link:
-    """The link with both packets in one band. Raises AllocationError where that has no meaning."""
+    """The link with both packets in the same bandwidth. Raises AllocationError where that has no meaning."""
     try:
         return replace(link, multiplex="superposed")
     except ValueError as error:
@@ -215,7 +216,7 @@ def as_table(names: list[str], result: AllocationResult) -> str:
     width = max(6, *(len(name) for name in names))
     lines = [f"{'device':<{width}} {'beta':>9} {'alpha':>9} {'rho':>7} {'q_s':>9} {'r_m':>9} {'cost':>11}"]
     for k, name in enumerate(names):
-        note = "  hopeless" if result.hopeless[k] else "" if result.beta[k] > 0 else "  no band"
+        note = "  hopeless" if result.hopeless[k] else "" if result.beta[k] > 0 else "  no bandwidth"
         lines.append(
             f"{name:<{width}} {result.beta[k]:9.6f} {result.alpha[k]:9.6f} {result.rho[k]:7.4f} "
             f"{result.q_s[k]:9.6f} {result.r_m[k]:9.6f} {result.cost[k]:11.4e}{note}"
@@ -237,7 +238,7 @@ def draw(names: list[str], result: AllocationResult, path: Path) -> None:
     places = range(len(names))
     share.bar(places, result.beta * result.rho, label="signs", color="#0072B2")
     share.bar(places, result.beta * (1 - result.rho), bottom=result.beta * result.rho, label="moduli", color="#E69F00")
-    share.set_ylabel("share of the band")
+    share.set_ylabel("share of the bandwidth")
     chance.bar([k - 0.2 for k in places], result.q_s, 0.4, label="q_s: signs", color="#0072B2")
     chance.bar([k + 0.2 for k in places], result.r_m, 0.4, label="r_m: moduli, given signs", color="#E69F00")
     chance.set_ylabel("success probability")

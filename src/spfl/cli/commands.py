@@ -63,7 +63,7 @@ Overrides = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in the folder.")]
 Workers = Annotated[int | None, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")]
-Device = Annotated[
+DeviceName = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", help="PyTorch device for whole rounds, such as cuda; see torch_device."),
 ]
@@ -99,7 +99,7 @@ def run(
     overwrite: Overwrite = False,
     resume: Resume = False,
     workers: Workers = None,
-    device: Device = None,
+    device: DeviceName = None,
     plugin: Plugin = None,
     checkpoint_every: Every = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
@@ -162,7 +162,7 @@ def compare(
     overwrite: Overwrite = False,
     resume: Resume = False,
     workers: Workers = None,
-    device: Device = None,
+    device: DeviceName = None,
     plugin: Plugin = None,
     checkpoint_every: Every = 10,
     as_json: AsJson = False,
@@ -211,7 +211,10 @@ def plot(
     ),
     title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
     importance: Annotated[
-        bool, typer.Option("--importance", help="Draw who got the band and who was heard, by importance of the device.")
+        bool,
+        typer.Option(
+            "--importance", help="Draw who got the bandwidth and who was received, by importance of the device."
+        ),
     ] = False,
 ) -> None:
     """Draw test accuracy against rounds: one curve a configuration, mean and band over its seeds.

@@ -17,7 +17,7 @@ flower_app = typer.Typer(
     no_args_is_help=True,
     help="Run on Flower: in one process, on Ray, or on hosts that speak TLS. Needs `pip install 'spfl[flower]'`.",
 )
-Overrides = Annotated[
+FlowerOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=50, flower.timeout_s=60."),
 ]
@@ -32,7 +32,7 @@ def init_command(
     module: Annotated[
         str, typer.Option(metavar="MODULE:FUNCTION", help="Makes a network of your own; the app carries its file.")
     ] = "",
-    overrides: Overrides = None,
+    overrides: FlowerOverrides = None,
 ) -> None:
     """Write a Flower app, ready for `flwr run`.
 
@@ -50,7 +50,7 @@ def init_command(
 @flower_app.command("run")
 def run_command(
     config_path: ConfigPath = None,
-    overrides: Overrides = None,
+    overrides: FlowerOverrides = None,
     engine: Annotated[
         str,
         typer.Option(

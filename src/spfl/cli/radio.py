@@ -12,7 +12,7 @@ from spfl.cli.options import ConfigPath, a_path
 from spfl.config.files import load_config
 
 if TYPE_CHECKING:
-    from spfl.radio.coded import Curve
+    from spfl.radio.coded import ErrorCurve
 
 radio_app = typer.Typer(no_args_is_help=True, help="Measured links and datagrams on real sockets.")
 
@@ -33,7 +33,7 @@ def calibrate_command(
     from spfl.runs.folders import write_atomically
     from spfl.runs.jsons import dump_json
 
-    def tell(curve: Curve) -> None:
+    def tell(curve: ErrorCurve) -> None:
         row = curve.to_json()
         print(
             f"{row['modulation']:>6} R = {row['rate']:.3f} bit/s/Hz: gap {row['gap_db']:.2f} dB "

@@ -46,7 +46,7 @@ class ChannelConfig(Section):
         None,
         ge=-400,
         le=400,
-        description="All gains are scaled so that the median device has this SNR in dB on an equal share of the band;"
+        description="All gains are scaled so that the median device has this SNR in dB on an equal bandwidth share;"
         " left as they are when absent.",
     )
     fading: Literal["block", "independent", "selective", "rician", "nakagami", "lognormal"] = Field(
@@ -73,7 +73,7 @@ class ChannelConfig(Section):
         "the signs decoded first and then cancelled (superposed, with fading = block).",
     )
     subbands: int = Field(
-        4, ge=2, le=64, description="Independent fades over the band of a packet (fading = selective)."
+        4, ge=2, le=64, description="Independent fades over the bandwidth of a packet (fading = selective)."
     )
     doppler_hz: float | None = Field(
         None,
@@ -143,8 +143,8 @@ class ChannelConfig(Section):
     indoor_share: float = Field(0.0, ge=0, le=1, description="Share of the devices that are indoors (umi, uma, rma).")
     downlink: Literal["perfect", "stale", "sit_out"] = Field(
         "perfect",
-        description="The broadcast of the model: always heard (perfect), or missed in a deep fade, when a device "
-        "trains on the last model it heard (stale) or sits out.",
+        description="The broadcast of the model: always received (perfect), or missed in a deep fade, when a device "
+        "trains on the last model it received (stale) or sits out.",
     )
     downlink_power_dbm: float = Field(43.0, ge=-300, le=300, description="Transmit power of the base station in dBm.")
     downlink_noise_figure_db: float = Field(
@@ -154,7 +154,7 @@ class ChannelConfig(Section):
         32.0,
         gt=0,
         le=1e6,
-        description="Bits of the broadcast a parameter; it takes as long as the uplink, over the whole band.",
+        description="Bits of the broadcast a parameter; it takes as long as the uplink, over the whole bandwidth.",
     )
     symbols_per_parameter: float = Field(
         2.0,
@@ -176,7 +176,7 @@ class ChannelConfig(Section):
         self._fade_law_is_told()
         if self.multiplex == "superposed" and (self.fading != "block" or self.link == "bler"):
             raise ValueError(
-                "multiplex = superposed needs fading = block and link = outage or gap: both packets use one band, "
+                "multiplex = superposed needs fading = block and link = outage or gap: both packets share bandwidth, "
                 f"got {self.fading} and {self.link}"
             )
         if self.recovery == "segment" and self.segment_bits is None:

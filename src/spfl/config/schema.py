@@ -204,7 +204,7 @@ class SchemeConfig(Section):
     )
     rho: float | Literal["proportional"] = Field(
         "proportional",
-        description="Share of a device's band for its sign packet: a number in (0, 1), or proportional to the "
+        description="Share of a device's bandwidth for its sign packet: a number in (0, 1), or proportional to the "
         "packets' bits.",
     )
     theta: float = Field(
@@ -247,7 +247,7 @@ class SchemeConfig(Section):
         None,
         gt=0,
         le=1,
-        description="Largest share in (0, 1] of the band that one device may be given; unlimited when absent.",
+        description="Largest share in (0, 1] of the bandwidth that one device may be given; unlimited when absent.",
     )
 
     @model_validator(mode="after")
@@ -328,7 +328,7 @@ class Config(Section):
         self._check_clients()
         if self.channel.multiplex == "superposed" and self.scheme.rho != "proportional":
             raise ValueError(
-                f"scheme.rho must be proportional with channel.multiplex = superposed: one band, got {self.scheme.rho}"
+                f"scheme.rho must be proportional with channel.multiplex = superposed, got {self.scheme.rho}"
             )
         if self.scheme.max_share is not None and self.scheme.max_share * self.cohort < 1.0:
             raise ValueError(

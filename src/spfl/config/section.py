@@ -26,10 +26,10 @@ class Section(BaseModel):
         return value
 
 
-Kind = TypeVar("Kind", bound=Section)
+AnySection = TypeVar("AnySection", bound=Section)
 
 
-def validated(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+def validated(kind: type[AnySection], values: Mapping[str, Any]) -> AnySection:
     """A section, or a configuration with further sections. Raises ConfigError as `build_config` does."""
     try:
         return kind.model_validate(values)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from spfl.config.section import Section
 
-Share = float | tuple[float, ...]
+Fractions = float | tuple[float, ...]
 ADAPTIVE = ("beta1", "beta2", "adaptivity")
 LOCAL = ("local_optimiser", "local_momentum", "proximal_mu", "correction")  # need more than one local step
 
@@ -149,7 +149,7 @@ class ClientsConfig(Section):
         description="Candidates d of power_of_choice, drawn by their number of samples; twice data.cohort_size when "
         "absent.",
     )
-    availability: Share = Field(
+    availability: Fractions = Field(
         1.0,
         description="Chance in [0, 1] that a device can be reached in a round, one for all or one for each; only such "
         "devices are chosen while there are enough.",
@@ -159,7 +159,7 @@ class ClientsConfig(Section):
         description="Recorded availability: [device, first round, last round] for each time in which a device can be "
         "reached; always when absent.",
     )
-    dropout: Share = Field(
+    dropout: Fractions = Field(
         0.0,
         description="Chance in [0, 1] that a chosen device fails before it sends, one for all or one for each.",
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Curve:
+class AccuracyCurve:
     """Test accuracy of runs that differ in the seed only: rounds (evaluation,), accuracy (seed, evaluation)."""
 
     label: str
@@ -26,8 +26,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """As `Curve`, with what had been spent at each evaluation by name (payload_bits, round_s), each (evaluation,)."""
+class SpentCurve:
+    """As `AccuracyCurve`, with what was spent until each evaluation (payload_bits, round_s), each (evaluation,)."""
 
     label: str
     rounds: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Progress:
 class Importance:
     """Devices and rounds of some runs, sorted by importance w_k ||v_k|| within their round, in equal groups.
 
-    All arrays are (group,): means over the devices of a group. `share` is in parts of an equal share of the band.
+    All arrays are (group,): means over the devices of a group. `share` is in parts of an equal share of the bandwidth.
     """
 
     label: str
@@ -48,7 +48,7 @@ class Importance:
     moduli: NDArray[np.float64]
 
 
-def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
+def accuracy_figure(curves: Sequence[AccuracyCurve], title: str = "") -> Figure:
     """Test accuracy against rounds: the mean over seeds, in a band from the lowest to the highest of them."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -77,7 +77,7 @@ def accuracy_figure(curves: Sequence[Curve], title: str = "") -> Figure:
 
 
 def importance_figure(found: Sequence[Importance], title: str = "") -> Figure:
-    """Share of the band, and how often signs and moduli are heard, from the least to the most important devices."""
+    """Bandwidth share, and how often signs and moduli are received, from the least to the most important devices."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.4), dpi=200, layout="constrained")
@@ -86,7 +86,7 @@ def importance_figure(found: Sequence[Importance], title: str = "") -> Figure:
         x = (np.arange(one.share.size) + 0.5) * 100 / one.share.size
         for axes, values in zip(panels, (one.share, 100 * one.signs, 100 * one.moduli), strict=True):
             draw_line(axes, i, x, values, None, one.label)
-    names = ("Band (1: an equal share)", "Signs heard (%)", "Moduli heard (%)")
+    names = ("Bandwidth (1: an equal share)", "Signs received (%)", "Moduli received (%)")
     for axes, name in zip(panels, names, strict=True):
         axes.set(xlabel="Importance w‖v‖, percentile", ylabel=name, xlim=(0, 100))
         axes.set_ylim(bottom=0)

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from spfl.arrays import Floats
-from spfl.figures.curves import Progress
+from spfl.figures.curves import SpentCurve
 from spfl.figures.style import COLOURS, band, band_kind
 
 DASHES = ("solid", "dash", "dashdot", "dot")
@@ -70,7 +70,7 @@ def add_line(
     figure.add_scatter(x=x, y=y, name=label, legendgroup=label, line=style, mode="lines", hovertemplate=hover, **more)
 
 
-def accuracy_figure(curves: Sequence[Progress]) -> tuple[go.Figure, str]:
+def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
     """Accuracy against rounds, payload or time, and what the bands show."""
     kind = band_kind(len(curve.accuracy) for curve in curves)
     figure, per_axis = new_figure(), []

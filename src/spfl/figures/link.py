@@ -23,7 +23,7 @@ def link_figure(snr_db: Floats, success: Mapping[str, Floats]) -> Figure:
     order = np.argsort(snr_db)
     for i, (label, chance) in enumerate(success.items()):
         draw_line(axes, i, snr_db[order], chance[order], None, label)
-    axes.set_xlabel("Mean SNR on an equal share of the band (dB)")
+    axes.set_xlabel("Mean SNR on an equal share of the bandwidth (dB)")
     axes.set_ylabel("Chance that the packet arrives")
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)

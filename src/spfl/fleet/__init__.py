@@ -23,7 +23,7 @@ class Fleet(Protocol):
         """Every device's upload in cohort order, and the share of the time that went into making packets."""
 
     def receive(self, form: Format, arrived: Arrived, state: State) -> Update:
-        """See `uplink.reception.receive`; a fleet that keeps its packets takes those of its last uploads."""
+        """See `uplink.reception.receive`. Packets are those of the uploads, wherever they are kept."""
 
     def evaluate(self, weights: Vector) -> tuple[float, float]:
         """(mean cross-entropy, accuracy) on the whole test (or validation) part."""

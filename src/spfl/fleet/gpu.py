@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,15 +47,30 @@ PASSES = 4  # a layer's outputs are held so many times over: forward, backward, 
 class _Sent:
     """What the devices of a chunk have put on the air: packed payloads, or exact gradients; rows as in `members`.
 
-    `flips` are the bytes of their rotations, which the server draws from the same streams.
+    `flips` are the bytes of their rotations, which the server draws from the same streams. `number` counts the chunks
+    of a round. An `Upload` holds its chunk, so that packets live as long as their uploads do.
     """
 
+    number: int
     members: list[int]
     flips: torch.Tensor | None = None
     signs: torch.Tensor | None = None
     moduli: torch.Tensor | None = None
     limits: torch.Tensor | None = None
     exact: torch.Tensor | None = None
+
+
+class _Place(NamedTuple):
+    """A chunk of a round."""
+
+    round_: int
+    chunk: int
+
+
+def _chunks(uploads: Sequence[Upload]) -> list[_Sent]:
+    """The chunks that hold packets of these uploads, in the order in which they were made."""
+    held = {id(u.held): u.held for u in uploads if isinstance(u.held, _Sent)}
+    return sorted(held.values(), key=lambda sent: sent.number)
 
 
 class TorchFleet:
@@ -68,7 +84,6 @@ class TorchFleet:
         self._images, self._labels = data.train_images.to(self._device), data.train_labels.to(self._device)
         self._normalisation = tuple(part.to(self._device) for part in data.normalisation)
         self._module = _without_memory_format(world.model().module).to(self._device)
-        self._sent: list[_Sent] = []
 
     def __enter__(self) -> TorchFleet:
         return self
@@ -76,7 +91,7 @@ class TorchFleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sent = []
+        """Nothing is held between calls."""
 
     # --- the devices' side ---------------------------------------------------------------------------------------
 
@@ -98,14 +113,15 @@ class TorchFleet:
     def _uploads(self, server: ServerState, cohort: list[int], round_: int) -> tuple[list[Upload], float]:
         world = self._world
         weights = torch.from_numpy(server.weights).to(self._device)
-        heard = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
-        found, self._sent = {k: silent(world.format, k) for k in cohort}, []
+        received = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
+        found = {k: silent(world.format, k) for k in cohort}
         spent = [0.0, 0.0]
-        for members, batch in self._batches(heard, round_):
+        for number, (members, batch) in enumerate(self._batches(received, round_)):
             began = self._now()
             gradients, losses = self._gradients(weights, *batch)
             middle = self._now()
-            found |= self._encode(gradients, losses.tolist(), members, server.memory, round_)
+            rows = zip(members, losses.tolist(), strict=True)
+            found |= self._encode(gradients, list(rows), server.memory, _Place(round_, number))
             spent[0] += middle - began
             spent[1] += self._now() - middle
         return [found[k] for k in cohort], spent[1] / max(sum(spent), 1e-9)
@@ -171,20 +187,26 @@ class TorchFleet:
     # --- packets -------------------------------------------------------------------------------------------------
 
     def _encode(
-        self, gradients: torch.Tensor, losses: list[float], members: list[int], state: Mapping[str, Vector], round_: int
+        self, gradients: torch.Tensor, rows: list[tuple[int, float]], state: Mapping[str, Vector], at: _Place
     ) -> dict[int, Upload]:
-        """Put packets on the air for the finite gradients (device, dim), and tell the server of them."""
-        world, scheme, packing = self._world, self._world.scheme, self._packing
+        """Put packets on the air for the finite gradients (device, dim), and tell the server of them.
+
+        `rows` has each device with its loss.
+        """
+        world, scheme, packing, round_ = self._world, self._world.scheme, self._packing, at.round_
         finite = gradients.isfinite().all(1)
         if not bool(finite.all()):
             keep = finite.nonzero().flatten()
-            gradients, kept = gradients[keep], keep.tolist()
-            members, losses = [members[i] for i in kept], [losses[i] for i in kept]
-        if not members:
+            gradients, rows = gradients[keep], [rows[i] for i in keep.tolist()]
+        if not rows:
             return {}
-        aside = gradients[:, gradients.shape[1] - packing.aside :]
-        sent, delta2 = _Sent(members, self._flips(members, round_)), torch.zeros(len(members), dtype=torch.float64)
-        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.aside], sent.flips)
+        members = [device for device, _ in rows]
+        output_bias = gradients[:, gradients.shape[1] - packing.output_biases :]
+        sent, delta2 = (
+            _Sent(at.chunk, members, self._flips(members, round_)),
+            torch.zeros(len(members), dtype=torch.float64),
+        )
+        vectors = self._rotate(gradients[:, : gradients.shape[1] - packing.output_biases], sent.flips)
         if scheme.uplink == "ideal":
             sent.exact = gradients
         else:
@@ -194,14 +216,13 @@ class TorchFleet:
             drawn = [codec.signed(int(key.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))) for key in keys]
             dither = torch.tensor(drawn, device=self._device)
             sent.moduli, sent.limits, delta2 = codec.quantise(vectors, world.config.codec.bits, self._ranges, dither)
-        self._sent.append(sent)
         means = self._means(vectors)
         v, vbar = vectors.abs().double(), self._stand_in(means, state).double()
         figures = torch.stack([(v * v).sum(1), (vbar * vbar).sum(1), (v * vbar).sum(1), delta2.to(v.device)], 1)
-        sides = zip(figures.tolist(), means.cpu().numpy(), aside.cpu().numpy().copy(), strict=True)
+        sides = zip(figures.tolist(), means.cpu().numpy(), output_bias.cpu().numpy().copy(), strict=True)
         return {
-            k: Upload(k, len(world.parts[k]), loss, mean, v2, vbar2, v_vbar, noise, aside=side)
-            for k, loss, ((v2, vbar2, v_vbar, noise), mean, side) in zip(members, losses, sides, strict=True)
+            k: Upload(k, len(world.parts[k]), loss, mean, v2, vbar2, v_vbar, noise, output_bias=side, held=sent)
+            for (k, loss), ((v2, vbar2, v_vbar, noise), mean, side) in zip(rows, sides, strict=True)
         }
 
     @cached_property
@@ -229,7 +250,7 @@ class TorchFleet:
             return vectors
         size, block = self._packing.packets.size, self._packing.packets.sizes[0]
         turned = codec.hadamard(vectors, block) * codec.random_signs(flips, size)
-        return turned[:, : self._packing.parameters.size - self._packing.aside]
+        return turned[:, : self._packing.parameters.size - self._packing.output_biases]
 
     def _means(self, vectors: torch.Tensor) -> torch.Tensor:
         """What a sign alone stands for in each tensor, float32 (device, tensor): see `Packing.scales`."""
@@ -259,9 +280,9 @@ class TorchFleet:
         uploads, outcome, layout = arrived.uploads, arrived.outcome, form.layout
         scale = aggregation_weights(form, arrived, state)
         place = {upload.device: i for i, upload in enumerate(uploads)}
-        total, heard = torch.zeros(layout.size, device=self._device, dtype=torch.float32), 0.0
+        total, received = torch.zeros(layout.size, device=self._device, dtype=torch.float32), 0.0
         rejected = sum(not upload.samples for upload in uploads)
-        for sent in self._sent:
+        for sent in _chunks(uploads):
             rows = [i for i, k in enumerate(sent.members) if outcome.sign[place[k]] and uploads[place[k]].samples]
             if not rows:
                 continue
@@ -271,16 +292,15 @@ class TorchFleet:
             rejected += len(rows) - int(finite.sum())
             weight = torch.where(finite, torch.from_numpy(scale[places]).to(self._device), 0.0)
             total += weight.float() @ torch.where(finite[:, None], vectors, 0.0)
-            heard += float(weight.sum())
-        if heard > 0 and normalizes(form):
-            total /= heard
-        self._sent = []
+            received += float(weight.sum())
+        if received > 0 and normalizes(form):
+            total /= received
         return finish(form, arrived, state, Round(scale, total.cpu().numpy(), rejected=rejected))
 
     def _decode(
         self, sent: _Sent, rows: list[int], uploads: list[Upload], exact: np.ndarray, state: State
     ) -> torch.Tensor:
-        """What the server uses of heard devices, float32 (device, dim)."""
+        """What the server uses of received devices, float32 (device, dim)."""
         if sent.exact is not None:
             return sent.exact[rows]
         packing, scheme = self._packing, self._world.scheme
@@ -295,9 +315,9 @@ class TorchFleet:
             own = codec.dequantise(sent.moduli[rows], bits, self._ranges, sent.limits[rows])
             moduli = torch.where(arrived, own, moduli)
         vectors = self._rotate_back(signs * moduli, None if sent.flips is None else sent.flips[rows])
-        if packing.aside:
-            aside = torch.from_numpy(np.stack([upload.aside for upload in uploads])).to(self._device)
-            vectors = torch.cat([vectors, aside], 1)
+        if packing.output_biases:
+            output_bias = torch.from_numpy(np.stack([upload.output_bias for upload in uploads])).to(self._device)
+            vectors = torch.cat([vectors, output_bias], 1)
         return vectors
 
     @repeatable()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-Item = TypeVar("Item")
+Piece = TypeVar("Piece")
 Answer = TypeVar("Answer")
 
 METHOD = "fork" if sys.platform == "linux" else "spawn"  # a fork starts with all the parent has in memory
@@ -31,15 +31,15 @@ class Failure:
 
 
 def map_processes(
-    function: Callable[[Item], Answer], items: Sequence[Item], processes: int
-) -> Generator[tuple[Item, Answer | Failure], None, None]:
+    function: Callable[[Piece], Answer], items: Sequence[Piece], processes: int
+) -> Generator[tuple[Piece, Answer | Failure], None, None]:
     """Yield (item, answer) in the order in which answers come. An exception, or the death of a process, is a Failure.
 
     Processes end with the caller: at once when the iterator is closed, within a second when the caller is killed.
     Where processes are not forked, `function` and the items must be picklable. Interrupts are left to the caller.
     """
     todo = iter(items)
-    workers = [Worker[Item, Answer](function) for _ in range(min(processes, len(items)))]
+    workers = [Worker[Piece, Answer](function) for _ in range(min(processes, len(items)))]
     try:
         for worker, item in zip(workers, todo, strict=False):
             worker.give(item)
@@ -59,10 +59,10 @@ def map_processes(
             worker.stop()
 
 
-class Worker(Generic[Item, Answer]):
+class Worker(Generic[Piece, Answer]):
     """A process that answers one item at a time, and is replaced when it dies."""
 
-    def __init__(self, function: Callable[[Item], Answer]) -> None:
+    def __init__(self, function: Callable[[Piece], Answer]) -> None:
         self._function = function
         self._item: Any = None
         self._start()
@@ -78,7 +78,7 @@ class Worker(Generic[Item, Answer]):
         """What becomes ready when there is an answer, or when there will be none."""
         return self._pipe, self._process.sentinel
 
-    def give(self, item: Item) -> None:
+    def give(self, item: Piece) -> None:
         self._item = item
         if not self._process.is_alive():
             self._pipe.close()
@@ -86,7 +86,7 @@ class Worker(Generic[Item, Answer]):
         with suppress(OSError):  # the process has just died: `take` will tell
             self._pipe.send(item)
 
-    def take(self) -> tuple[Item, Answer | Failure]:
+    def take(self) -> tuple[Piece, Answer | Failure]:
         """The item given and its answer, once one of the handles is ready."""
         try:
             if self._pipe.poll():

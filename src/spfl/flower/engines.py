@@ -23,14 +23,14 @@ from spfl.runs.metrics import read_metrics
 from spfl.world.world import World
 
 Engine = Literal["inprocess", "ray", "deploy"]
-Progress = Callable[[Json], None]
+OnRound = Callable[[Json], None]
 
 
 def run_flower(
     settings: Settings,
     engine: str,
     nodes: int,
-    progress: Progress = lambda _: None,
+    progress: OnRound = lambda _: None,
     node_data: Sequence[str] = (),
 ) -> Json:
     """Run on `nodes` nodes, and return the summary of the run folder `settings.flower.out`.
@@ -75,7 +75,7 @@ def _checked_node_data(settings: Settings, engine: str, nodes: int, node_data: S
 
 
 def _run_on_federation(
-    settings: Settings, nodes: int, simulation: bool, progress: Progress, node_data: Sequence[str]
+    settings: Settings, nodes: int, simulation: bool, progress: OnRound, node_data: Sequence[str]
 ) -> None:
     base = Path(tempfile.mkdtemp(prefix="spfl-flower-"))
     try:
@@ -91,7 +91,7 @@ def _run_on_federation(
     shutil.rmtree(base, ignore_errors=True)
 
 
-def _follower(folder: Path, progress: Progress) -> Callable[[], bool]:
+def _follower(folder: Path, progress: OnRound) -> Callable[[], bool]:
     """What tells `progress` of the rounds that a server in another process has written since the last call.
 
     It returns whether the summary is there, which is written last.

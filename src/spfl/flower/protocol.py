@@ -113,7 +113,7 @@ def memory_for(memory: State, devices: Sequence[int]) -> State:
 
 
 def grant_content(round_: int, devices: Sequence[int], allocation: AllocationResult, rows: Sequence[int]) -> RecordDict:
-    """The content of a `train.upload` message: what each device was given of the band and of its power."""
+    """The content of a `train.upload` message: what each device was given of the bandwidth and of its power."""
     note: dict[str, Any] = {"round": round_, "devices": list(devices)}
     note |= {name: getattr(allocation, name)[list(rows)].tolist() for name in SHARES}
     return RecordDict({"grant": ConfigRecord(note)})
@@ -241,7 +241,7 @@ def report_content(round_: int, uploads: Sequence[Upload]) -> RecordDict:
     side = {
         "numbers": _raw(numbers.reshape(len(uploads), len(NUMBERS))),
         "means": _raw(_stack([u.tensor_means for u in uploads], np.float32)),
-        "aside": _raw(_stack([u.aside for u in uploads], np.float32)),
+        "output_bias": _raw(_stack([u.output_bias for u in uploads], np.float32)),
     }
     return RecordDict({"report": note, "side": ArrayRecord(side)})
 
@@ -283,13 +283,13 @@ def read_report(content: RecordDict, round_: int, devices: Sequence[int], world:
     packing = world.format.packing
     numbers = _array(side, "numbers", np.float64, (count, len(NUMBERS)))
     means = _array(side, "means", np.float32, (count, len(packing.packets.names)))
-    aside = _array(side, "aside", np.float32, (count, packing.aside))
+    output_bias = _array(side, "output_bias", np.float32, (count, packing.output_biases))
     return [
         Upload(
             device,
             samples[row],
             tensor_means=means[row],
-            aside=aside[row],
+            output_bias=output_bias[row],
             **dict(zip(NUMBERS, numbers[row].tolist(), strict=True)),
         )
         for row, device in enumerate(devices)

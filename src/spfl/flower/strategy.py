@@ -1,7 +1,7 @@
 """The server's round as a Flower strategy.
 
     train          the nodes compute; they reply the side information of their devices
-    (allocate)     `training.prepare`: band and power from the side information
+    (allocate)     `training.prepare`: bandwidth and power from the side information
     train.upload   the nodes reply the packets; with `one_exchange` they came along
     (the air)      `training.complete`: the channel model decides what arrived; aggregate, step
 
@@ -34,7 +34,7 @@ from spfl.flower import protocol
 from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
 from spfl.runs.environment import describe_environment
-from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.training import Ends, Known, Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.admission import admit
 from spfl.uplink.upload import Upload, silent
 from spfl.world.state import ServerState
@@ -43,8 +43,8 @@ from spfl.world.world import World
 UPLOAD = f"{MessageType.TRAIN}.upload"
 Evaluate = Callable[[Vector], tuple[float, float]]
 Shares = dict[int, tuple[int, ...]]  # node -> its devices
-Answer = TypeVar("Answer")
-Read = Callable[[RecordDict, int], Answer]
+Told = TypeVar("Told")
+Read = Callable[[RecordDict, int], Told]
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,16 @@ class SpFl(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rest of the round, with the second exchange in the midst of it."""
         world, round_, clock = self.world, self.server.round_ + 1, Stopwatch()
-        heard = by_device(self._read(round_, self._sent, replies, self._asked, self._read_report))
+        received = by_device(self._read(round_, self._sent, replies, self._asked, self._read_report))
         clock.seconds["gradients"] = time.perf_counter() - self._began
-        plan = prepare(world, self.server, self._cohort(round_, heard), round_, clock)
+        plan = prepare(world, self.server, self._cohort(round_, received), round_, clock)
         if not self.engine.one_exchange:
             with clock("upload"):
-                heard |= self._fetch(plan, heard)
-        uploads = self._cohort(round_, heard)
+                received |= self._fetch(plan, received)
+        uploads = self._cohort(round_, received)
         plan = replace(plan, uploads=self._believed(round_, uploads))
         present = np.array([not u.samples or self._has_packets(u) for u in uploads])
-        record = complete(world, self.server, plan, self._evaluate, clock, present)
+        record = complete(world, self.server, plan, Ends(self._evaluate), clock, Known(present))
         self.record = replace(record, rejected=record.rejected + int((~present).sum()))
         self.server = record.server
         return protocol.weights_record(self.server.weights), _metrics(self.record)
@@ -200,12 +200,14 @@ class SpFl(Strategy):
         """It expires with the time-out, so that no node works for a round that is over."""
         return Message(content, node, kind, group_id=str(round_), ttl=self.engine.timeout_s)
 
-    def _fetch(self, plan: Plan, heard: Mapping[int, Upload]) -> dict[int, Upload]:
-        """The second exchange: each node learns its share of band and power, and hands over its packets."""
+    def _fetch(self, plan: Plan, received: Mapping[int, Upload]) -> dict[int, Upload]:
+        """The second exchange: each node learns its share of bandwidth and power, and hands over its packets."""
         if self._grid is None:  # cannot be: configure_train comes first
             return {}
         rows = {device: row for row, device in enumerate(self.world.cohort(plan.round_, self.server.memory))}
-        asked = {node: tuple(k for k in ks if k in heard and heard[k].samples) for node, ks in self._asked.items()}
+        asked = {
+            node: tuple(k for k in ks if k in received and received[k].samples) for node, ks in self._asked.items()
+        }
         asked = {node: devices for node, devices in asked.items() if devices}
         messages = []
         for node, devices in asked.items():
@@ -215,7 +217,7 @@ class SpFl(Strategy):
 
         def read(content: RecordDict, node: int) -> list[Upload]:
             protocol.check_upload(content, plan.round_, asked[node])
-            return protocol.read_packets(content, [heard[k] for k in asked[node]], self.world)
+            return protocol.read_packets(content, [received[k] for k in asked[node]], self.world)
 
         return by_device(self._read(plan.round_, messages, replies, asked, read))
 
@@ -244,10 +246,10 @@ class SpFl(Strategy):
     # --- hearing -----------------------------------------------------------------------------------------------
 
     def _read(
-        self, round_: int, sent: Sequence[Message], replies: Iterable[Message], asked: Shares, read: Read[Answer]
-    ) -> dict[int, Answer]:
+        self, round_: int, sent: Sequence[Message], replies: Iterable[Message], asked: Shares, read: Read[Told]
+    ) -> dict[int, Told]:
         """What all nodes answered that did as they should, by node in the order of asking; every other is blamed."""
-        heard: dict[int, Answer] = {}
+        received: dict[int, Told] = {}
         waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
         for reply in replies:
             node = waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -258,7 +260,7 @@ class SpFl(Strategy):
                     raise PacketError(f"failed: {reply.error.reason}")
                 if reply.metadata.src_node_id != node:
                     raise PacketError(f"was answered for by node {reply.metadata.src_node_id}")
-                heard[node] = read(reply.content, node)
+                received[node] = read(reply.content, node)
             except PacketError as error:
                 lost = () if node is None else asked[node]
                 self._blame(round_, node or reply.metadata.src_node_id, lost, str(error))
@@ -266,7 +268,7 @@ class SpFl(Strategy):
             if self._roster is not None:
                 self._roster.forget(node)
             self._blame(round_, node, asked[node], f"no answer within {self.engine.timeout_s:g} s")
-        return {node: heard[node] for node in asked if node in heard}
+        return {node: received[node] for node in asked if node in received}
 
     def _read_report(self, content: RecordDict, node: int) -> list[Upload]:
         uploads = protocol.read_report(content, self.server.round_ + 1, self._asked[node], self.world)
@@ -290,11 +292,11 @@ class SpFl(Strategy):
         self.faults.append(Fault(round_, node, devices, what))
         log(WARNING, "round %s: node %s: %s; devices %s", round_, node, what, list(devices))
 
-    def _cohort(self, round_: int, heard: Mapping[int, Upload]) -> list[Upload]:
+    def _cohort(self, round_: int, received: Mapping[int, Upload]) -> list[Upload]:
         """The uploads in the order of the cohort: sums then have one order, whoever answered first."""
         world = self.world
         cohort = world.cohort(round_, self.server.memory)
-        return [heard.get(device) or silent(world.format, device) for device in cohort]
+        return [received.get(device) or silent(world.format, device) for device in cohort]
 
     def _has_packets(self, upload: Upload) -> bool:
         parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]

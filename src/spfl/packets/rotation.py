@@ -27,35 +27,35 @@ SCALE_BITS = 32  # side information of a block
 class Packing:
     """How the vector of parameters becomes the vector that packets carry, and back.
 
-    The last `aside` elements travel as side information; the others are rotated, or left as they are.
+    The last `output_biases` elements travel as side information; the others are rotated, or left as they are.
     """
 
     parameters: Layout
     rotated: bool = False
-    aside: int = 0
+    output_biases: int = 0
 
     @cached_property
     def _rotation(self) -> Rotation:
-        return Rotation(self.parameters.size - self.aside)
+        return Rotation(self.parameters.size - self.output_biases)
 
     @cached_property
     def packets(self) -> Layout:
         """The vector in packets as the codec sees it."""
         if self.rotated:
             return self._rotation.layout
-        if not self.aside:
+        if not self.output_biases:
             return self.parameters
         return Layout(self.parameters.names[:-1], self.parameters.shapes[:-1])
 
     def pack(self, gradient: Vector, rng: np.random.Generator | None) -> Vector:
         """float32 (dim,) to (packets.size,); the stream of the rotation, where there is one."""
-        rest = gradient[: gradient.size - self.aside]
+        rest = gradient[: gradient.size - self.output_biases]
         return self._rotation.forward(rest, rng) if rng else rest
 
-    def unpack(self, vector: Vector, aside: Vector, rng: np.random.Generator | None) -> Vector:
-        """float32 (packets.size,) and (aside,) to (dim,), given a stream in the state that `pack` met."""
+    def unpack(self, vector: Vector, output_bias: Vector, rng: np.random.Generator | None) -> Vector:
+        """float32 (packets.size,) and (output_biases,) to (dim,), given a stream in the state that `pack` met."""
         rest = self._rotation.inverse(vector, rng) if rng else vector
-        return np.concatenate([rest, aside]) if self.aside else rest
+        return np.concatenate([rest, output_bias]) if self.output_biases else rest
 
     def scales(self, vector: Vector) -> Vector:
         """What a sign alone stands for, float32 (tensor,): ||x||^2 / ||x||_1 of a rotated block, which is unbiased.

@@ -30,7 +30,7 @@ STEP_DB, REACH_DB = 0.5, (-1.0, 8.0)
 
 
 @dataclass(frozen=True)
-class Curve:
+class ErrorCurve:
     """Measured block error rates of one modulation and coding scheme; SNR linear, `bler` of `blocks` each, (point,)."""
 
     bits_per_symbol: int
@@ -69,7 +69,7 @@ class Curve:
 
 def simulate(
     bits_per_symbol: int, code_rate: float, *, info_bits: int, blocks: int, iterations: int, seed: int
-) -> Curve:
+) -> ErrorCurve:
     """The block error rate of LDPC5G with QAM on AWGN, from where all blocks fail to where none of `blocks` does."""
     import torch
 
@@ -100,11 +100,11 @@ def simulate(
         bler.append(rate)
         if rate == 0.0:
             break
-    return Curve(bits_per_symbol, code_rate, info_bits, blocks, db_to_linear(np.array(snr_db)), np.array(bler))
+    return ErrorCurve(bits_per_symbol, code_rate, info_bits, blocks, db_to_linear(np.array(snr_db)), np.array(bler))
 
 
 def calibrate(
-    info_bits: int, blocks: int, iterations: int, seed: int, progress: Callable[[Curve], None] = lambda _: None
+    info_bits: int, blocks: int, iterations: int, seed: int, progress: Callable[[ErrorCurve], None] = lambda _: None
 ) -> dict[str, Any]:
     """The whole table: a curve a modulation and coding scheme, and the fit Gamma(R) = snr_gap exp(gap_slope R)."""
     curves = []
@@ -123,7 +123,7 @@ def calibrate(
     }
 
 
-def fit(curves: list[Curve]) -> tuple[float, float]:
+def fit(curves: list[ErrorCurve]) -> tuple[float, float]:
     """(snr_gap, gap_slope) of measured curves: see `selective.fit_gap`."""
     return fit_gap(np.array([c.rate for c in curves]), np.array([c.gap for c in curves]))
 
@@ -136,11 +136,11 @@ def gap_table() -> dict[str, Any]:
 
 
 @cache
-def measured_curves() -> tuple[Curve, ...]:
+def measured_curves() -> tuple[ErrorCurve, ...]:
     """The curves of the committed table, by rising rate."""
     rows = sorted(gap_table()["curves"], key=lambda row: row["rate"])
     return tuple(
-        Curve(r["bits_per_symbol"], r["code_rate"], r["info_bits"], r["blocks"],
+        ErrorCurve(r["bits_per_symbol"], r["code_rate"], r["info_bits"], r["blocks"],
               db_to_linear(np.array(r["snr_db"])), np.array(r["bler"]))
         for r in rows
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The broadcast of the model, which a device may miss: it then trains on the last one it heard, or sits out.
+"""The broadcast of the model, which a device may miss: it then trains on the last one it received, or sits out.
 
 Who hears is a function of (seed, round) alone. The server's memory holds the old models that are still trained on.
 Axis vocabulary: `device`.
@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from spfl.arrays import Bools, Floats, State, Vector
+from spfl.arrays import Bools, Floats, Indices, State, Vector
 from spfl.radio.outage import outage_exponent
 from spfl.rng import Purpose, server_stream
 
-Ints = NDArray[np.int64]
 PREFIX = "downlink/model/"  # + the round whose broadcast it was
 
 
@@ -30,7 +28,7 @@ def misses(
     noise_w_per_hz: float,
     gain: Floats,
 ) -> Bools:
-    """Who misses the broadcast, (device,): outage of `bits` in tau over the whole band, under a Rayleigh fade."""
+    """Who misses the broadcast, (device,): outage of `bits` in tau over the whole bandwidth, under a Rayleigh fade."""
     with np.errstate(divide="ignore"):
         noise = noise_w_per_hz * bandwidth_hz / (power_w * gain)
     x = outage_exponent(bits / (bandwidth_hz * tau_s), 1.0, 1.0, noise)
@@ -39,16 +37,16 @@ def misses(
 
 
 class LastHeard:
-    """The round whose broadcast each device heard last, (device,); 1 if none: the initial model is known to all.
+    """The round whose broadcast each device received last, (device,); 1 if none: the initial model is known to all.
 
     `missed(round)` tells who misses a broadcast, (device,). What is remembered saves time only.
     """
 
     def __init__(self, devices: int, missed: Callable[[int], Bools]) -> None:
         self._missed, self._start = missed, np.ones(devices, np.int64)
-        self._at: tuple[int, Ints] = (1, self._start)
+        self._at: tuple[int, Indices] = (1, self._start)
 
-    def at(self, round_: int) -> Ints:
+    def at(self, round_: int) -> Indices:
         """After the broadcast of a round = 1, 2, ..."""
         begin, last = self._at if self._at[0] <= round_ else (1, self._start)
         for t in range(begin + 1, round_ + 1):
@@ -57,8 +55,8 @@ class LastHeard:
         return last
 
 
-def keep_models(memory: State, last_heard: Ints, round_: int, weights: Vector) -> State:
-    """The memory after a round: the models that devices heard last, of this round's broadcast `weights` or older."""
+def keep_models(memory: State, last_heard: Indices, round_: int, weights: Vector) -> State:
+    """The memory after a round: the models that devices received last, of this round's broadcast `weights` or older."""
     needed = {int(t) for t in last_heard}
     kept = {name: value for name, value in memory.items() if not name.startswith(PREFIX)}
     old = {f"{PREFIX}{t}": memory[f"{PREFIX}{t}"] for t in sorted(needed) if f"{PREFIX}{t}" in memory}

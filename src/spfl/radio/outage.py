@@ -45,7 +45,7 @@ class Link:
         gap_slope: g of a gap that grows with the rate r in bit/s/Hz: Gamma(r) = snr_gap exp(g r).
         law: Success where the closed form does not hold (`spfl.radio.selective`). The allocator uses the closed form
             all the same.
-        multiplex: `orthogonal`: each packet in a band of its own. `superposed`: both in all of the device's band at
+        multiplex: `orthogonal`: each packet in bandwidth of its own. `superposed`: both in all of the device's at
             once, the signs decoded first and then cancelled; `rho` then means nothing.
 
     Raises:
@@ -90,12 +90,12 @@ class Link:
             raise ValueError(f"multiplex must be 'orthogonal' or 'superposed', got {self.multiplex!r}")
         if self.superposed and (self.fading != "block" or self.law is not None):
             raise ValueError(
-                "multiplex = 'superposed' needs fading = 'block' and no law of its own: one band, one fade"
+                "multiplex = 'superposed' needs fading = 'block' and no law of its own: the same bandwidth, one fade"
             )
 
     @property
     def superposed(self) -> bool:
-        """Whether both packets of a device use all of its band at once."""
+        """Whether both packets of a device use all of its bandwidth at once."""
         return self.multiplex == "superposed"
 
     def proportional_rho(self) -> Floats:
@@ -116,13 +116,13 @@ class Link:
 
     @property
     def noise_to_signal(self) -> Floats:
-        """Gamma B N_0 / (P zeta): the outage exponent's scale with the whole band and power, (device,)."""
+        """Gamma B N_0 / (P zeta): the outage exponent's scale with the whole bandwidth and power, (device,)."""
         with np.errstate(divide="ignore", over="ignore"):
             return np.asarray(self.snr_gap * self.bandwidth_hz * self.noise_w_per_hz / (self.power_w * self.gain))
 
     @property
     def sign_load(self) -> Floats:
-        """L_s / (B tau): spectral efficiency of a sign packet that has the whole band, bit/s/Hz, (device,)."""
+        """L_s / (B tau): spectral efficiency of a sign packet that has the whole bandwidth, bit/s/Hz, (device,)."""
         return _load(self.sign_bits, self.bandwidth_hz * self.tau_s)
 
     @property
@@ -138,40 +138,42 @@ def _load(bits: Floats, symbols: Floats) -> Floats:
 
 @njit(cache=CACHE, nogil=True)
 def outage_exponent_scalar(
-    load: float, band: float, power: float, noise_to_signal: float, gap_slope: float = 0.0
+    load: float, bandwidth: float, power: float, noise_to_signal: float, gap_slope: float = 0.0
 ) -> float:
-    """x of model.md, section 3, with Pr[success] = exp(-x): one packet in `band` of the band with `power` of the power.
+    """x of model.md, section 3, with Pr[success] = exp(-x): one packet in these parts of bandwidth and power.
 
-    x = noise_to_signal * band / power * (2^r - 1) exp(gap_slope r) with r = load / band, computed in logarithms: any
+    x = noise_to_signal * bandwidth / power * (2^r - 1) exp(gap_slope r) with r = load / bandwidth, in logarithms: any
     finite input gives a finite x or inf, never NaN. `load` is L / (B tau) in bit/s/Hz. An empty packet gives 0.
     """
     if load <= 0.0:
         return 0.0
-    if band <= 0.0 or power <= 0.0 or not noise_to_signal < math.inf:
+    if bandwidth <= 0.0 or power <= 0.0 or not noise_to_signal < math.inf:
         return math.inf
-    if load >= 1e300 * band:  # before load / band can overflow
+    if load >= 1e300 * bandwidth:  # before load / bandwidth can overflow
         return math.inf
     if noise_to_signal <= 0.0:
         return 0.0
-    y = load / band * LN2
+    y = load / bandwidth * LN2
     if y < 1e-12:  # 2^r - 1 -> r ln 2
-        log_growth = math.log(load) + math.log(LN2) - math.log(band)
+        log_growth = math.log(load) + math.log(LN2) - math.log(bandwidth)
     else:
         log_growth = y + math.log(-math.expm1(-y))
-    log_x = math.log(noise_to_signal) + math.log(band) - math.log(power) + log_growth + gap_slope * (load / band)
+    log_x = (
+        math.log(noise_to_signal) + math.log(bandwidth) - math.log(power) + log_growth + gap_slope * (load / bandwidth)
+    )
     return math.exp(log_x) if log_x < MAX_LOG else math.inf
 
 
 @vectorize(cache=CACHE)
-def _outage_exponent(load, band, power, noise_to_signal, gap_slope):  # type: ignore[no-untyped-def]
-    return outage_exponent_scalar(load, band, power, noise_to_signal, gap_slope)
+def _outage_exponent(load, bandwidth, power, noise_to_signal, gap_slope):  # type: ignore[no-untyped-def]
+    return outage_exponent_scalar(load, bandwidth, power, noise_to_signal, gap_slope)
 
 
 def outage_exponent(
-    load: ArrayLike, band: ArrayLike, power: ArrayLike, noise_to_signal: ArrayLike, gap_slope: ArrayLike = 0.0
+    load: ArrayLike, bandwidth: ArrayLike, power: ArrayLike, noise_to_signal: ArrayLike, gap_slope: ArrayLike = 0.0
 ) -> Floats:
     """`outage_exponent_scalar` over arrays that broadcast."""
-    x: Floats = _outage_exponent(load, band, power, noise_to_signal, gap_slope)
+    x: Floats = _outage_exponent(load, bandwidth, power, noise_to_signal, gap_slope)
     return x
 
 
@@ -209,7 +211,7 @@ def success(link: Link, beta: ArrayLike, alpha: ArrayLike, rho: ArrayLike | None
 
 
 def needed_sinr(link: Link, beta: ArrayLike) -> Floats:
-    """The SINR at which superposed signs are decoded in shares `beta` of the band, Gamma (2^r - 1), (device,)."""
+    """The SINR at which superposed signs are decoded in shares `beta` of the bandwidth, Gamma (2^r - 1), (device,)."""
     share = np.asarray(beta, np.float64)
     return outage_exponent(link.sign_load, share, share, link.snr_gap, link.gap_slope)
 
@@ -260,8 +262,8 @@ class Outcome:
 
 def by_segment(sign: Bools, modulus: Bools) -> Outcome:
     """What arrives where segments are recovered one by one: (device, segment) of both packets."""
-    heard = np.asarray(sign.any(1))
-    return Outcome(heard, heard & np.asarray(modulus.any(1)), sign_segments=sign, modulus_segments=modulus)
+    received = np.asarray(sign.any(1))
+    return Outcome(received, received & np.asarray(modulus.any(1)), sign_segments=sign, modulus_segments=modulus)
 
 
 class Law(Protocol):

@@ -6,7 +6,7 @@ channel, inverts it so that its symbols arrive with a common power, and stays si
 its own power. The server learns the sum of the signs plus noise, and no packet.
 
 Ours, because the link here is quasi-static and the mean gains differ: the power P is a limit in every round, as it is
-for the other schemes, not a mean over fades; each sign is repeated as often as the band and time of all devices
+for the other schemes, not a mean over fades; each sign is repeated as often as the bandwidth and time of all devices
 together allow; and the common receive power is chosen by the mean gains (`receive_power`). Linear gains, watt.
 """
 
@@ -50,16 +50,16 @@ def receive_power(link: Link, active: NDArray[np.bool_]) -> float:
     """The common receive power in watt that maximises (sum_k p_k)^2 / (sum_k p_k + noise variance).
 
     That is the squared mean of the sum of signs over its spread, for signs that agree with p_k of devices taking part.
-    High powers drown the noise, low powers let more devices take part. 0 when nobody can be heard.
+    High powers drown the noise, low powers let more devices take part. 0 when nobody can be received.
     """
     reach = (link.power_w * link.gain)[active]
     reach = reach[reach > 0]
     if not reach.size or not repetitions(link):
         return 0.0
     powers = np.geomspace(1e-4 * reach.min(), 3.0 * reach.max(), GRID)
-    heard = np.exp(-powers[:, None] / reach).sum(axis=1)
+    received = np.exp(-powers[:, None] / reach).sum(axis=1)
     noise = noise_variance(link, 1.0) / powers
-    return float(powers[np.argmax(heard**2 / (heard + noise))])
+    return float(powers[np.argmax(received**2 / (received + noise))])
 
 
 def superpose(

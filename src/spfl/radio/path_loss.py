@@ -44,7 +44,7 @@ def path_loss_db(distance_m: Floats) -> Floats:
 
 
 def scale_to_median_snr(gain: Floats, median_snr: float, power_w: Floats, link_noise_w: float) -> Floats:
-    """Gains rescaled so that the median device has this SNR (linear) over an equal share of the band.
+    """Gains rescaled so that the median device has this SNR (linear) over an equal share of the bandwidth.
 
     `link_noise_w` is N_0 B / K in watt. Keeps the spread between devices: the knob of the resource studies.
     """

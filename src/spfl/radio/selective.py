@@ -27,7 +27,7 @@ FADES = -np.log1p(-(np.arange(QUANTILES) + 0.5) / QUANTILES)
 
 
 class Packet(NamedTuple):
-    """Rate in bit/s/Hz and mean SNR of a packet, each (device,); 0 bits have rate 0, no band or power has SNR 0.
+    """Rate in bit/s/Hz and mean SNR of a packet, each (device,); 0 bits have rate 0, no bandwidth or power has SNR 0.
 
     `curves`: its error rates, where they are measured.
     """
@@ -172,11 +172,11 @@ def packets(link: Link, beta: Floats, alpha: Floats, rho: Floats) -> tuple[Packe
     )
 
 
-def _packet(load: Floats, band: Floats, power: Floats, noise: Floats) -> Packet:
-    sent = (band > 0) & (power > 0) & np.isfinite(noise)
+def _packet(load: Floats, bandwidth: Floats, power: Floats, noise: Floats) -> Packet:
+    sent = (bandwidth > 0) & (power > 0) & np.isfinite(noise)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        rate = np.where(load > 0, np.where(sent, load / band, np.inf), 0.0)
-        return Packet(rate, np.where(sent, power / (noise * band), 0.0))
+        rate = np.where(load > 0, np.where(sent, load / bandwidth, np.inf), 0.0)
+        return Packet(rate, np.where(sent, power / (noise * bandwidth), 0.0))
 
 
 def information_below(rate: Floats, snr: Floats, subbands: int) -> Floats:

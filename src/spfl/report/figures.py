@@ -88,7 +88,7 @@ def phase_figure(groups: Sequence[Group]) -> go.Figure:
 
 
 def cell_figure(run: Run) -> go.Figure | None:
-    """Where devices are, how much band each gets (area) and how it splits its power (colour); means over rounds.
+    """Where devices are, how much bandwidth each gets (area) and how it splits its power (colour); means over rounds.
 
     Distances are the model's. It has no angles: they are drawn so that devices do not hide each other.
     """
@@ -136,7 +136,7 @@ def cell_figure(run: Run) -> go.Figure | None:
     )
     hover = (
         "<b>device %{pointNumber}</b><br>%{customdata[0]:.0f} m, gain %{customdata[1]:.1f} dB"
-        "<br>%{customdata[2]} samples<br>band %{customdata[3]:.1%}, power for signs %{customdata[4]:.0%}"
+        "<br>%{customdata[2]} samples<br>bandwidth %{customdata[3]:.1%}, power for signs %{customdata[4]:.0%}"
         "<br>sign arrives %{customdata[5]:.1%}, then modulus %{customdata[6]:.1%}<extra></extra>"
     )
     names = [str(k) if size > 15 else "" for k, size in enumerate(marker["size"])]
@@ -176,7 +176,7 @@ def devices_figure(run: Run) -> go.Figure | None:
     figure.update_xaxes(AXIS | {"type": "category", "showgrid": False})
     figure.update_yaxes(AXIS)
     band_of, split = mean["beta"][order], mean["rho"][order]
-    bars = (("band for signs", band_of * split, SIGN), ("band for moduli", band_of * (1 - split), MODULUS))
+    bars = (("bandwidth for signs", band_of * split, SIGN), ("bandwidth for moduli", band_of * (1 - split), MODULUS))
     for name, y, colour in bars:
         hover = f"device %{{x}}<br>{name}: %{{y:.2%}}<extra></extra>"
         figure.add_bar(x=names, y=y, name=name, marker_color=colour, hovertemplate=hover, row=1, col=1)

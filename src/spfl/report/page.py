@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spfl.config.files import dotted, to_toml
 from spfl.errors import RunFolderError
 from spfl.files import LARGEST_TEXT, is_file, read_file
-from spfl.report.parts import RESULTS_NOTE, Panel, Section, Table
+from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.experiment import ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
@@ -56,13 +56,13 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     return path
 
 
-def _sweep(folder: Path) -> list[Section]:
+def _sweep(folder: Path) -> list[PageSection]:
     from spfl.report.study import study_sections  # plotly takes its time
 
     return study_sections(folder)
 
 
-def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[PageSection]) -> str:
     """The page: text escaped, figures as JSON, plotly and the style within it."""
     from importlib.resources import files
 
@@ -134,7 +134,7 @@ def _own_parts(run: Run) -> list[str]:
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
-def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list[Section]:
+def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list[PageSection]:
     from spfl.figures import interactive
     from spfl.report import figures as draw
 
@@ -146,8 +146,8 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
     loss = draw.by_round_figure(groups, {"loss": lambda r: r["loss"]}, "Training loss")
     gaps = draw.gap_figure(groups)
     head = [
-        Section("Results", _results_note(groups), [Panel(tables=[_headline(groups)])]),
-        Section(
+        PageSection("Results", _results_note(groups), [Panel(tables=[_headline(groups)])]),
+        PageSection(
             "Accuracy", f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.", [Panel(figures=[accuracy])]
         ),
     ]
@@ -157,8 +157,8 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
         if any(r["mean_q_s"] < 1 for r in g.runs[0].rounds)
     ]
     rest = [
-        Section("The cell", CELL_NOTE, [panel for panel in cell if panel.figures]),
-        Section(
+        PageSection("The cell", CELL_NOTE, [panel for panel in cell if panel.figures]),
+        PageSection(
             "Packets round by round",
             f"Solid: the sign packet, or the single one. Dashed: the modulus packet. {smoothed}",
             [
@@ -166,18 +166,18 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
                 Panel("packets received", figures=[packets]),
             ],
         ),
-        Section("Training loss", f"Of the devices' minibatches. {smoothed}", [Panel(figures=[loss])]),
-        Section(
+        PageSection("Training loss", f"Of the devices' minibatches. {smoothed}", [Panel(figures=[loss])]),
+        PageSection(
             "Allocation certificate",
             CERTIFICATE_NOTE,
             [Panel(tables=[_certificates(groups)], figures=[gaps] if gaps else [])],
         ),
-        Section(
+        PageSection(
             "Where the time goes",
             "Wall-clock time of the simulation, not of the radio.",
             [Panel(figures=[draw.phase_figure(groups)])],
         ),
-        Section("Configuration", "", [_configuration(folder, groups)]),
+        PageSection("Configuration", "", [_configuration(folder, groups)]),
     ]
     return [section for section in (head if compared else []) + rest if section.panels]
 
@@ -191,7 +191,7 @@ RECEIVED: dict[str, Value] = {
     "moduli": lambda r: r["moduli_received"],
 }
 CELL_NOTE = (
-    "Of the first seed. Area: mean share of the band. Colour: mean share of the power that goes to the sign packet."
+    "Of the first seed. Area: mean bandwidth share. Colour: mean share of the power that goes to the sign packet."
     " Distances are the model's; it has no angles, those are drawn for legibility. Predicted are the probabilities "
     "that the allocator works with, observed is the share of the rounds in which the packet came through."
 )
@@ -207,7 +207,7 @@ def _results_note(groups: Sequence[Group]) -> str:
     return " ".join([RESULTS_NOTE, *(f"{run}: {silence}." for run, silence in told.items() if silence)])
 
 
-def _headline(groups: Sequence[Group]) -> Table:
+def _headline(groups: Sequence[Group]) -> PageTable:
     header = [
         "scheme",
         "accuracy %",
@@ -237,14 +237,14 @@ def _headline(groups: Sequence[Group]) -> Table:
             _number(g.mean(lambda s: s["side_bits"] / s["rounds"]), 1e-3, ".1f"),
         ]
         rows.append(row + ([_number(g.mean(lambda s: s["joules"] / s["rounds"]), 1e3, ".3g")] if energy else []))
-    return Table(header + (["mJ/round"] if energy else []), rows, bar=1)
+    return PageTable(header + (["mJ/round"] if energy else []), rows, bar=1)
 
 
 def _number(value: float | None, scale: float, form: str) -> str:
     return "-" if value is None else format(scale * value, form)
 
 
-def _certificates(groups: Sequence[Group]) -> Table:
+def _certificates(groups: Sequence[Group]) -> PageTable:
     rows = []
     for group in groups:
         said = [r["solver"] for run in group.runs for r in run.rounds if "solver" in r]
@@ -255,14 +255,16 @@ def _certificates(groups: Sequence[Group]) -> Table:
         proof = [f"{statistics.median(gaps):.1e}", f"{max(gaps):.1e}"] if gaps else ["no proof", "-"]
         iterations = f"{statistics.fmean(s['iterations'] for s in said):.1f}" if said else "-"
         rows.append([group.label, states or "-", *proof, iterations])
-    return Table(["scheme", "status, share of rounds", "median gap", "largest gap", "iterations"], rows)
+    return PageTable(["scheme", "status, share of rounds", "median gap", "largest gap", "iterations"], rows)
 
 
 def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
     panel = Panel()
     if len(groups) > 1:
         keys = differing(groups)
-        panel.tables.append(Table(["differs in", *(g.label for g in groups)], [[key, *values] for key, values in keys]))
+        panel.tables.append(
+            PageTable(["differs in", *(g.label for g in groups)], [[key, *values] for key, values in keys])
+        )
     for group in groups:
         seeds = ", ".join(str(run.config.seed) for run in group.runs)
         panel.listings.append((f"{group.label} (seeds {seeds})", to_toml(group.runs[0].config)))
@@ -272,7 +274,7 @@ def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
 # --- how to do it again -------------------------------------------------------------------------------------
 
 
-def _reproduction(folder: Path, groups: Sequence[Group]) -> Section:
+def _reproduction(folder: Path, groups: Sequence[Group]) -> PageSection:
     environment = read_json(folder / ENVIRONMENT) if is_file(folder / ENVIRONMENT) else {}
     if not environment and groups:
         environment = groups[0].runs[0].environment
@@ -283,8 +285,8 @@ def _reproduction(folder: Path, groups: Sequence[Group]) -> Section:
     facts = {key: value for key, value in dotted(environment).items() if value not in (None, "", [])}
     listings.append(("Environment", "\n".join(f"{key} = {value}" for key, value in facts.items())))
     digests = [[g.label, str(run.config.seed), run.summary["digest"]] for g in groups for run in g.runs]
-    tables = [Table(["run", "seed", "SHA-256 of its metrics"], digests)] if digests else []
-    return Section("Do it again", REPRODUCTION_NOTE, [Panel(listings=listings, tables=tables)])
+    tables = [PageTable(["run", "seed", "SHA-256 of its metrics"], digests)] if digests else []
+    return PageSection("Do it again", REPRODUCTION_NOTE, [Panel(listings=listings, tables=tables)])
 
 
 REPRODUCTION_NOTE = (

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Table:
+class PageTable:
     """Text cells; columns of numbers are set to the right. `bar` is a column of percentages drawn as bars as well."""
 
     header: Sequence[str]
@@ -25,12 +25,12 @@ class Panel:
 
     name: str = ""
     figures: list[go.Figure] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    tables: list[PageTable] = field(default_factory=list)
     listings: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
-class Section:
+class PageSection:
     """A heading, a sentence that says how to read it, and its panels."""
 
     title: str
@@ -41,5 +41,5 @@ class Section:
 RESULTS_NOTE = (
     "Accuracy: mean over the evaluations of the last quarter of the rounds, then over n seeds; ± is the standard "
     "deviation over seeds. Sign arrives: mean probability that a sign packet (or the single packet) gets through. "
-    "Payload: packets sent, heard or not."
+    "Payload: packets sent, received or not."
 )

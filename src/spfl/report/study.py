@@ -11,21 +11,21 @@ import plotly.graph_objects as go
 
 from spfl.figures.interactive import add_line, new_figure
 from spfl.figures.style import LABELS, band, band_kind
-from spfl.report.parts import RESULTS_NOTE, Panel, Section, Table
+from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.jsons import Json
 from spfl.studies.study import Setting, Study, curves, read_study, title, typeset
 from spfl.studies.tables import cells
 
 
-def study_sections(folder: Path) -> list[Section]:
-    """Table and figures of a sweep folder."""
+def study_sections(folder: Path) -> list[PageSection]:
+    """PageTable and figures of a sweep folder."""
     study = read_study(folder)
     figure, kind = study_curves_figure(study)
     sections = [
-        Section(
+        PageSection(
             "Results", f"{RESULTS_NOTE} Accuracies are of the {study.part} data.", [Panel(tables=[_study_table(study)])]
         ),
-        Section(
+        PageSection(
             "Accuracy against rounds",
             f"Lines and bands: {kind}. Choose a setting; click a name to hide it.",
             [Panel(figures=[figure])],
@@ -34,7 +34,7 @@ def study_sections(folder: Path) -> list[Section]:
     axes = study_axis_figures(study)
     if axes:
         note = "Mean, lowest and highest over all seeds and other settings that have this value."
-        sections.append(Section("What was swept", note, [Panel(axis, figures=[figure]) for axis, figure in axes]))
+        sections.append(PageSection("What was swept", note, [Panel(axis, figures=[figure]) for axis, figure in axes]))
     return sections
 
 
@@ -46,7 +46,7 @@ STUDY_COLUMNS = (
 )
 
 
-def _study_table(study: Study) -> Table:
+def _study_table(study: Study) -> PageTable:
     rows: list[Json] = [dict(row, status="done", settings={key: row[key] for key in study.swept}) for row in study.rows]
     header = ["scheme", "accuracy %", "±", "n", *study.varied, "final %", "sign arrives", "Mbit/round", "s/run"]
     table = []
@@ -64,7 +64,7 @@ def _study_table(study: Study) -> Table:
                 *tail,
             ]
         )
-    return Table(header, table, bar=1)
+    return PageTable(header, table, bar=1)
 
 
 def study_curves_figure(study: Study) -> tuple[go.Figure, str]:

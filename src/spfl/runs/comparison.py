@@ -24,7 +24,7 @@ COLUMNS = ("scheme", "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "s/
 MOST_SEEDS = 10_000
 CAPTION = (
     "acc: test accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
-    "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, heard or not."
+    "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, received or not."
 )
 
 

@@ -18,7 +18,7 @@ from spfl.arrays import Floats
 from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
 from spfl.errors import RunFolderError
-from spfl.figures.curves import Curve, Importance, Progress
+from spfl.figures.curves import AccuracyCurve, Importance, SpentCurve
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.folders import below
@@ -177,11 +177,11 @@ def plot(groups: Sequence[Group]) -> go.Figure:
     return accuracy_figure([progress(group) for group in groups])[0]
 
 
-def progress(group: Group) -> Progress:
+def progress(group: Group) -> SpentCurve:
     """How the accuracy of a group grew, against rounds and against what had been spent (mean over seeds)."""
     rounds, accuracy = group.series(lambda values: values["test_accuracy"])
     known = [name for name in ("payload_bits", "round_s") if name in group.runs[0].rounds[0]]
-    return Progress(group.label, rounds, accuracy, {name: _until(group, name, rounds) for name in known})
+    return SpentCurve(group.label, rounds, accuracy, {name: _until(group, name, rounds) for name in known})
 
 
 def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
@@ -209,7 +209,7 @@ def check_report(folder: Path, groups: Sequence[Group], has_table: bool) -> None
         raise RunFolderError(f"{folder} holds no run that has finished a round, and no results of a sweep")
 
 
-def read_curves(folders: Iterable[Path]) -> list[Curve]:
+def read_curves(folders: Iterable[Path]) -> list[AccuracyCurve]:
     """Curves of run folders, those of one configuration together, in the order in which they are met.
 
     A label is the scheme, and each setting in which the configurations differ. Unfinished runs shorten the curve.
@@ -239,7 +239,7 @@ def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _curve(label: str, folders: Sequence[Path]) -> Curve:
+def _curve(label: str, folders: Sequence[Path]) -> AccuracyCurve:
     series = [
         [(m["round"], m["test_accuracy"]) for m in read_metrics(folder) if m["test_accuracy"] is not None]
         for folder in folders
@@ -249,11 +249,11 @@ def _curve(label: str, folders: Sequence[Path]) -> Curve:
         empty = folders[[len(s) for s in series].index(0)]
         raise RunFolderError(f"{empty} has no evaluation yet")
     table = np.array([s[:length] for s in series])
-    return Curve(label, table[0, :, 0].astype(np.int64), table[:, :, 1])
+    return AccuracyCurve(label, table[0, :, 0].astype(np.int64), table[:, :, 1])
 
 
 def read_importance(folders: Iterable[Path], groups: int = 5) -> list[Importance]:
-    """What devices got and how often they were heard, by importance, of finished runs; seeds together.
+    """What devices got and how often they were received, by importance, of finished runs; seeds together.
 
     Raises RunFolderError for a folder that is no run, or that has no finished allocation.parquet with weights.
     """

@@ -56,7 +56,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridPoint:
     """Points that differ in the seed only."""
 
     settings: Json
@@ -72,13 +72,13 @@ class Cell:
         return statistics.stdev(row["accuracy_last"] for row in self.rows) if len(self.rows) > 1 else None
 
 
-def cells(rows: Sequence[Json]) -> list[Cell]:
+def cells(rows: Sequence[Json]) -> list[GridPoint]:
     """Finished points by their settings but for the seed, in the order in which they are met."""
     groups: dict[str, list[Json]] = {}
     for row in rows:
         if row["status"] == "done":
             groups.setdefault(json.dumps({k: v for k, v in row["settings"].items() if k != "seed"}), []).append(row)
-    return [Cell(json.loads(text), members) for text, members in groups.items()]
+    return [GridPoint(json.loads(text), members) for text, members in groups.items()]
 
 
 def summary_text(rows: Sequence[Json]) -> str:
@@ -111,7 +111,7 @@ def _caption(rows: Sequence[Json]) -> str:
     part = "validation" if any(row["validation"] for row in rows) else "test"
     return (
         f"acc: {part} accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
-        "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, heard or not."
+        "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, received or not."
     )
 
 

@@ -44,8 +44,8 @@ def norm_limit(config: SchemeConfig, uploads: Sequence[Upload]) -> float:
 
 
 def claimed_norm(upload: Upload) -> float:
-    """Root mean square norm of a device's decoded vector, by its own word: quantisation noise and aside included."""
-    return math.sqrt(upload.v2 + upload.delta2 + float(np.sum(upload.aside**2, dtype=np.float64)))
+    """Root mean square norm of a device's decoded vector, by its own word: noise and output bias included."""
+    return math.sqrt(upload.v2 + upload.delta2 + float(np.sum(upload.output_bias**2, dtype=np.float64)))
 
 
 def _median(values: Sequence[float]) -> float:
@@ -60,27 +60,29 @@ def _possible(form: Format, upload: Upload) -> bool:
         return False
     if not 0.0 <= upload.v_vbar <= (1.0 + SLACK) * math.sqrt(upload.v2) * math.sqrt(upload.vbar2):
         return False
-    if upload.tensor_means.shape != (len(form.packets.names),) or upload.aside.shape != (form.packing.aside,):
+    if upload.tensor_means.shape != (len(form.packets.names),) or upload.output_bias.shape != (
+        form.packing.output_biases,
+    ):
         return False
     if not (np.isfinite(upload.tensor_means).all() and (upload.tensor_means >= 0).all()):
         return False
     used = upload.gradient if form.scheme.uplink in ("ideal", "analog") else None
     if used is not None and not np.isfinite(used).all():
         return False
-    return bool(np.isfinite(upload.aside).all())
+    return bool(np.isfinite(upload.output_bias).all())
 
 
 def _clip_claims(uploads: Sequence[Upload], clip: float) -> list[Upload]:
-    """Norms, mean moduli and the vector aside, each at most `clip` times the cohort's median of it."""
+    """Norms, mean moduli and the output biases, each at most `clip` times the cohort's median of it."""
     speaking = [upload for upload in uploads if upload.samples]
     norm = clip * _median([math.sqrt(upload.v2) for upload in speaking])
     means = clip * np.median([upload.tensor_means for upload in speaking], axis=0) if speaking else 0.0
-    aside = clip * _median([float(np.linalg.norm(upload.aside)) for upload in speaking])
+    output_bias = clip * _median([float(np.linalg.norm(upload.output_bias)) for upload in speaking])
     return [
         replace(
             _shortened(upload, norm),
             tensor_means=np.minimum(upload.tensor_means, means).astype(np.float32),
-            aside=clipped(upload.aside, aside),
+            output_bias=clipped(upload.output_bias, output_bias),
         )
         for upload in uploads
     ]

@@ -11,7 +11,7 @@ from spfl.arrays import Bools, Floats
 from spfl.radio import over_the_air
 from spfl.radio.outage import Link, Outcome, level, transmit
 from spfl.schemes import Scheme
-from spfl.uplink.scheduling import Fades, probabilities
+from spfl.uplink.scheduling import PacketFades, probabilities
 from spfl.uplink.upload import Upload, signs_of
 
 
@@ -20,13 +20,13 @@ def deliver(
     uploads: Sequence[Upload],
     link: Link,
     allocation: AllocationResult,
-    fades: Fades,
+    fades: PacketFades,
     rng: np.random.Generator,
 ) -> Outcome:
     """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
     if scheme.uplink == "analog":
         return _superpose(scheme, uploads, link, allocation, level(fades[0]), rng)
-    if allocation.bits is not None and (allocation.q_s[allocation.beta > 0] == 1.0).all():  # the link has adapted
+    if allocation.adapted:
         sent = allocation.beta > 0
         return Outcome(sent, sent)
     every = _attempts(fades, scheme.attempts, link, rng)
@@ -48,7 +48,7 @@ def _any(parts: Sequence[Bools | None]) -> Bools | None:
     return None if parts[0] is None else np.any([part for part in parts if part is not None], axis=0)
 
 
-def _attempts(fades: Fades, attempts: int, link: Link, rng: np.random.Generator) -> Iterator[Fades]:
+def _attempts(fades: PacketFades, attempts: int, link: Link, rng: np.random.Generator) -> Iterator[PacketFades]:
     yield fades
     for _ in range(1, attempts):
         draw = (rng.exponential(size=f.shape) if link.law is None else link.law.draw(rng, f.shape) for f in fades)

@@ -50,7 +50,7 @@ class Format:
 
     @cached_property
     def packing(self) -> Packing:
-        """From parameters to the vector in packets. With `calibrated`, the output bias (the last tensor) goes aside."""
+        """From parameters to the vector in packets. With `calibrated`, the output bias (last tensor) is apart."""
         last = self.layout.sizes[-1]
         calibrated = self.scheme.rule == "calibrated" and len(self.layout.sizes) > 1 and last <= LARGEST_ASIDE
         return Packing(self.layout, self.scheme.rotated, last if calibrated else 0)
@@ -107,7 +107,7 @@ class Format:
     def link_bits(self) -> tuple[int, int]:
         """Bits that the first and the second packet put on the link, headers included; 0 for a packet not sent.
 
-        The output bias that goes aside is not in them, but in `side_bits`. The analogue uplink has no packets and no
+        The output bias (side information) is not in them, but in `side_bits`. The analogue uplink has no packets and no
         header: one symbol a parameter. A ladder whose bits are allocated counts one bit a value here.
         """
         scheme, size = self.scheme, self.packets.size
@@ -133,13 +133,13 @@ class Format:
     def _side_bits(self) -> int:
         """n_k and five float32 (||v||^2, ||vbar||^2, <v, vbar>, delta^2, loss); and where a mean modulus may stand in
         for what is not sent or not received, or scales a vote, one float32 a tensor or rotated block (one in all with
-        `one_mean`); and the tensor that goes aside.
+        `one_mean`); and the output bias.
         """
         scheme = self.scheme
         stands_in = scheme.uplink in ("split", "sign") and scheme.compensation != "zero"
         scales = 1 if scheme.one_mean else len(self.packets.names)
         told = stands_in or scheme.rule == "vote" or scheme.uplink == "ladder"
-        return SCALAR_BITS * (6 + (scales if told else 0) + self.packing.aside)
+        return SCALAR_BITS * (6 + (scales if told else 0) + self.packing.output_biases)
 
     def payload_bits(self, allocation: AllocationResult, packets: tuple[int, int] | None = None) -> int:
         """Bits that all devices with bandwidth send in a round, every attempt counted; float32 on the ideal uplink.

@@ -52,7 +52,7 @@ class Arrived:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Decoded:
     """What the server uses of a received device: `vector` float32 (dim,), its estimate of the device's gradient.
 
     `share` of it was received: a number, or 0 and 1 by element (dim,), where the vector is 0 for what was not.
@@ -80,20 +80,20 @@ def receive(form: Format, arrived: Arrived, state: State) -> Update:
     total, rejected = Sum(form.layout.size), 0
     vectors: list[Vector] = []
     for k, upload in enumerate(arrived.uploads):
-        heard = hear(form, arrived, k, state)
-        rejected += not upload.samples or (heard is None and bool(arrived.outcome.sign[k]))
+        decoded = decode_device(form, arrived, k, state)
+        rejected += not upload.samples or (decoded is None and bool(arrived.outcome.sign[k]))
         if form.scheme.error_feedback and upload.gradient is not None:
-            residuals[residual_key(upload.device)] = _residual(form, upload.gradient, heard)
-        if heard is None:
+            residuals[residual_key(upload.device)] = _residual(form, upload.gradient, decoded)
+        if decoded is None:
             continue
-        rejected += heard.damaged
-        if heard.modulus is not None:
-            received.add(upload.device, clipped(heard.modulus, limit))
-        vector = clipped(heard.vector, limit)
-        if form.scheme.rule == "vote" and heard.signs is not None:
-            vector = heard.signs
+        rejected += decoded.damaged
+        if decoded.modulus is not None:
+            received.add(upload.device, clipped(decoded.modulus, limit))
+        vector = clipped(decoded.vector, limit)
+        if form.scheme.rule == "vote" and decoded.signs is not None:
+            vector = decoded.signs
         if form.settings.aggregation == "mean":
-            total.add(weight[k], vector, heard.share)
+            total.add(weight[k], vector, decoded.share)
         else:
             vectors.append(vector)
     if form.settings.aggregation != "mean":
@@ -103,8 +103,8 @@ def receive(form: Format, arrived: Arrived, state: State) -> Update:
     return finish(form, arrived, state, Round(weight, update, received.moduli(), rejected, residuals))
 
 
-def _residual(form: Format, gradient: Vector, heard: Heard | None) -> Vector:
-    delivered = np.float32(0.0) if heard is None else heard.vector
+def _residual(form: Format, gradient: Vector, decoded: Decoded | None) -> Vector:
+    delivered = np.float32(0.0) if decoded is None else decoded.vector
     return np.float32(form.settings.error_decay) * (gradient - delivered)
 
 
@@ -124,66 +124,66 @@ def normalizes(form: Format) -> bool:
 # --- one device ------------------------------------------------------------------------------------------------
 
 
-def hear(form: Format, arrived: Arrived, k: int, state: State) -> Heard | None:
+def decode_device(form: Format, arrived: Arrived, k: int, state: State) -> Decoded | None:
     """What was received of the k-th device of the cohort; None when nothing of it can be used."""
     upload, outcome = arrived.uploads[k], arrived.outcome
     if not (outcome.sign[k] and upload.samples):
         return None
     try:
-        heard = _decode(form, arrived, k, state, bool(outcome.modulus[k]))
+        decoded = _decode(form, arrived, k, state, bool(outcome.modulus[k]))
     except PacketError:
         # One packet for both is good or damaged as a whole; of two, a damaged modulus packet counts as lost.
         if form.scheme.uplink != "split" or not outcome.modulus[k]:
             return None
         try:
-            heard = replace(_decode(form, arrived, k, state, with_modulus=False), damaged=True)
+            decoded = replace(_decode(form, arrived, k, state, with_modulus=False), damaged=True)
         except PacketError:
             return None
-    heard = heard if outcome.sign_segments is None else _cut(form, arrived, k, state, heard)
-    if form.scheme.uplink == "ideal" or not (form.scheme.rotated or form.packing.aside):
-        return heard
-    vector = form.packing.unpack(heard.vector, upload.aside, form.rotation(arrived.round_, upload.device))
+    decoded = decoded if outcome.sign_segments is None else _cut(form, arrived, k, state, decoded)
+    if form.scheme.uplink == "ideal" or not (form.scheme.rotated or form.packing.output_biases):
+        return decoded
+    vector = form.packing.unpack(decoded.vector, upload.output_bias, form.rotation(arrived.round_, upload.device))
     if not np.isfinite(vector).all():  # moduli near the largest float32, which add up when rotated back
         return None
-    return replace(heard, vector=vector, share=float(np.mean(heard.share)))
+    return replace(decoded, vector=vector, share=float(np.mean(decoded.share)))
 
 
-def _decode(form: Format, arrived: Arrived, k: int, state: State, with_modulus: bool) -> Heard:
+def _decode(form: Format, arrived: Arrived, k: int, state: State, with_modulus: bool) -> Decoded:
     """The vector in packets of a device. Raises PacketError for a packet that is damaged or not its own."""
     upload, uplink = arrived.uploads[k], form.scheme.uplink
     address: dict[str, Any] = {"layout": form.packets, "round_": arrived.round_, "device": upload.device}
     if uplink == "ideal" and upload.gradient is not None:
-        return Heard(upload.gradient)
+        return Decoded(upload.gradient)
     if uplink == "sparse":
-        return Heard(decode_sparse(upload.sparse_packet, **address))
+        return Decoded(decode_sparse(upload.sparse_packet, **address))
     if uplink == "ladder":
         bits = form.ladder.fixed if arrived.allocation.bits is None else arrived.allocation.bits[k]
-        return Heard(decode_ladder(upload.ladder_packet, upload.tensor_means, float(bits or 0), **address))
+        return Decoded(decode_ladder(upload.ladder_packet, upload.tensor_means, float(bits or 0), **address))
     if uplink == "codec" and form.scheme.codec is not None:
-        return Heard(decode_own(form.scheme.codec, upload.own_packet, **address))
+        return Decoded(decode_own(form.scheme.codec, upload.own_packet, **address))
     if uplink == "analog" and upload.gradient is not None:
         signs = signs_of(upload.gradient)
     else:
         signs = decode_signs(upload.sign_packet, **address)
     if with_modulus and upload.modulus_packet:
         modulus = decode_modulus(upload.modulus_packet, **address)
-        return Heard(signs * modulus, signs=signs, modulus=modulus)
-    return Heard(signs * form.compensatory(state, upload.device, upload.tensor_means), signs=signs)
+        return Decoded(signs * modulus, signs=signs, modulus=modulus)
+    return Decoded(signs * form.compensatory(state, upload.device, upload.tensor_means), signs=signs)
 
 
-def _cut(form: Format, arrived: Arrived, k: int, state: State, heard: Heard) -> Heard:
+def _cut(form: Format, arrived: Arrived, k: int, state: State, decoded: Decoded) -> Decoded:
     """What segments leave of a packet: 0 where no sign came, the compensatory modulus where its own did not."""
     assert arrived.outcome.sign_segments is not None
     assert arrived.outcome.modulus_segments is not None
     upload, size = arrived.uploads[k], form.packets.size
     came = element_mask(arrived.outcome.sign_segments[k], size).astype(np.float32)
-    signs = None if heard.signs is None else heard.signs * came
-    whole = heard.modulus if came.all() else None
-    if signs is None or heard.modulus is None or form.scheme.uplink == "single":
-        return replace(heard, vector=heard.vector * came, signs=signs, modulus=whole, share=came)
+    signs = None if decoded.signs is None else decoded.signs * came
+    whole = decoded.modulus if came.all() else None
+    if signs is None or decoded.modulus is None or form.scheme.uplink == "single":
+        return replace(decoded, vector=decoded.vector * came, signs=signs, modulus=whole, share=came)
     told = element_mask(arrived.outcome.modulus_segments[k], size)
-    modulus = np.where(told, heard.modulus, form.compensatory(state, upload.device, upload.tensor_means))
-    return replace(heard, vector=signs * modulus, signs=signs, modulus=whole if told.all() else None, share=came)
+    modulus = np.where(told, decoded.modulus, form.compensatory(state, upload.device, upload.tensor_means))
+    return replace(decoded, vector=signs * modulus, signs=signs, modulus=whole if told.all() else None, share=came)
 
 
 # --- weights and memory ----------------------------------------------------------------------------------------
@@ -232,10 +232,10 @@ class Round:
 
 
 def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
-    """The end of a round for any engine: what goes aside, the vote, and what both ends remember."""
-    scheme, uploads, update, aside = form.scheme, arrived.uploads, done.update, form.packing.aside
-    if aside and done.weight.any():  # when nobody was received, nothing moves
-        update[-aside:] = _mean_aside(form, arrived, done.weight)
+    """The end of a round for any engine: the output bias, the vote, and what both ends remember."""
+    scheme, uploads, update, output_bias = form.scheme, arrived.uploads, done.update, form.packing.output_biases
+    if output_bias and done.weight.any():  # when nobody was received, nothing moves
+        update[-output_bias:] = _mean_output_bias(form, arrived, done.weight)
     if scheme.rule == "mean" and arrived.outcome.votes is not None:
         update = _analog_mean(arrived)
     if scheme.rule == "vote":
@@ -257,15 +257,19 @@ def _analog_mean(arrived: Arrived) -> Vector:
     return votes * np.float32(analog_unit(arrived.uploads) / samples) if samples else np.zeros_like(votes)
 
 
-def _mean_aside(form: Format, arrived: Arrived, weight: Floats) -> Vector:
-    """The exact mean of what all devices sent aside, (aside,), or the robust one; of the received if it may be lost."""
+def _mean_output_bias(form: Format, arrived: Arrived, weight: Floats) -> Vector:
+    """The mean of all output biases, (output_biases,), or the robust one; of the received if they may be lost."""
     uploads = arrived.uploads
     if form.settings.aggregation != "mean":
         known = [u for k, u in enumerate(uploads) if u.samples and (arrived.outcome.sign[k] or not form.in_packet)]
-        return combine(form.settings.aggregation, [u.aside for u in known], uploads[0].aside.size, form.settings.trim)
+        return combine(
+            form.settings.aggregation, [u.output_bias for u in known], uploads[0].output_bias.size, form.settings.trim
+        )
     if form.in_packet:
-        return np.asarray(weight @ np.stack([u.aside for u in uploads]) / max(weight.sum(), 1e-300), np.float32)
-    return np.asarray(describe(uploads).weight.astype(np.float32) @ np.stack([upload.aside for upload in uploads]))
+        return np.asarray(weight @ np.stack([u.output_bias for u in uploads]) / max(weight.sum(), 1e-300), np.float32)
+    return np.asarray(
+        describe(uploads).weight.astype(np.float32) @ np.stack([upload.output_bias for upload in uploads])
+    )
 
 
 def _common_means(uploads: Sequence[Upload], tensors: int) -> Vector:

@@ -1,8 +1,8 @@
 """Aggregation that a minority of devices cannot steer: rules over coordinates in place of the weighted mean.
 
-A weighted mean follows a single device as far as it pulls. These rules give every heard device the same weight, since
-weights rest on what devices claim of themselves. They estimate the mean gradient of the heard, so that they stand for
-`normalized` weights. The mean needs one vector at a time; these need all heard ones at once, 4 d bytes each; the copies
+A weighted mean follows a single device as far as it pulls. These rules give each received device the same weight, since
+weights rest on what devices claim of themselves. They estimate the mean gradient of those, so that they stand for
+`normalized` weights. The mean needs one vector at a time; these need all of them at once, 4 d bytes each; the copies
 in which coordinates are sorted are bounded by BLOCK.
 """
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from spfl.arrays import Vector
 
-Rule = Literal["trimmed_mean", "median", "sign_majority"]
+RobustRule = Literal["trimmed_mean", "median", "sign_majority"]
 BLOCK = 2**15  # coordinates that are sorted at a time
 
 
-def combine(rule: Rule, vectors: Sequence[Vector], dim: int, trim: float) -> Vector:
-    """One vector (dim,) of the heard devices' vectors, coordinate by coordinate; zeros when nobody was heard.
+def combine(rule: RobustRule, vectors: Sequence[Vector], dim: int, trim: float) -> Vector:
+    """One vector (dim,) of the received devices' vectors, coordinate by coordinate; zeros when nobody was received.
 
     trimmed_mean: without the floor(trim n) smallest and as many largest of n values (Yin et al. 2018).
     median: of the values (Yin et al. 2018). sign_majority: the sign that most devices have (Bernstein et al. 2019,
@@ -34,7 +34,7 @@ def combine(rule: Rule, vectors: Sequence[Vector], dim: int, trim: float) -> Vec
     return out
 
 
-def _combined(rule: Rule, block: NDArray[np.float32], trim: float) -> NDArray[np.floating]:
+def _combined(rule: RobustRule, block: NDArray[np.float32], trim: float) -> NDArray[np.floating]:
     if rule == "median":
         return np.asarray(np.median(block, axis=0))
     if rule == "sign_majority":

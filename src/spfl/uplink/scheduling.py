@@ -16,20 +16,22 @@ from spfl.config.schema import SchemeConfig
 from spfl.errors import AllocationError
 from spfl.radio import over_the_air
 from spfl.radio.outage import Link, Success, level, success
-from spfl.schemes import Scheme, Share
+from spfl.schemes import OwnShares, Scheme
 from spfl.uplink.format import Format
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
-Fades = tuple[Floats, Floats]  # |h|^2 of the sign and of the modulus packet, (device,) or as the link's law takes them
+PacketFades = tuple[
+    Floats, Floats
+]  # |h|^2 of the sign and of the modulus packet, (device,) or as the link's law takes them
 
 
 def share_resources(
-    form: Format, devices: Devices, link: Link, fades: Fades, previous: AllocationResult | None = None
+    form: Format, devices: Devices, link: Link, fades: PacketFades, previous: AllocationResult | None = None
 ) -> AllocationResult:
     """Bandwidth and power of every device for one round, with the success probabilities that follow.
 
     `fades` are looked at by the schedules that rank instantaneous channels, and by nothing else; their success
-    probabilities are still those of the mean gains, so the scheduled are heard more often than q_s says.
+    probabilities are still those of the mean gains, so the scheduled are received more often than q_s says.
     """
     scheme, config = form.scheme, form.settings
     if scheme.uplink == "ladder" and scheme.objective == "participation":
@@ -53,8 +55,8 @@ def share_resources(
         chosen = schedule(scheme, config, devices, _ranked(scheme, link, level(fades[0])), result.beta > 0)
         result = replace(result, beta=np.where(chosen, min(1.0 / max(int(chosen.sum()), 1), most), 0.0))
     if own or scheme.schedule != "all" or link.law is not None:
-        odds, heard = probabilities(link, result), result.beta > 0
-        q_s, r_m = np.where(heard, odds.q_s, 0.0), np.where(heard, odds.r_m, 0.0)
+        odds, received = probabilities(link, result), result.beta > 0
+        q_s, r_m = np.where(received, odds.q_s, 0.0), np.where(received, odds.r_m, 0.0)
     if scheme.attempts > 1:
         both = _ever(q_s * r_m, scheme.attempts)
         q_s = _ever(q_s, scheme.attempts)
@@ -70,7 +72,7 @@ def share_resources(
     return replace(result, q_s=q_s, r_m=r_m, cost=cost, objective=float(cost.sum()))
 
 
-def _participation(form: Format, devices: Devices, link: Link, fades: Fades) -> AllocationResult:
+def _participation(form: Format, devices: Devices, link: Link, fades: PacketFades) -> AllocationResult:
     """Bandwidth and bits by the participation objective (model.md, section 11)."""
     importance = devices.weight**2 * devices.v2
     fade = level(fades[0]) if form.instantaneous else None
@@ -78,7 +80,7 @@ def _participation(form: Format, devices: Devices, link: Link, fades: Fades) -> 
 
 
 def _own_shares(
-    scheme: Scheme, share: Share, devices: Devices, link: Link, equal: AllocationResult
+    scheme: Scheme, share: OwnShares, devices: Devices, link: Link, equal: AllocationResult
 ) -> AllocationResult:
     """A caller's allocation in place of the equal one. Raises AllocationError for shares that are none."""
     beta, alpha = (np.broadcast_to(np.asarray(part, np.float64), equal.beta.shape) for part in share(devices, link))

@@ -31,7 +31,7 @@ def keep_side(form: Format, round_: int, uploads: Sequence[Upload], received: Bo
     if not form.in_packet:
         return state
     told = {
-        side_key(u.device): np.array([round_, *(getattr(u, name) for name in FLOATS), *u.aside], np.float32)
+        side_key(u.device): np.array([round_, *(getattr(u, name) for name in FLOATS), *u.output_bias], np.float32)
         for u, came in zip(uploads, received, strict=True)
         if came and u.samples
     }
@@ -39,7 +39,7 @@ def keep_side(form: Format, round_: int, uploads: Sequence[Upload], received: Bo
 
 
 def known_uploads(form: Format, uploads: Sequence[Upload], state: Mapping[str, Vector]) -> Sequence[Upload]:
-    """The uploads as the allocator knows them: floats last received; for a device not yet heard, the others' mean."""
+    """The uploads as the allocator knows them: floats last received; for one without, the others' mean."""
     if not form.in_packet:
         return uploads
     last = {u.device: state[side_key(u.device)] for u in uploads if side_key(u.device) in state}
@@ -63,7 +63,7 @@ def auxiliary(
     """
     if form.scheme.auxiliary == "labels" and form.classes is not None:
         return form.classes[[u.device for u in uploads]]
-    told = np.stack([u.aside for u in uploads]).astype(np.float64)
+    told = np.stack([u.output_bias for u in uploads]).astype(np.float64)
     if not form.in_packet or received.all() or not received.any():
         return told
     centre = told[received].mean(0)

@@ -36,7 +36,8 @@ class Upload:
     """What one device hands to its radio: packets, and the side information of model.md, section 2.
 
     `gradient` float32 (dim,) stays only where no packet replaces it (ideal and analogue uplinks) or error feedback
-    needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent.
+    needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent. `held` is
+    the fleet's own record of packets that stay on a PyTorch device.
     """
 
     device: int
@@ -51,16 +52,17 @@ class Upload:
     modulus_packet: bytes = b""
     sparse_packet: bytes = b""
     gradient: Vector | None = None
-    aside: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
+    output_bias: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     ladder_packet: bytes = b""
     own_packet: bytes = b""
     kept: Vector | None = None
+    held: object = field(default=None, compare=False, repr=False)
 
 
 def silent(form: Format, device: int) -> Upload:
     """The upload of a device that has nothing to send this round: no samples, no weight."""
-    means, aside = np.zeros(len(form.packets.names), np.float32), np.zeros(form.packing.aside, np.float32)
-    return Upload(device, 0, math.nan, means, aside=aside)
+    means, output_bias = np.zeros(len(form.packets.names), np.float32), np.zeros(form.packing.output_biases, np.float32)
+    return Upload(device, 0, math.nan, means, output_bias=output_bias)
 
 
 def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: Origin) -> Upload:
@@ -69,7 +71,7 @@ def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: 
     if scheme.error_feedback and residual_key(device) in state:
         gradient = gradient + state[residual_key(device)]
     keep = scheme.error_feedback or scheme.uplink in ("ideal", "analog")
-    aside = gradient[gradient.size - packing.aside :].copy()
+    output_bias = gradient[gradient.size - packing.output_biases :].copy()
     if not np.isfinite(gradient).all():
         raise PacketError(f"gradient of device {device} in round {origin.round_} is not finite")
     vector = packing.pack(gradient, form.rotation(origin.round_, device))
@@ -79,7 +81,9 @@ def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: 
     kept = gradient.copy() if keep else None
     if form.scheme.uplink == "ladder" and form.ladder.fixed is not None:
         delta2 = stats[0] * float(noise(form.ladder.fixed, form.packets.size))
-    return Upload(device, origin.samples, origin.loss, means, *stats, delta2, gradient=kept, aside=aside, **sent)
+    return Upload(
+        device, origin.samples, origin.loss, means, *stats, delta2, gradient=kept, output_bias=output_bias, **sent
+    )
 
 
 def _packets(form: Format, vector: Vector, origin: Origin) -> tuple[dict[str, Any], float]:

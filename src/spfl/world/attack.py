@@ -53,7 +53,7 @@ def tamper(attack: AttackConfig, upload: Upload) -> Upload:
         gradient = None if upload.gradient is None else np.full_like(upload.gradient, np.nan)
         nan = math.nan
         return replace(
-            upload, v2=nan, v_vbar=nan, delta2=nan, tensor_means=bad, aside=upload.aside * np.float32(nan),
+            upload, v2=nan, v_vbar=nan, delta2=nan, tensor_means=bad, output_bias=upload.output_bias * np.float32(nan),
             gradient=gradient,
         )  # fmt: skip
     return upload

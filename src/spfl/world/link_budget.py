@@ -1,6 +1,6 @@
 """The link budget of a configuration, before anything is run: what a packet costs, and how often it would arrive.
 
-All devices of a cohort share the band equally, and a device splits its band and power by the bits of its two packets.
+All devices of a cohort share the bandwidth equally, and each splits bandwidth and power by the bits of its two packets.
 An allocation does better than that; the table says how hard the link is. Axis vocabulary: `device`.
 """
 
@@ -22,7 +22,7 @@ FIRST_ROUND = 1
 
 @dataclass(frozen=True)
 class LinkBudget:
-    """What a round's uplink is made of; arrays (device,) for all devices of the cell, on an equal share of the band.
+    """What a round's uplink is made of; arrays (device,) for all devices of the cell, on an equal share.
 
     `snr_db` is the mean signal-to-noise ratio. `single`, `sign`, `modulus` are the chances that a packet of both, of
     the signs, of the signs and the moduli arrives. `joules` are radiated and lost in the amplifier in a round.
@@ -89,7 +89,7 @@ def link_budget(world: World) -> LinkBudget:
 
 
 def _odds(world: World, share: float) -> Success:
-    """Success probabilities of all devices on an equal share of the band."""
+    """Success probabilities of all devices on an equal share of the bandwidth."""
     link = world.radio.link(range(world.config.data.devices), FIRST_ROUND)
     beta, alpha = np.full(link.size, share), link.split
     law = success if link.law is None else link.law.success

@@ -181,9 +181,9 @@ class World:
     def remember(self, uploads: Sequence[Upload], received: Bools, update: Update) -> Update:
         """The update with what local rules keep, and what a selection by loss needs to know, in its state."""
         state, training, devices = update.state, self.config.training, self.config.data.devices
-        heard = {u.device: u.kept for u, ok in zip(uploads, received, strict=True) if ok and u.kept is not None}
-        if training.correction != "none" or heard:
-            state = remember_round(training, state, heard, update.gradient, int(received.sum()) / devices)
+        kept = {u.device: u.kept for u, ok in zip(uploads, received, strict=True) if ok and u.kept is not None}
+        if training.correction != "none" or kept:
+            state = remember_round(training, state, kept, update.gradient, int(received.sum()) / devices)
         if self.config.clients.selection != "random":
             told = [u.device for u in uploads], [u.loss for u in uploads]
             state = state | {LOSSES: remember_losses(state.get(LOSSES), devices, *told)}
