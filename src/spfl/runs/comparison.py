@@ -113,8 +113,8 @@ def tabulate(summaries: Sequence[Json]) -> list[Json]:
                 "accuracy_best": statistics.fmean(s["accuracy_best"] for s in mine),
                 "mean_q_s": statistics.fmean(s["mean_q_s"] for s in mine),
                 "bits_per_round": math.fsum(s["payload_bits"] / s["rounds"] for s in mine) / len(mine),
-                "received_bits_per_round": statistics.fmean(s["received_bits"] / s["rounds"] for s in mine),
-                "joules_per_round": statistics.fmean(s["joules"] / s["rounds"] for s in mine),
+                "received_bits_per_round": statistics.fmean(s.get("received_bits", 0) / s["rounds"] for s in mine),
+                "joules_per_round": statistics.fmean(s.get("joules", 0) / s["rounds"] for s in mine),
                 "seconds": statistics.fmean(s["seconds"]["total"] for s in mine),
                 "runs": [{"seed": s["seed"], "accuracy_last": s["accuracy_last"], "digest": s["digest"]} for s in mine],
             }

@@ -71,7 +71,7 @@ class GridPoint:
     rows: Sequence[Json]
 
     def mean(self, name: str) -> float:
-        values = [row[name] for row in self.rows if row[name] is not None]
+        values = [row[name] for row in self.rows if row.get(name) is not None]
         return statistics.fmean(values) if values else math.nan
 
     @property
