@@ -85,6 +85,15 @@ def test_devices_without_importance_or_gain_get_nothing() -> None:
     assert not nobody.beta.any()
 
 
+def test_no_device_is_given_more_than_the_largest_share() -> None:
+    rng = np.random.default_rng(4)
+    link = make_link(10 ** rng.normal(0, 1, 8))
+    found = allocate_bits(rng.random(8), link, Ladder(DIM, 300.0), most=0.15)
+    assert found.beta.max() <= 0.15
+    assert found.gap is not None
+    assert -1e-9 <= found.gap < 5e-3
+
+
 @pytest.mark.parametrize("fixed", [None, float(DIM)])
 @pytest.mark.parametrize("fading", ["mean", "instantaneous"])
 def test_the_compiled_table_is_the_best_of_all_rungs(fading: str, fixed: float | None) -> None:

@@ -60,7 +60,13 @@ class Ladder:
 
 
 def allocate_bits(
-    importance: Floats, link: Link, ladder: Ladder, fade: Floats | None = None, equal: bool = False
+    importance: Floats,
+    link: Link,
+    ladder: Ladder,
+    fade: Floats | None = None,
+    *,
+    equal: bool = False,
+    most: float = 1.0,
 ) -> AllocationResult:
     """Shares of the bandwidth and bits of every device that maximise the participation objective.
 
@@ -70,6 +76,7 @@ def allocate_bits(
         ladder: what a device may send.
         fade: the instantaneous power fades, shape (device,), where the link adapts to them; None for mean gains only.
         equal: equal shares, so that the bits alone are chosen.
+        most: largest share of the bandwidth that a device is given.
 
     Returns:
         An allocation with `bits` (device,); `objective` is what is lost, the sum of a_k less what is gained, so that
@@ -77,7 +84,7 @@ def allocate_bits(
     """
     began = time.perf_counter()
     active = (importance > 0) & (link.power_w * link.gain > 0)
-    tables = Tables(link, ladder, fade, active)
+    tables = Tables(link, ladder, fade, active, most)
     if equal or not active.any():
         beta, bound, multiplier = np.where(active, 1.0 / max(int(active.sum()), 1), 0.0), None, None
     else:
@@ -109,6 +116,7 @@ class Tables:
     ladder: Ladder
     fade: Floats | None
     active: Bools
+    most: float = 1.0
 
     def best(self, beta: Floats) -> tuple[Floats, Floats]:
         """Bits and success probability of each device at its share, each (device,); 0 where nothing can be sent."""
@@ -117,9 +125,10 @@ class Tables:
 
     @cached_property
     def shares(self) -> Floats:
-        """The grid: 0, and from a fiftieth of an equal share (at most a thousandth) to the whole bandwidth."""
+        """The grid: 0, and from a fiftieth of an equal share (at most a thousandth) to the largest share."""
         least = min(1e-3, 0.02 / max(int(self.active.sum()), 1))
-        return np.concatenate([[0.0], np.geomspace(least, 1.0, POINTS)])
+        grid = np.geomspace(least, 1.0, POINTS)
+        return np.concatenate([[0.0], grid[grid < self.most], [self.most]])
 
     @cached_property
     def worth(self) -> Worth:
@@ -190,7 +199,8 @@ def _solve(importance: Floats, tables: Tables) -> tuple[Floats, float, float]:
     under, over = (chosen(table, importance, shares, price) for price in (high, low))  # what fits, and what does not
     beta = _fill(table, importance, shares, (under, over))
     bound = min(tables.ceiling(table, importance, price) for price in (low, high))
-    return beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta, bound, high
+    beta = beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta  # what is left of the bandwidth, to all alike
+    return np.minimum(beta, tables.most), bound, high
 
 
 def _fill(table: Floats, importance: Floats, shares: Floats, both: tuple[Floats, Floats]) -> Floats:

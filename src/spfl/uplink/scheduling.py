@@ -81,7 +81,8 @@ def _participation(form: Format, devices: Devices, link: Link, fades: PacketFade
     if form.scheme.schedule != "all":
         ranked = _ranked(form.scheme, link, level(fades[0]))
         importance = np.where(schedule(form.scheme, form.settings, devices, ranked, importance > 0), importance, 0.0)
-    return allocate_bits(importance, link, form.ladder, fade, equal=form.scheme.solver == "uniform")
+    equal, most = form.scheme.solver == "uniform", form.settings.max_share or 1.0
+    return allocate_bits(importance, link, form.ladder, fade, equal=equal, most=most)
 
 
 def _own_shares(
