@@ -1,6 +1,6 @@
 """The command line: parsing and printing only. Results go to stdout, everything else to stderr.
 
-PyTorch and its company are imported inside the commands, so that `spfl --help` answers at once.
+What takes time to import (PyTorch, NumPy, pydantic, pyarrow) is imported inside the commands, so that `spfl --help` answers at once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import figures_command, sweep_command
 from spfl.cli.verify import verify_command
-from spfl.config.effects import told_idle
-from spfl.config.files import load_config, show_toml
-from spfl.config.schema import Config
 from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file
 from spfl.terminal import print_table
 from spfl.version import __version__
 
 if TYPE_CHECKING:
+    from spfl.config.schema import Config
     from spfl.runs.experiment import Existing
 
 app = typer.Typer(
@@ -256,6 +254,8 @@ def show(config_path: ConfigPath = None, overrides: Overrides = None) -> None:
 
     Example: `spfl config show configs/demo.toml --set codec.bits=4`
     """
+    from spfl.config.files import load_config, show_toml
+
     print(show_toml(load_config(config_path, overrides or [])), end="")
 
 
@@ -265,6 +265,8 @@ def schema() -> None:
 
     Example: `spfl config schema`
     """
+    from spfl.config.schema import Config
+
     _print_json(Config.model_json_schema())
 
 
@@ -272,6 +274,9 @@ def schema() -> None:
 
 
 def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
+    from spfl.config.effects import told_idle
+    from spfl.config.files import load_config
+
     config = load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
     for line in told_idle(config):
         typer.echo(f"warning: {line}", err=True)

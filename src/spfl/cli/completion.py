@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import BaseModel
-
-from spfl.config.schema import Config
-
 
 def complete_key(incomplete: str) -> Iterator[tuple[str, str]]:
     """`section.key=` with its meaning, for --set."""
+    from pydantic import BaseModel
+
+    from spfl.config.schema import Config
+
     for name, field in Config.model_fields.items():
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from spfl.cli.options import ConfigPath, DataDir, a_path
-from spfl.config.files import load_config
 
 MOST_ROWS = 40  # devices that are printed; of more, some from the best to the worst
 HEADS = ("device", "distance m", "gain dB", "SNR dB", "single", "sign", "both", "joules")
@@ -27,6 +26,7 @@ def link_command(
 
     Example: `spfl link configs/demo.toml --out link.png`
     """
+    from spfl.config.files import load_config
     from spfl.data.dataset import load_dataset
     from spfl.figures.link import link_figure
     from spfl.figures.style import save_figure

@@ -23,7 +23,8 @@ from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.folders import below
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, read_table, summarise
+from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, summarise
+from spfl.runs.parquet import read_table
 from spfl.runs.past import METRICS
 
 if TYPE_CHECKING:

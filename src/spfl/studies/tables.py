@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import write_table
+from spfl.runs.parquet import write_table
 
 TABLE, SUMMARY, RATES = "results.parquet", "summary.md", "rates.toml"
 RATE = "training.rate"
