@@ -10,6 +10,7 @@ from difflib import get_close_matches
 UNWRITABLE = "null byte", "null character"  # of a path: what Python's ValueError says
 NO_HOME = "home directory"  # of a path that begins with ~: what pathlib's RuntimeError says
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # what PyTorch's RuntimeError says
+EXTRAS = {"matplotlib": "plots", "plotly": "report", "jinja2": "report", "datasets": "hub", "pandas": "tables"}
 NO_THREAD = "can't start new thread"
 
 
@@ -65,7 +66,7 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError) as error:
+    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError, ModuleNotFoundError) as error:
         line = refusal(error)
         if line is None:
             raise
@@ -73,7 +74,10 @@ def plain_errors() -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> str | None:
-    """What a path, memory or threads were refused for, in one line; None for an error of another kind."""
+    """What a path, memory, threads or a part of an extra were refused for, in one line; None for any other error."""
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "").partition(".")[0]
+        return f"this needs {name}: pip install 'spfl[{EXTRAS[name]}]'" if name in EXTRAS else None
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return f"not enough memory for what is asked ({text[:120] or 'no more is to be had'})"

@@ -1,6 +1,7 @@
 """The command line: parsing and printing only. Results go to stdout, everything else to stderr.
 
-What takes time to import (PyTorch, NumPy, pydantic, pyarrow) is imported inside the commands, so that `spfl --help` answers at once.
+What takes time to import (PyTorch, NumPy, pydantic, pyarrow) is imported inside the commands, so that `spfl --help`
+answers at once.
 """
 
 from __future__ import annotations
@@ -196,7 +197,9 @@ def compare(
         return
     print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
     print(comparison.CAPTION)
-    print(f"table:  {folder / comparison.TABLE_MD}\nfigure: {folder / comparison.FIGURE}")
+    print(f"table:  {folder / comparison.TABLE_MD}")
+    if (folder / comparison.FIGURE).is_file():
+        print(f"figure: {folder / comparison.FIGURE}")
 
 
 @app.command()

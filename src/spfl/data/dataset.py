@@ -282,7 +282,12 @@ def _hub_source(name: str, hub_id: str, looked: str) -> Source:
     """Downloads (or finds in the Hugging Face cache) and returns the Arrow files of both splits."""
     try:
         import datasets
-
+    except ModuleNotFoundError:
+        raise DataError(
+            f"dataset {name!r} not found; looked in: {looked}; to get '{hub_id}' from the Hugging Face hub, "
+            f"pip install 'spfl[hub]'. {_how_to_get(name, hub_id)}"
+        ) from None
+    try:
         splits = datasets.load_dataset(hub_id)
         names = ("train", "test" if "test" in splits else "validation")
         train, test = ([Path(entry["filename"]) for entry in splits[split].cache_files] for split in names)

@@ -25,7 +25,9 @@ TYPES = {
 def column(values: NDArray[Any]) -> pa.Array:
     """An array (n,) of numbers or truth values, without nulls."""
     if values.dtype == np.bool_:
-        return pa.Array.from_buffers(pa.bool_(), values.size, [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
+        return pa.Array.from_buffers(
+            pa.bool_(), values.size, [None, pa.py_buffer(np.packbits(values, bitorder="little"))]
+        )
     buffer = pa.py_buffer(np.ascontiguousarray(values))
     return pa.Array.from_buffers(TYPES[values.dtype.name], values.size, [None, buffer])
 

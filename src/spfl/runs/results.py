@@ -17,7 +17,7 @@ from safetensors.numpy import load
 from spfl.arrays import Floats
 from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
-from spfl.errors import RunFolderError
+from spfl.errors import RunFolderError, plain_errors
 from spfl.figures.curves import AccuracyCurve, Importance, SpentCurve
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
@@ -171,6 +171,7 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
     return sorted((run for run in runs if run.rounds), key=lambda run: run.config.seed)
 
 
+@plain_errors()
 def plot(groups: Sequence[Group]) -> go.Figure:
     """Test accuracy of groups against rounds, payload or time."""
     from spfl.figures.interactive import accuracy_figure

@@ -1,0 +1,10 @@
+"""The names that keys of [scheme] may have; apart from the keys, so that the command line has them at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
+CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
+AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
+SolverName = Literal["uniform", "alternating", "exact"]
