@@ -49,4 +49,7 @@ def write_table(path: Path, table: pa.Table, **options: Any) -> None:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file of a run folder, or some columns of it. Raises as `open_file`, and pa.ArrowException."""
     with pq.ParquetFile(stream(path)) as content:
+        missing = set(columns or ()) - set(content.schema_arrow.names)
+        if missing:
+            raise pa.ArrowInvalid(f"{path} has no column {', '.join(sorted(missing))}")
         return content.read(columns=columns)
