@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -71,6 +72,24 @@ def plain_errors() -> Iterator[None]:
         if line is None:
             raise
         raise MachineError(line) from error
+
+
+@contextmanager
+def python_errors() -> Iterator[None]:
+    """As `plain_errors`, for functions that are called from Python: options in messages become its keywords."""
+    try:
+        with plain_errors():
+            yield
+    except SpflError as error:
+        error.args = (in_python(str(error)),)
+        raise
+
+
+def in_python(message: str) -> str:
+    """A message with `--set KEY=none`, `--overwrite` and their like as a caller in Python writes them."""
+    message = re.sub(r"--set ([\w.]+)=none", r'overrides={"\1": None}', message)
+    message = re.sub(r"--(overwrite|resume)\b", r'existing="\1"', message)
+    return re.sub(r"--(out|data-dir)\b", lambda found: found[1].replace("-", "_"), message)
 
 
 def refusal(error: BaseException) -> str | None:

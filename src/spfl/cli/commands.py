@@ -15,14 +15,26 @@ from spfl.cli.allocate import allocate_command
 from spfl.cli.completion import complete_key, complete_schemes
 from spfl.cli.ending import Commands, run_app
 from spfl.cli.flower import flower_app
+from spfl.cli.init import init_command
 from spfl.cli.link import link_command
-from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
+from spfl.cli.options import (
+    ConfigPath,
+    DataDir,
+    Out,
+    Preset,
+    Resume,
+    a_path,
+    check_resume,
+    chosen_path,
+    new_folder,
+)  # fmt: skip
 from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import figures_command, sweep_command
 from spfl.cli.verify import verify_command
+from spfl.config.names import COMPARED
 from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file
 from spfl.terminal import print_table
@@ -43,6 +55,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configura
 app.add_typer(config_app, name="config")
 app.add_typer(flower_app, name="flower")
 app.add_typer(radio_app, name="radio")
+app.command("init")(init_command)
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)
@@ -88,6 +101,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def run(
     config_path: ConfigPath = None,
+    preset: Preset = None,
     overrides: Overrides = None,
     data_dir: DataDir = None,
     out: Out = None,
@@ -110,6 +124,7 @@ def run(
     Example: `spfl run configs/demo.toml --scheme single_packet --seed 1`
     """
     check_resume(resume, out)
+    config_path = chosen_path(config_path, preset)
     if resume and out and config_path is None:
         config_path = out / "config.toml"
         if not is_file(config_path):
@@ -148,12 +163,13 @@ def run(
 @app.command()
 def compare(
     config_path: ConfigPath = None,
+    preset: Preset = None,
     schemes: Annotated[
         str,
         typer.Option(
             metavar="A,B,C", help="Schemes to compare; `spfl info` lists them.", autocompletion=complete_schemes
         ),
-    ] = "error_free,single_packet,sp_fl",
+    ] = ",".join(COMPARED),
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Seeds, such as 0-4 or 0,2,5-7.")] = "0",
     overrides: Overrides = None,
     data_dir: DataDir = None,
@@ -171,6 +187,7 @@ def compare(
     Example: `spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-4`
     """
     check_resume(resume, out)
+    config_path = chosen_path(config_path, preset)
     config, existing = (
         _resolve(config_path, overrides, workers=workers, torch_device=device, **_plugin(plugin)),
         _existing(overwrite, resume),
@@ -180,6 +197,8 @@ def compare(
     from spfl.runs import comparison
 
     names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
+    if seeds.strip().isdecimal() and numbers[0] > 1:
+        typer.echo(f"note: --seeds {seeds} is one seed; for {numbers[0]} seeds write 0-{numbers[0] - 1}", err=True)
     dataset = load_dataset(config.data.name, data_dir)
     with resumable(folder), progress_bars() as bar:
         rows = comparison.compare(
@@ -252,14 +271,14 @@ def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @config_app.command()
-def show(config_path: ConfigPath = None, overrides: Overrides = None) -> None:
+def show(config_path: ConfigPath = None, preset: Preset = None, overrides: Overrides = None) -> None:
     """Print the resolved configuration as TOML; keys that are absent are comments with their meaning.
 
     Example: `spfl config show configs/demo.toml --set codec.bits=4`
     """
     from spfl.config.files import load_config, show_toml
 
-    print(show_toml(load_config(config_path, overrides or [])), end="")
+    print(show_toml(load_config(chosen_path(config_path, preset), overrides or [])), end="")
 
 
 @config_app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 DATA_DIR_ENV = "SPFL_DATA_DIR"
 
 
-def data_root(data_dir: Path | None) -> Path | None:
+def data_root(data_dir: Path | str | None) -> Path | None:
     """The folder of datasets: the one given, else that of the environment variable, else none."""
-    return data_dir or (Path(place) if (place := os.environ.get(DATA_DIR_ENV)) else None)
+    place = data_dir or os.environ.get(DATA_DIR_ENV)
+    return Path(place) if place else None

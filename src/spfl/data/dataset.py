@@ -144,7 +144,7 @@ def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 # --- where images come from ---------------------------------------------------------------------------------
 
 
-def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | None = None) -> Dataset:
+def load_dataset(name: str, data_dir: Path | str | None = None, *, cache_dir: Path | str | None = None) -> Dataset:
     """A dataset by its name, from a folder or from the Hugging Face hub.
 
     A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST family
@@ -165,7 +165,7 @@ def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | N
         return _digits()
     if ":" in name and name.partition(":")[0].endswith(".py"):
         return _made_by(name)
-    cache_dir = cache_dir or Path(os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
+    cache_dir = Path(cache_dir or os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
     source = _find_source(name, data_dir)
     cache_name = f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name)}-{_digest(source.place)}.safetensors"
     cache, key = cache_dir / cache_name, _source_key(source)
@@ -195,7 +195,7 @@ def _digits() -> Dataset:
     return Dataset("digits", images[train], labels[train], images[test], labels[test], 10)
 
 
-def _find_source(name: str, data_dir: Path | None) -> Source:
+def _find_source(name: str, data_dir: Path | str | None) -> Source:
     """A path is a path; a name is looked for below the data folder first, and never means the folder ./NAME."""
     folder = Path(name).expanduser()
     if _is_path(name):
