@@ -15,8 +15,8 @@ HOUSE = Path(spfl.__file__).parent
 ORDER = (
     "__main__", "cli", "report", "flower", "api", "studies", "udp", "testing", "runs", "training", "fleet", "world",
     "plugins", "presets", "custom", "uplink", "schemes", "compensation", "learning", "models", "allocation", "data",
-    "packets", "radio", "config", "figures", "terminal", "imports", "own_code", "files", "errors", "machine", "compiled",
-    "private_folder", "units", "rng", "arrays", "version",
+    "packets", "radio", "config", "figures", "terminal", "imports", "own_code", "files", "errors", "machine",
+    "compiled", "private_folder", "units", "rng", "arrays", "version",
 )  # fmt: skip
 MOST_FILES = 16  # in one folder
 
