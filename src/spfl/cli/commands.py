@@ -134,7 +134,7 @@ def run(
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data.dataset import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
-    from spfl.runs.metrics import told_silence
+    from spfl.runs.results import Run
     from spfl.runs.trackers import check_trackers, tracking
 
     check_trackers(trackers or [])
@@ -150,12 +150,13 @@ def run(
             checkpoint_every=checkpoint_every,
             progress=lambda values: (advance(values), track(values))[0],
         )
+    health = Run.load(folder).health
     if as_json:
-        _print_json(summary | {"folder": str(folder)})
+        _print_json(summary | {"folder": str(folder), "health": health})
         return
     print(f"{summary['scheme']}, seed {summary['seed']}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
-    if (silence := told_silence(summary)) is not None:
-        typer.echo(f"warning: {silence}", err=True)
+    for line in health.values():
+        typer.echo(f"warning: {line}", err=True)
     if profile:
         _print_profile(summary)
 
@@ -195,6 +196,8 @@ def compare(
     folder = out or new_folder("compare")
     from spfl.data.dataset import load_dataset
     from spfl.runs import comparison
+    from spfl.runs.health import grouped
+    from spfl.runs.results import Run
 
     names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
     if seeds.strip().isdecimal() and numbers[0] > 1:
@@ -211,14 +214,18 @@ def compare(
             checkpoint_every=checkpoint_every,
             watch=lambda run: bar(f"{run.scheme.name}, seed {run.seed}", run.training.rounds),
         )
+    runs = {f"{name}, seed {seed}": folder / f"{name}-{seed}" for name in names for seed in numbers}
+    health = {title: Run.load(path).health for title, path in runs.items()}
     if as_json:
-        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows})
+        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows, "health": health})
         return
     print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
     print(comparison.CAPTION)
     print(f"table:  {folder / comparison.TABLE_MD}")
     if (folder / comparison.FIGURE).is_file():
         print(f"figure: {folder / comparison.FIGURE}")
+    for line in grouped(health):
+        typer.echo(f"warning: {line}", err=True)
 
 
 @app.command()

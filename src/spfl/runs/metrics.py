@@ -204,20 +204,6 @@ def read_metrics(folder: Path) -> Iterator[Json]:
         raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-SILENT_PART = 0.1  # of the rounds in which nobody was received, from which on a run says so
-
-
-def told_silence(summary: Json) -> str | None:
-    """One line on a run in which nobody was received in more than a tenth of the rounds, and what to change."""
-    silent = summary.get("silent_rounds", 0)  # unknown to folders of older versions
-    if silent <= SILENT_PART * summary["rounds"]:
-        return None
-    return (
-        f"nobody was received in {silent} of {summary['rounds']} rounds: raise channel.median_snr_db, power_dbm or "
-        "symbols_per_parameter, lower codec.bits, or take a scheme that sends fewer bits"
-    )
-
-
 def summarise(rounds: Iterable[Json]) -> Json:
     """Accuracies, totals, and the SHA-256 of everything in the metrics but `NOT_DIGESTED`.
 

@@ -22,6 +22,7 @@ from spfl.figures.curves import AccuracyCurve, Importance, SpentCurve
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.folders import below
+from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json
 from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, summarise
 from spfl.runs.parquet import read_table
@@ -93,6 +94,12 @@ class Run:
     def summary(self) -> Json:
         """Accuracies, totals and the digest of the rounds there are: see `metrics.summarise`."""
         return summarise(self.rounds)
+
+    @cached_property
+    def health(self) -> dict[str, str]:
+        """What is wrong with a run that ended without an error, by rule: a line with what to change."""
+        classes = self.environment.get("dataset", {}).get("classes")
+        return findings(course_of(self.rounds, classes, self.allocation))
 
     @cached_property
     def environment(self) -> Json:

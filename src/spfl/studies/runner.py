@@ -41,8 +41,10 @@ from spfl.plugins import own_scheme
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, flatten, read_json, run_experiment
 from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, writing
+from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import metrics, read_metrics, summarise
+from spfl.runs.results import Run
 from spfl.schemes import SCHEMES, resolve
 from spfl.studies.tables import write_tables
 from spfl.world.torch_device import check_supported, find_device
@@ -158,13 +160,23 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
     torch.set_num_threads(1)
     dataset, began = _dataset(point.config.data.name, data_dir), time.perf_counter()
     if runs is None:
-        rounds = [metrics(record) for record in training.run(point.config, dataset)]
+        rounds, cohorts, received = [], [], []
+        for record in training.run(point.config, dataset):
+            rounds.append(metrics(record))
+            cohorts += record.cohort
+            received += record.outcome.sign.tolist()
+        table = {"device": cohorts, "sign": received}
     else:
         folder = below(runs, point.key)
         run_experiment(point.config, dataset, folder, existing="resume")
-        rounds = list(read_metrics(folder))
+        rounds, table = list(read_metrics(folder)), Run.load(folder).allocation
     wall_s = time.perf_counter() - began
-    return measure(rounds) | {"uplink_s_per_round": World.build(point.config, dataset).radio.tau_s, "wall_s": wall_s}
+    health = findings(course_of(rounds, dataset.classes, table))
+    return measure(rounds) | {
+        "health": health,
+        "uplink_s_per_round": World.build(point.config, dataset).radio.tau_s,
+        "wall_s": wall_s,
+    }
 
 
 def measure(rounds: Sequence[Json]) -> Json:
