@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spfl.config.names import MODELS
 from spfl.errors import ConfigError, did_you_mean
 from spfl.machine import memory_bytes
 from spfl.packets.layout import Layout
@@ -54,8 +55,7 @@ def build_model(
         elif name == "resnet18":
             module = _ResNet18(channels, classes, base)
         else:
-            known = ["softmax", "mlp", "small_cnn", "resnet18"]
-            raise ConfigError(f"unknown model {name!r}{did_you_mean(name, known)}")
+            raise ConfigError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     _check_size(name, sum(parameter.numel() for parameter in module.parameters()))
     _allocate(module)
     _draw_weights(module, rng)

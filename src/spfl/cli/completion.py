@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.shell_completion import CompletionItem, ShellComplete, add_completion_class, get_completion_class
 
+from spfl.config.names import MODELS
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -34,6 +36,8 @@ def _values(key: str, field: FieldInfo) -> dict[str, str]:
     """Values that a key may have, with what they mean: all names, or the default of a number."""
     if key == "scheme.name":
         return _schemes()
+    if key == "model.name":
+        return dict.fromkeys(MODELS, "network")
     if key == "data.name":
         return dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist"), "dataset")
     names = [value for value in _literals(field.annotation) if isinstance(value, str)]

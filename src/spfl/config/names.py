@@ -8,4 +8,5 @@ WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
 AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
 COMPARED = ("error_free", "single_packet", "sp_fl", "sp_fl_plus")  # schemes, where none are named
+MODELS = ("softmax", "mlp", "small_cnn", "resnet18")
 SolverName = Literal["uniform", "alternating", "exact"]
