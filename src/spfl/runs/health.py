@@ -38,7 +38,7 @@ class Course:
     received: Bools | None = None
 
 
-Rule = Callable[[Course], str | None]
+HealthRule = Callable[[Course], str | None]
 
 
 def findings(course: Course) -> dict[str, str]:
@@ -114,7 +114,7 @@ def unreceived(course: Course) -> str | None:
     )
 
 
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, HealthRule] = {
     "silence": silence, "overload": overload, "lost loss": lost_loss, "grown loss": grown_loss, "chance": chance,
     "unreceived": unreceived,
 }  # fmt: skip

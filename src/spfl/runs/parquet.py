@@ -39,6 +39,19 @@ def lists(rows: Sequence[NDArray[Any]]) -> pa.Array:
     return pa.ListArray.from_arrays(column(ends), values, type=pa.list_(pa.int64()))
 
 
+def values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """The inverse of `column`; what that cannot make (nulls, lists, text) as Arrow turns it into NumPy."""
+    chunk = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    kind = next((name for name, arrow in TYPES.items() if arrow == chunk.type), None)
+    if chunk.null_count or len(chunk) == 0 or (kind is None and chunk.type != pa.bool_()):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    start, end, content = chunk.offset, chunk.offset + len(chunk), chunk.buffers()[1]
+    if kind is None:
+        bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little", count=end)
+        return bits[start:].astype(np.bool_)
+    return np.frombuffer(content, kind, count=end)[start:]
+
+
 def write_table(path: Path, table: pa.Table, **options: Any) -> None:
     """A parquet file, written whole or not at all."""
     content = pa.BufferOutputStream()

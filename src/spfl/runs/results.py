@@ -25,7 +25,7 @@ from spfl.runs.folders import below
 from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json
 from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, summarise
-from spfl.runs.parquet import read_table
+from spfl.runs.parquet import read_table, values
 from spfl.runs.past import METRICS
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return {name: values(table[name]) for name in table.column_names}
 
 
 def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:

@@ -21,12 +21,13 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from spfl import training
 from spfl.config.effects import check_swept
@@ -159,17 +160,7 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
 
     torch.set_num_threads(1)
     dataset, began = _dataset(point.config.data.name, data_dir), time.perf_counter()
-    if runs is None:
-        rounds, cohorts, received = [], [], []
-        for record in training.run(point.config, dataset):
-            rounds.append(metrics(record))
-            cohorts += record.cohort
-            received += record.outcome.sign.tolist()
-        table = {"device": cohorts, "sign": received}
-    else:
-        folder = below(runs, point.key)
-        run_experiment(point.config, dataset, folder, existing="resume")
-        rounds, table = list(read_metrics(folder)), Run.load(folder).allocation
+    rounds, table = _rounds(point, dataset, runs)
     wall_s = time.perf_counter() - began
     health = findings(course_of(rounds, dataset.classes, table))
     return measure(rounds) | {
@@ -177,6 +168,21 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
         "uplink_s_per_round": World.build(point.config, dataset).radio.tau_s,
         "wall_s": wall_s,
     }
+
+
+def _rounds(point: Point, dataset: Dataset, runs: Path | None) -> tuple[list[Json], Mapping[str, Any] | None]:
+    """The metrics of a point, and the columns `device` and `sign` of its allocation table."""
+    if runs is not None:
+        folder = below(runs, point.key)
+        run_experiment(point.config, dataset, folder, existing="resume")
+        return list(read_metrics(folder)), Run.load(folder).allocation
+    rounds: list[Json] = []
+    table: dict[str, list[Any]] = {"device": [], "sign": []}
+    for record in training.run(point.config, dataset):
+        rounds.append(metrics(record))
+        table["device"] += record.cohort
+        table["sign"] += record.outcome.sign.tolist()
+    return rounds, table
 
 
 def measure(rounds: Sequence[Json]) -> Json:
