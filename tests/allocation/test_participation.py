@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import oracles
-from spfl.allocation.participation import Ladder, Tables, allocate_bits
+from spfl.allocation.participation import BitTables, Ladder, allocate_bits
 from spfl.radio.outage import Link, success
 
 DIM = 1000
@@ -26,7 +26,7 @@ def test_no_combination_of_shares_is_better_than_the_bound(seed: int, fading: st
     link, importance = make_link(10 ** rng.normal(0, 1, 3)), rng.random(3)
     fade = rng.exponential(size=3) if fading == "instantaneous" else None
     found = allocate_bits(importance, link, Ladder(DIM, 300.0), fade)
-    tables = Tables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool))
+    tables = BitTables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool))
     shares = tables.shares[::8]
     table = tables.gains(shares)
     best = importance.sum() - oracles.best_participation(importance, table, shares)
@@ -100,7 +100,7 @@ def test_the_compiled_table_is_the_best_of_all_rungs(fading: str, fixed: float |
     rng = np.random.default_rng(11)
     link, ladder = make_link(10 ** rng.normal(0, 1.2, 6)), Ladder(DIM, 300.0, 0.7, fixed)
     fade = rng.exponential(size=6) if fading == "instantaneous" else None
-    tables = Tables(link, ladder, fade, np.ones(6, bool))
+    tables = BitTables(link, ladder, fade, np.ones(6, bool))
     expected = oracles.participation_table(link, ladder, fade, tables.shares)
     np.testing.assert_allclose(tables.gains(tables.shares), expected, rtol=1e-9, atol=1e-12)
 

@@ -84,7 +84,7 @@ def allocate_bits(
     """
     began = time.perf_counter()
     active = (importance > 0) & (link.power_w * link.gain > 0)
-    tables = Tables(link, ladder, fade, active, most)
+    tables = BitTables(link, ladder, fade, active, most)
     if equal or not active.any():
         beta, bound, multiplier = np.where(active, 1.0 / max(int(active.sum()), 1), 0.0), None, None
     else:
@@ -109,7 +109,7 @@ def _status(gap: float | None) -> AllocationStatus:
 
 
 @dataclass(frozen=True)
-class Tables:
+class BitTables:
     """Gains over shares of the bandwidth; `fade` None is the tier of mean gains."""
 
     link: Link
@@ -186,7 +186,7 @@ def in_chunks(work: Callable[[int, int], Part], size: int) -> list[Part]:
         return list(pool.map(lambda span: work(*span), spans))
 
 
-def _solve(importance: Floats, tables: Tables) -> tuple[Floats, float, float]:
+def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
     shares = tables.shares
     table = tables.gains(shares)
