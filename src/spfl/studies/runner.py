@@ -45,7 +45,7 @@ from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, w
 from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import metrics, read_metrics, summarise
-from spfl.runs.results import Run
+from spfl.runs.results import Run, numbers
 from spfl.schemes import SCHEMES, resolve
 from spfl.studies.tables import write_tables
 from spfl.world.torch_device import check_supported, find_device
@@ -175,7 +175,7 @@ def _rounds(point: Point, dataset: Dataset, runs: Path | None) -> tuple[list[Jso
     if runs is not None:
         folder = below(runs, point.key)
         run_experiment(point.config, dataset, folder, existing="resume")
-        return list(read_metrics(folder)), Run.load(folder).allocation
+        return list(read_metrics(folder)), numbers(Run.load(folder).allocation, "device", "sign")
     rounds: list[Json] = []
     table: dict[str, list[Any]] = {"device": [], "sign": []}
     for record in training.run(point.config, dataset):
