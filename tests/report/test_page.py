@@ -107,6 +107,7 @@ def test_every_section_has_what_it_promises(page):
         "Results",
         "Accuracy",
         "The cell",
+        "Who matters and who is received",
         "Packets round by round",
         "Training loss",
         "Allocation certificate",

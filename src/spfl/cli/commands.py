@@ -33,7 +33,7 @@ from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import sweep_command
-from spfl.cli.verify import verify_command
+from spfl.cli.verify import archive_command, verify_command
 from spfl.config.names import COMPARED
 from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file
@@ -64,6 +64,7 @@ app.command("export")(export_command)
 app.command("report")(report_command)
 app.command("watch")(watch_command)
 app.command("verify")(verify_command)
+app.command("archive")(archive_command)
 app.command("link")(link_command)
 
 Overrides = Annotated[

@@ -27,11 +27,13 @@ LAYOUT: dict[str, Any] = {
     "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "margin": {"l": 60, "r": 12, "t": 12, "b": 52},
+    "margin": {"l": 60, "r": 12, "t": 44, "b": 52},  # the tool bar stands above the plot
     "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "font": {"size": 12}},
     "hoverlabel": {"bgcolor": "white", "font": {"color": INK}},
-    "height": 400,
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#7b8794", "activecolor": "#0072B2"},
+    "height": 420,
 }
+BUTTON = {"bgcolor": "#FFFFFF", "font": {"size": 12, "color": "#000001"}}  # light in the dark as well, see report.html
 
 
 AXIS: dict[str, Any] = {
@@ -112,5 +114,5 @@ def _switch(figure: go.Figure, choices: Sequence[tuple[str, range]]) -> dict[str
         for label, traces in choices
         if traces
     ]
-    place = {"x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "pad": {"b": 2}, "font": {"size": 12}}
-    return {"type": "buttons", "direction": "right", "showactive": True, "buttons": buttons, "bgcolor": "white"} | place
+    place = {"x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "pad": {"b": 2}}
+    return {"type": "buttons", "direction": "right", "showactive": True, "buttons": buttons} | place | BUTTON

@@ -23,7 +23,7 @@ KNOWN = (
     *("sp_fl_ladder_plain", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation", "sp_fl_normalized"),
     *("sp_fl_uniform", "single_packet_unbiased", "single_packet_optimised", "retransmit", "reuse_last", "sign_mean"),
     *("schedule_channel", "schedule_norm", "schedule_channel_norm", "schedule_fair", "scaled_sign_feedback"),
-    "analog_mean",
+    *("analog_mean", "eden_calibrated", "harq", "mifa", "schedule_capacity", "schedule_capacity_fair"),
 )
 
 

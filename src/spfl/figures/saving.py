@@ -8,10 +8,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spfl.errors import RunFolderError
-from spfl.files import replace_file
 from spfl.figures.style import SCREEN, FigureStyle
 from spfl.figures.tex import tex_text
+from spfl.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +46,12 @@ def save_figure(figure: Figure, path: Path, style: FigureStyle = SCREEN) -> Path
 def _drawn(figure: Figure, path: Path, style: FigureStyle) -> bytes:
     from matplotlib import rc_context
 
-    kind, content, more = path.suffix[1:].lower(), BytesIO(), {}
+    kind, content, more = path.suffix[1:].lower(), BytesIO(), dict[Any, Any]()
     _as_it_stands(figure)
     if kind == "eps":
         _without_transparency(figure)
     if kind == "pgf":
-        more = {"pgf.texsystem": _latex(path)}
+        more["pgf.texsystem"] = _latex(path)
         _as_latex(figure)
     with style.applied(), rc_context(more):
         figure.savefig(content, format=kind, **UNDATED.get(kind, {}))
@@ -80,12 +82,11 @@ def _as_it_stands(figure: Figure) -> None:
 def _without_transparency(figure: Figure) -> None:
     """PostScript knows none: what is transparent takes the colour that it has on white, behind all lines."""
     from matplotlib.collections import PolyCollection
-    from matplotlib.colors import to_rgb
 
     for axes in figure.axes:
         for area in [child for child in axes.get_children() if isinstance(child, PolyCollection)]:
             alpha = float(area.get_alpha() or 1.0)
-            red, green, blue = (1 - alpha * (1 - part) for part in to_rgb(area.get_facecolor()[0][:3]))
+            red, green, blue = (1 - alpha * (1 - part) for part in np.asarray(area.get_facecolor())[0, :3].tolist())
             area.set(alpha=None, zorder=0.5)
             area.set_facecolor((red, green, blue))
 

@@ -14,7 +14,7 @@ StyleName = Literal["screen", "ieee"]
 COLUMN_IN, PAGE_IN = 3.5, 7.16  # widths of one column and of both, of IEEE's transactions
 
 # Alike in all figures: ticks, grid, frame; TrueType, because IEEE's checker of PDF files refuses Type 3 fonts.
-COMMON: dict[str, Any] = {
+COMMON: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.hashsalt": "spfl",  # equal figures are equal files
@@ -37,7 +37,7 @@ COMMON: dict[str, Any] = {
 }
 SIZES = ("axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
 TITLES = ("legend.title_fontsize", "figure.titlesize", "figure.labelsize")
-OF_STYLE: dict[StyleName, dict[str, Any]] = {
+OF_STYLE: dict[StyleName, dict[Any, Any]] = {
     "screen": {
         "font.size": 10.0,
         "lines.linewidth": 1.6,
@@ -106,8 +106,8 @@ class FigureStyle:
         """Within it, matplotlib makes and saves figures in this style."""
         from matplotlib import rc_context, rcParamsDefault
 
-        defaults = {key: rcParamsDefault[key] for key in rcParamsDefault if key != "backend"}
-        size = {} if self.font_size_pt is None else {"font.size": self.font_size_pt}
+        defaults: dict[Any, Any] = {key: rcParamsDefault[key] for key in rcParamsDefault if key != "backend"}
+        size: dict[Any, Any] = {} if self.font_size_pt is None else {"font.size": self.font_size_pt}
         with rc_context(defaults | COMMON | OF_STYLE[self.name] | size):
             yield
 

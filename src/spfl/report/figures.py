@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spfl.arrays import Floats
-from spfl.figures.interactive import AXIS, GRID, INK, LAYOUT, new_figure, paint
+from spfl.figures.curves import IMPORTANCE_PANELS, Importance
+from spfl.figures.interactive import AXIS, GRID, INK, LAYOUT, add_line, new_figure, paint
 from spfl.figures.looks import COLOURS, assign_looks
 from spfl.runs.results import Group, Run, Value, numbers
 from spfl.units import linear_to_db
@@ -71,6 +72,25 @@ def gap_figure(groups: Sequence[Group]) -> go.Figure | None:
     return figure if figure.data else None
 
 
+def importance_figure(found: Sequence[Importance]) -> go.Figure | None:
+    """Bandwidth, signs and moduli received, from the least to the most important devices; None without a run."""
+    if not found:
+        return None
+    figure, looks = make_subplots(1, 3, horizontal_spacing=0.09), assign_looks(one.label for one in found)
+    figure.update_layout(LAYOUT | {"height": 380})
+    figure.update_xaxes(AXIS | {"title_text": "Importance, percentile", "range": [0, 100]})
+    figure.update_yaxes(AXIS | {"rangemode": "tozero"})
+    for one in found:
+        x = (np.arange(one.share.size) + 0.5) * 100 / one.share.size
+        for column, values in enumerate((one.share, 100 * one.signs, 100 * one.moduli), 1):
+            hover = f"{one.label}<br>{IMPORTANCE_PANELS[column - 1]}: %{{y:.3~g}}<extra></extra>"
+            more = {"hovertemplate": hover, "showlegend": column == 1, "row": 1, "col": column}
+            add_line(figure, looks[one.label], (x, values), one.label, None, **more)
+    for column, name in enumerate(IMPORTANCE_PANELS, 1):
+        figure.update_yaxes(title_text=name, row=1, col=column)
+    return figure
+
+
 def phase_figure(groups: Sequence[Group]) -> go.Figure:
     """Milliseconds of a round by phase, stacked, a bar a group."""
     figure = new_figure(barmode="stack", height=150 + 34 * len(groups), xaxis_title="Milliseconds a round, all seeds")
@@ -108,7 +128,7 @@ def cell_figure(run: Run) -> go.Figure | None:
     angle = GOLDEN_ANGLE * np.argsort(np.argsort(distance))
     share = np.nan_to_num(mean["beta"])
     split = bool(np.nanmin(np.where(share > 0, mean["alpha"], np.nan), initial=1.0) < 1.0)
-    figure = new_figure(height=500, margin={"l": 8, "r": 8, "t": 8, "b": 8}, showlegend=False)
+    figure = new_figure(height=500, margin={"l": 8, "r": 8, "t": 44, "b": 8}, showlegend=False)
     radius = run.config.channel.radius_m
     for ring in (radius / 2, radius):
         figure.add_shape(

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from spfl.figures.drawing import LABELS, band, band_kind
-from spfl.figures.interactive import add_line, new_figure
+from spfl.figures.interactive import BUTTON, add_line, new_figure
 from spfl.figures.looks import assign_looks
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.jsons import Json
@@ -103,8 +103,7 @@ def _list(figure: go.Figure, choices: Sequence[tuple[Setting, range]]) -> dict[s
         "y": 1.02,
         "xanchor": "left",
         "yanchor": "bottom",
-        "bgcolor": "white",
-    }
+    } | BUTTON
 
 
 def study_axis_figures(study: Study) -> list[tuple[str, go.Figure]]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 Value = Callable[[Json], float | None]
+SHOWN = ("scheme", "seed", "rounds", "accuracy_last", "accuracy_final", "mean_q_s", "payload_bits", "joules", "digest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,14 @@ class Run:
         accuracy = self.summary["accuracy_final"]
         reached = "no evaluation yet" if accuracy is None else f"test accuracy {accuracy:.1%}"
         return f"Run({self.config.scheme.name}, seed {self.config.seed}: {reached} after {len(self.rounds)} rounds)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the totals of the run."""
+        told = {"scheme": self.config.scheme.name, "seed": self.config.seed, **self.summary}
+        shown = [key for key in SHOWN if told.get(key) is not None]
+        return html_table(
+            ["", "run"], [[key, f"{told[key]:.4g}" if isinstance(told[key], float) else told[key]] for key in shown]
+        )
 
     @cached_property
     def metrics(self) -> pa.Table:
@@ -205,6 +215,13 @@ def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
     """What had been spent at the end of each of the rounds, mean over seeds."""
     spent = [np.cumsum([values[name] or 0.0 for values in run.rounds]) for run in group.runs]
     return np.asarray(np.mean([total[rounds - 1] for total in spent], axis=0))
+
+
+def html_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table for a notebook, its texts escaped."""
+    head = "".join(f"<th>{escape(str(word))}</th>" for word in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(word))}</td>' for word in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def numbers(table: pa.Table | None, *names: str) -> dict[str, NDArray[Any]]:

@@ -93,7 +93,7 @@ def _mat(tables: Sheets, out: Path) -> list[Path]:
     """One file with a struct a table: numbers as columns, NaN for what is missing; text as cells."""
     from scipy.io import savemat
 
-    content = BytesIO()
+    content: Any = BytesIO()  # which savemat takes, whatever its stubs say
     structs = {name: {_field(key): _matlab(table[key]) for key in table.column_names} for name, table in tables.items()}
     savemat(content, structs, long_field_names=True, do_compression=True, oned_as="column")
     return [_write(out / "tables.mat", content.getvalue())]
