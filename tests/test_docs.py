@@ -24,7 +24,7 @@ DATA_DIR = os.environ.get("SPFL_DATA_DIR")
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [
     "index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility",
-    "commands", "readings", "algorithms", "own-parts",
+    "commands", "readings", "algorithms", "own-parts", "paper-figures",
 ]  # fmt: skip
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {
@@ -70,7 +70,7 @@ def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    names = iter({"first-sweep": ["snr.toml", "tune.toml"]}.get(page, []))
+    names = iter({"first-sweep": ["snr.toml", "tune.toml"], "paper-figures": ["paper.toml"]}.get(page, []))
     scope = {"__name__": "__main__"}
     ran = 0
     for kind, body in blocks(page):

@@ -89,7 +89,7 @@ def test_tables_are_those_of_the_runs(compared, tmp_path, form):
 def test_matlab_reads_numbers_and_text(compared, tmp_path):
     (path,) = export(compared[0], "mat", tmp_path)
     tables = loadmat(path, squeeze_me=True, simplify_cells=True)
-    assert tables["points"]["scheme"].tolist() == [s for s in tables["points"]["scheme"]]
+    assert sorted(set(tables["points"]["scheme"])) == sorted(SCHEMES)
     accuracy = dict(zip(tables["summary"]["series"], tables["summary"]["accuracy"], strict=True))
     assert accuracy == pytest.approx({row["scheme"]: row["accuracy_last"] for row in compared[1]})
     assert np.isnan(tables["rounds"]["test_accuracy"]).sum() == len(tables["rounds"]["round"]) / 2  # every other round
@@ -106,12 +106,8 @@ def test_a_workbook_has_a_sheet_a_table_and_no_formula(compared, tmp_path, monke
     evil = exporting.pa.table({"name": ["=1+1", "x"], "value": [float("nan"), float("inf")]})
     (path,) = exporting._xlsx({"evil": evil}, tmp_path / "..")
     sheet = openpyxl.load_workbook(path)["evil"]
-    assert [sheet["A2"].data_type, sheet["A2"].value, sheet["B2"].value, sheet["B3"].value] == [
-        "s",
-        "=1+1",
-        None,
-        "inf",
-    ]
+    shown = [sheet["A2"].data_type, sheet["A2"].value, sheet["B2"].value, sheet["B3"].value]
+    assert shown == ["s", "=1+1", None, "inf"]
     monkeypatch.setattr(exporting, "SHEET_ROWS", 1)
     with pytest.raises(RunFolderError, match="the table evil has 2 rows, a sheet holds 1: take --format parquet"):
         exporting._xlsx({"evil": evil}, tmp_path)

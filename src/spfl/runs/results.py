@@ -77,9 +77,8 @@ class Run:
         """What a notebook shows: the totals of the run."""
         told = {"scheme": self.config.scheme.name, "seed": self.config.seed, **self.summary}
         shown = [key for key in SHOWN if told.get(key) is not None]
-        return html_table(
-            ["", "run"], [[key, f"{told[key]:.4g}" if isinstance(told[key], float) else told[key]] for key in shown]
-        )
+        words = [f"{told[key]:.4g}" if isinstance(told[key], float) else str(told[key]) for key in shown]
+        return html_table(["", "run"], zip(shown, words, strict=True))
 
     @cached_property
     def metrics(self) -> pa.Table:

@@ -25,13 +25,21 @@ POINT = {
     "signs_received_per_round": "signs_received_per_round",
     "moduli_received_per_round": "moduli_received_per_round",
     "payload_bits_per_round": "payload_bits_per_round",
+    "received_bits_per_round": "received_bits_per_round",
     "side_bits_per_round": "side_bits_per_round",
     "joules_per_round": "energy_j_per_round",
     "round_s_per_round": "time_s_per_round",
     "uplink_s_per_round": "uplink_s_per_round",
     "digest": "digest",
 }
-MEANS = ("sign_success", "modulus_success", "payload_bits_per_round", "energy_j_per_round", "time_s_per_round")
+MEANS = (
+    "sign_success",
+    "modulus_success",
+    "payload_bits_per_round",
+    "received_bits_per_round",
+    "energy_j_per_round",
+    "time_s_per_round",
+)
 
 
 # --- of studies ---------------------------------------------------------------------------------------------
