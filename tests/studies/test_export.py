@@ -115,7 +115,7 @@ def test_a_workbook_has_a_sheet_a_table_and_no_formula(compared, tmp_path, monke
 
 def test_a_missing_extra_and_an_unknown_format_are_one_line(compared, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(ConfigError, match=r"needs openpyxl: pip install 'spfl\[xlsx\]'"):
+    with pytest.raises(ConfigError, match=r"needs openpyxl: pip install 'spfl\[tables\]'"):
         export(compared[0], "xlsx", tmp_path)
     with pytest.raises(ConfigError, match=r"unknown format 'tax' \(did you mean 'tex'\?\)"):
         export(compared[0], "tax", tmp_path)
