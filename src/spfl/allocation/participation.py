@@ -51,7 +51,13 @@ class Ladder:
 
 
 def allocate_bits(
-    importance: Floats, link: Link, ladder: Ladder, fade: Floats | None = None, equal: bool = False
+    importance: Floats,
+    link: Link,
+    ladder: Ladder,
+    fade: Floats | None = None,
+    *,
+    equal: bool = False,
+    most: float = 1.0,
 ) -> AllocationResult:
     """Shares of the bandwidth and bits of every device that maximise the participation objective.
 
@@ -61,6 +67,7 @@ def allocate_bits(
         ladder: what a device may send.
         fade: the instantaneous power fades, shape (device,), where the link adapts to them; None for mean gains only.
         equal: equal shares, so that the bits alone are chosen.
+        most: largest share of the bandwidth that a device is given.
 
     Returns:
         An allocation with `bits` (device,); `objective` is what is lost, the sum of a_k less what is gained, so that
@@ -72,7 +79,7 @@ def allocate_bits(
     if equal or not active.any():
         beta, bound, multiplier = np.where(active, 1.0 / link.size, 0.0), None, None
     else:
-        beta, bound, multiplier = _solve(importance, tables)
+        beta, bound, multiplier = _solve(importance, tables, most)
     bits, q = tables.best(beta)
     beta = np.where(bits > 0, beta, 0.0)
     cost = importance * (1.0 - np.where(bits > 0, q * ladder.gain(bits), 0.0))
@@ -143,27 +150,29 @@ class _Tables:
         return np.where(sent, bits, 0.0), sent.astype(np.float64)
 
 
-def _solve(importance: Floats, tables: _Tables) -> tuple[Floats, float, float]:
+def _solve(importance: Floats, tables: _Tables, most: float) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
-    table = importance[:, None] * np.maximum.accumulate(tables.gains(SHARES), axis=1)
-    low, high = 0.0, max(float((table[:, 1:] / SHARES[1:]).max()), 1e-300)
+    shares = np.append(SHARES[most > SHARES], most)
+    table = importance[:, None] * np.maximum.accumulate(tables.gains(shares), axis=1)
+    low, high = 0.0, max(float((table[:, 1:] / shares[1:]).max()), 1e-300)
     for _ in range(60):
         middle = 0.5 * (low + high)
-        demand = SHARES[(table - middle * SHARES).argmax(1)].sum()
+        demand = shares[(table - middle * shares).argmax(1)].sum()
         low, high = (middle, high) if demand > 1.0 else (low, middle)
-    under = SHARES[(table - high * SHARES).argmax(1)]  # what fits
-    over = SHARES[(table - low * SHARES).argmax(1)]  # what just does not
-    beta = _fill(table, under, over)
+    under = shares[(table - high * shares).argmax(1)]  # what fits
+    over = shares[(table - low * shares).argmax(1)]  # what just does not
+    beta = _fill(shares, table, under, over)
     ceiling = np.concatenate([table[:, 1:], table[:, -1:]], axis=1)  # the gain anywhere up to the next point
-    bound = min(float((ceiling - worth * SHARES).max(1).sum()) + worth for worth in (low, high))
-    return beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta, bound, high
+    bound = min(float((ceiling - worth * shares).max(1).sum()) + worth for worth in (low, high))
+    beta = beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta  # what is left of the bandwidth, to all alike
+    return np.minimum(beta, most), bound, high
 
 
-def _fill(table: Floats, under: Floats, over: Floats) -> Floats:
+def _fill(shares: Floats, table: Floats, under: Floats, over: Floats) -> Floats:
     """The shares that fit, and of the larger ones those that still fit, the best value for its bandwidth first."""
     more = np.maximum(over - under, 0.0)
     rows = np.arange(len(table))
-    at = np.searchsorted(SHARES, np.array([under, np.maximum(over, under)]))
+    at = np.searchsorted(shares, np.array([under, np.maximum(over, under)]))
     worth = table[rows, at[1]] - table[rows, at[0]]
     beta, left = under.copy(), 1.0 - under.sum()
     for k in np.argsort(-worth / np.maximum(more, 1e-12), kind="stable"):

@@ -76,7 +76,8 @@ def _participation(form: Format, devices: Devices, link: Link, fades: PacketFade
     """Bandwidth and bits by the participation objective (model.md, section 11)."""
     importance = devices.weight**2 * devices.v2
     fade = level(fades[0]) if form.instantaneous else None
-    return allocate_bits(importance, link, form.ladder, fade, equal=form.scheme.solver == "uniform")
+    equal, most = form.scheme.solver == "uniform", form.settings.max_share or 1.0
+    return allocate_bits(importance, link, form.ladder, fade, equal=equal, most=most)
 
 
 def _own_shares(
