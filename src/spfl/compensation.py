@@ -54,6 +54,11 @@ def residual_key(device: int) -> str:
     return f"residual/{device}"
 
 
+def received_key(device: int) -> str:
+    """Where the rule `memory` keeps the vector last received of a device."""
+    return f"received/{device}"
+
+
 def compensatory_modulus(
     kind: Compensation, state: Mapping[str, Vector], device: int, tensor_means: Vector, layout: Layout
 ) -> Vector:
@@ -114,7 +119,7 @@ def forget(state: State, touched: Iterable[int], limit: int | None) -> State:
         return state
     newest = sorted(touched)
     order = [*(int(d) for d in state.get(ORDER, ()) if int(d) not in set(newest)), *newest]
-    gone = {key(device) for device in order[:-limit] for key in (last_key, residual_key)}
+    gone = {key(device) for device in order[:-limit] for key in (last_key, residual_key, received_key)}
     kept = {name: value for name, value in state.items() if name not in gone}
     return kept | {ORDER: np.array(order[-limit:], np.float32)}
 

@@ -23,7 +23,8 @@ from spfl.packets.vector_codecs import FLOAT32, TERNGRAD, Codec, qsgd
 from spfl.radio.outage import Link
 
 Uplink = Literal["ideal", "split", "single", "sign", "sparse", "analog", "ladder", "codec"]
-Rule = Literal["mean", "calibrated", "reuse", "vote"]
+Rule = Literal["mean", "calibrated", "reuse", "memory", "vote"]
+Combining = Literal["none", "incremental"]
 ObjectiveName = Literal["bound", "error", "participation"]
 Auxiliary = Literal["bias", "labels"]
 Schedule = Literal["all", "channel", "norm", "channel_norm", "fair"]
@@ -37,6 +38,8 @@ CONFLICTS: tuple[tuple[str, object, str, tuple[object, ...]], ...] = (
     ("allocate_split", True, "uplink", ONE_PACKET),  # there is nothing to split
     ("uplink", "ladder", "rotated", (False,)),  # its planes are those of rotated blocks
     ("uplink", "codec", "codec", (None,)),  # which makes the packet
+    ("combining", "incremental", "attempts", (1, *range(3, 99))),  # the law is that of two
+    ("combining", "incremental", "uplink", ("ideal", "split", "sparse", "analog", "ladder", "codec")),
 )
 
 
@@ -63,10 +66,13 @@ class Scheme:
         error_feedback: Whether a device keeps what the server did not use, for its next gradient.
         rule: What the server makes of what it received. `mean`: the weighted mean of model.md, section 4. `calibrated`:
             the mean over the received, corrected by side information from all devices. `reuse`: the last update stands
-            in for the weight that was not received. `vote`: the sign of the sum of signs, each weighted by its samples,
+            in for the weight that was not received. `memory`: the vector last received of a device stands in for it.
+            `vote`: the sign of the sum of signs, each weighted by its samples,
             times the mean modulus of each tensor.
         schedule: Who may send: all, or the best by instantaneous channel, by gradient norm, or by both.
         attempts: Times a packet is sent, each with its part of the time; it is received if one attempt is.
+        combining: What the receiver makes of several attempts. `none`: each is decoded alone. `incremental`: new parity
+            each time, decoded together (see `spfl.radio.harq`).
         density: Share in (0, 1] of the values that `sparse` sends.
         one_mean: Whether the mean modulus that a device reports is one number, not one a parameter tensor.
         rotated: Whether signs and moduli are taken after a random rotation; a sign alone is then nearly unbiased.
@@ -101,6 +107,7 @@ class Scheme:
     rule: Rule = "mean"
     schedule: Schedule = "all"
     attempts: Annotated[int, Field(ge=1)] = 1
+    combining: Combining = "none"
     density: Annotated[float, Field(gt=0, le=1)] = 0.02
     one_mean: bool = False
     rotated: bool = False
@@ -194,6 +201,21 @@ SCHEMES: dict[str, Scheme] = {
             name="retransmit",
             summary="single packet sent twice, each time for half the time at the same power",
             attempts=2,
+        ),
+        replace(
+            _SINGLE,
+            name="harq",
+            source="Caire, Tuninetti 2001 (HARQ-IR)",
+            summary="as retransmit, with new parity the second time, decoded with the first",
+            attempts=2,
+            combining="incremental",
+        ),
+        replace(
+            _SINGLE,
+            name="mifa",
+            source="Gu et al. 2021 (MIFA)",
+            summary="single packet; the vector last received of a lost device stands in for it",
+            rule="memory",
         ),
         replace(
             _SINGLE,
@@ -317,6 +339,33 @@ SCHEMES: dict[str, Scheme] = {
             summary="bits of each device by its link, equal bandwidths, mean of the received",
             bits_per_value=None,
             objective="participation",
+        ),
+        replace(
+            _DRIVE,
+            name="eden_calibrated",
+            source="EDEN; weights after Deville, Sarndal 1992",
+            summary="eden_adaptive with calibrated weights",
+            bits_per_value=None,
+            objective="participation",
+            rule="calibrated",
+        ),
+        replace(
+            _DRIVE,
+            name="schedule_capacity",
+            source=f"after {_AMIRI}; EDEN",
+            summary="the best instantaneous channels send as many bits as their links carry",
+            bits_per_value=None,
+            objective="participation",
+            schedule="channel",
+        ),
+        replace(
+            _DRIVE,
+            name="schedule_capacity_fair",
+            source=f"after {_AMIRI}; EDEN",
+            summary="as schedule_capacity, by the channel relative to its mean",
+            bits_per_value=None,
+            objective="participation",
+            schedule="fair",
         ),
         _LADDER,
         replace(

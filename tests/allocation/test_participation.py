@@ -82,3 +82,15 @@ def test_devices_without_importance_or_gain_get_nothing() -> None:
     assert found.beta[0] == pytest.approx(1.0)
     nobody = allocate_bits(np.zeros(3), make_link(np.ones(3)), Ladder(DIM, 100.0))
     assert not nobody.beta.any()
+
+
+@pytest.mark.parametrize("most", [0.25, 0.3, 0.6])
+def test_no_device_gets_more_than_the_cap(most: float) -> None:
+    """One device claims nearly all importance, and nothing can be sent on small shares."""
+    link, importance = make_link(10 ** np.linspace(-1, 1, 4)), np.array([1e-9, 1e-3, 1e-3, 1e9])
+    found = allocate_bits(importance, link, Ladder(DIM, 300.0), most=most)
+    assert found.beta.max() <= most
+    free = allocate_bits(importance, link, Ladder(DIM, 300.0))
+    assert free.beta.max() > 0.6
+    assert found.lower_bound is not None
+    assert free.objective <= found.lower_bound * (1 + 1e-6) <= found.objective * (1 + 1e-3)

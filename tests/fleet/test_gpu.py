@@ -32,7 +32,7 @@ from spfl.world.world import World
 Build = Callable[..., Config]
 SUPPORTED = [
     "error_free", "single_packet", "single_packet_unbiased", "single_packet_optimised", "retransmit",
-    "gomore", "fedtoe", "schedule_fair",
+    "harq", "gomore", "fedtoe", "schedule_fair",
     "schedule_channel", "schedule_norm", "schedule_channel_norm", "majority_vote", "scaled_sign", "sign_mean", "sp_fl",
     "sp_fl_exact", "sp_fl_normalized", "sp_fl_uniform", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation",
     "sp_fl_plus", "sp_fl_plus_uncalibrated", "sp_fl_plus_unrotated", "sp_fl_plus_uniform", "single_packet_plus",

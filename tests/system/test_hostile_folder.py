@@ -35,8 +35,8 @@ PARTIAL = ("checkpoint-00000002.safetensors", "allocation-00000001-00000002.parq
 SWEEP_FILES = ("environment.json", "results.jsonl", "results.parquet", "summary.md", "sweep.toml", "rates.toml")
 NAMES = {
     "run": (*RUN_FILES, *PARTIAL, *WRITTEN),
-    "comparison": ("config.toml", "environment.json", "table.json", "table.md", *WRITTEN, "sp_fl-0", "sp_fl-0/metrics.jsonl",
-                   "sp_fl-0/.lock", "sp_fl-0/summary.json"),
+    "comparison": ("config.toml", "environment.json", "table.json", "table.md", *WRITTEN, "sp_fl-0",
+                   "sp_fl-0/metrics.jsonl", "sp_fl-0/.lock", "sp_fl-0/summary.json"),
     "sweep": (*SWEEP_FILES, *WRITTEN, "runs"),
 }  # fmt: skip
 SETS = [part for value in SMALL for part in ("--set", value)]
@@ -45,7 +45,8 @@ COMMANDS = {
             ["run", *SETS, "--overwrite", "--out"]),
     "comparison": (["report"], ["plot"], ["watch", "--once"],
                    ["compare", *SETS, "--schemes", "sp_fl", "--seeds", "0", "--resume", "--out"]),
-    "sweep": (["report"], ["figures"], ["watch", "--once"], ["sweep", "../s.toml", "--workers", "1", "--resume", "--out"]),
+    "sweep": (["report"], ["figures"], ["watch", "--once"],
+              ["sweep", "../s.toml", "--workers", "1", "--resume", "--out"]),
 }  # fmt: skip
 KINDS = ("link", "dangling", "pipe", "hard link", "zeros", "temporary")
 

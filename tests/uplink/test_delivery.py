@@ -47,6 +47,29 @@ def test_a_second_attempt_helps_as_often_as_shannon_says() -> None:
     np.testing.assert_allclose(allocation.q_s, 1 - (1 - once.q_s) ** 2, rtol=1e-9)
 
 
+def test_new_parity_helps_as_often_as_the_sum_of_both_capacities_says() -> None:
+    """HARQ with incremental redundancy: above repetition with the same fades, and as its law says."""
+    rng, scheme, draws = np.random.default_rng(6), SCHEMES["harq"], 20_000
+    link = make_link(symbols=600.0 / scheme.attempts)
+    uploads = [silent(format_of(scheme, LAYOUT), k) for k in range(4)]
+    allocation = share_resources(format_of(scheme, LAYOUT), make_devices(), link, fades(rng))
+    got = np.array([deliver(scheme, uploads, link, allocation, fades(rng), rng).sign for _ in range(draws)])
+    assert_proportion(got, allocation.q_s)
+    twice = np.zeros((draws, 4), np.bool_)
+    for row in twice:
+        for k in range(4):
+            symbols = 0.25 * 300.0
+            snr = float(link.gain[k]) / 0.25
+            row[k] = sum(symbols * np.log2(1 + snr * fade) for fade in rng.exponential(size=2)) >= float(
+                link.sign_bits[k]
+            )
+    assert_proportion(twice, allocation.q_s)
+    repeated = share_resources(format_of(SCHEMES["retransmit"], LAYOUT), make_devices(), link, fades(rng))
+    assert (allocation.q_s > repeated.q_s).all()
+    with pytest.raises(AssertionError):
+        assert_proportion(got, repeated.q_s)
+
+
 def test_all_attempts_together_take_the_time_of_one_packet(digits: Dataset) -> None:
     link = {
         name: World.build(build_config({"scheme": {"name": name}}), digits).radio.link((0, 1), 1) for name in SCHEMES

@@ -33,6 +33,19 @@ from spfl.uplink.scheduling import share_resources
 from stats import assert_mean
 
 
+def test_what_was_last_received_stands_in_for_a_lost_device() -> None:
+    """MIFA: sum_k w_k m_k, with m_k the vector last received of a device, and nothing before the first."""
+    rng, scheme = np.random.default_rng(8), SCHEMES["mifa"]
+    weight, memory, state = np.array(SAMPLES) / sum(SAMPLES), np.zeros((4, DIM)), {}
+    for t in range(1, 12):
+        gradients, received = [constant_modulus(rng) for _ in SAMPLES], rng.random(4) < 0.4
+        update = get(scheme, send(scheme, gradients, state, t), received, state, t)
+        state = update.state
+        for k in np.flatnonzero(received):
+            memory[k] = gradients[k]
+        np.testing.assert_allclose(update.gradient, weight @ memory, rtol=1e-5, atol=1e-6)
+
+
 def test_unbiased_weights_make_the_single_packet_unbiased() -> None:
     rng, scheme = np.random.default_rng(1), SCHEMES["single_packet_unbiased"]
     gradients, link = [constant_modulus(rng) for _ in SAMPLES], make_link(gain=(3.0, 2.0, 1.0, 1.0))

@@ -77,7 +77,7 @@ def allocate_bits(
     active = (importance > 0) & (link.power_w * link.gain > 0)
     tables = _Tables(link, ladder, fade, active)
     if equal or not active.any():
-        beta, bound, multiplier = np.where(active, 1.0 / link.size, 0.0), None, None
+        beta, bound, multiplier = np.where(active, 1.0 / max(int(active.sum()), 1), 0.0), None, None
     else:
         beta, bound, multiplier = _solve(importance, tables, most)
     bits, q = tables.best(beta)

@@ -8,7 +8,7 @@ import numpy as np
 
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats
-from spfl.radio import over_the_air
+from spfl.radio import harq, over_the_air
 from spfl.radio.outage import Link, Outcome, level, transmit
 from spfl.schemes import Scheme
 from spfl.uplink.scheduling import PacketFades, probabilities
@@ -26,6 +26,10 @@ def deliver(
     """What arrives. `rng` draws the fades of repetitions (independent of the first) and an analogue uplink's noise."""
     if scheme.uplink == "analog":
         return _superpose(scheme, uploads, link, allocation, level(fades[0]), rng)
+    if scheme.combining == "incremental":
+        sent = allocation.beta > 0
+        got = harq.decoded(link, allocation.beta, [fade for fade, _ in _attempts(fades, scheme.attempts, link, rng)])
+        return Outcome(sent & got, sent & got)
     if allocation.adapted:
         sent = allocation.beta > 0
         return Outcome(sent, sent)

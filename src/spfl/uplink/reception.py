@@ -14,7 +14,7 @@ import numpy as np
 from spfl.allocation.bound import Weights, aggregation_weight
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Floats, State, Vector
-from spfl.compensation import Received, forget, remember, residual_key
+from spfl.compensation import Received, forget, received_key, remember, residual_key
 from spfl.errors import PacketError
 from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode_signs, decode_sparse
 from spfl.packets.ladder import noise
@@ -76,15 +76,17 @@ def receive(form: Format, arrived: Arrived, state: State) -> Update:
     losses as well, a constant gradient is applied 1/q times.
     """
     weight, limit = aggregation_weights(form, arrived, state), norm_limit(form.settings, arrived.uploads)
-    received, residuals = Received(form.scheme.compensation), dict[str, Vector]()
+    received, kept = Received(form.scheme.compensation), dict[str, Vector]()
     total, rejected = Sum(form.layout.size), 0
     vectors: list[Vector] = []
     for k, upload in enumerate(arrived.uploads):
         decoded = decode_device(form, arrived, k, state)
         rejected += not upload.samples or (decoded is None and bool(arrived.outcome.sign[k]))
         if form.scheme.error_feedback and upload.gradient is not None:
-            residuals[residual_key(upload.device)] = _residual(form, upload.gradient, decoded)
+            kept[residual_key(upload.device)] = _residual(form, upload.gradient, decoded)
         if decoded is None:
+            if form.scheme.rule == "memory" and received_key(upload.device) in state:
+                total.add(weight[k], state[received_key(upload.device)])
             continue
         rejected += decoded.damaged
         if decoded.modulus is not None:
@@ -92,6 +94,8 @@ def receive(form: Format, arrived: Arrived, state: State) -> Update:
         vector = clipped(decoded.vector, limit)
         if form.scheme.rule == "vote" and decoded.signs is not None:
             vector = decoded.signs
+        if form.scheme.rule == "memory":
+            kept[received_key(upload.device)] = vector
         if form.settings.aggregation == "mean":
             total.add(weight[k], vector, decoded.share)
         else:
@@ -100,7 +104,7 @@ def receive(form: Format, arrived: Arrived, state: State) -> Update:
         update = combine(form.settings.aggregation, vectors, form.layout.size, form.settings.trim)
     else:
         update = _mean(form, total, state)
-    return finish(form, arrived, state, Round(weight, update, received.moduli(), rejected, residuals))
+    return finish(form, arrived, state, Round(weight, update, received.moduli(), rejected, kept))
 
 
 def _residual(form: Format, gradient: Vector, decoded: Decoded | None) -> Vector:
@@ -192,8 +196,9 @@ def _cut(form: Format, arrived: Arrived, k: int, state: State, decoded: Decoded)
 def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
     """What multiplies the vector of each device, (device,).
 
-    w c with the weights of model.md, section 4; w to reuse the rest; n_k, whose sums are exact, to vote; the calibrated
-    weights of the received devices, which start from their weights over their noise (model.md, section 11).
+    w c with the weights of model.md, section 4; w to reuse the rest or what is remembered; n_k, whose sums are exact,
+    to vote; the calibrated weights of the received devices, which start from their weights over their noise (model.md,
+    section 11).
     """
     scheme, devices = form.scheme, describe(arrived.uploads)
     if scheme.rule == "calibrated":
@@ -205,7 +210,11 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
         q_s, r_m = arrived.allocation.q_s, arrived.allocation.r_m
         theta, kappa = form.settings.theta, form.settings.kappa
         return devices.weight * aggregation_weight(devices, q_s, r_m, scheme.weights, theta=theta, kappa=kappa)
-    return devices.weight if scheme.rule == "reuse" else np.array([u.samples for u in arrived.uploads], np.float64)
+    return (
+        devices.weight
+        if scheme.rule in ("reuse", "memory")
+        else np.array([u.samples for u in arrived.uploads], np.float64)
+    )
 
 
 def _by_noise(form: Format, arrived: Arrived, weight: Floats) -> Floats | None:
@@ -228,7 +237,7 @@ class Round:
     update: Vector
     moduli: Mapping[int, Vector] = field(default_factory=dict)
     rejected: int = 0
-    residuals: Mapping[str, Vector] = field(default_factory=dict)
+    kept: Mapping[str, Vector] = field(default_factory=dict)
 
 
 def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
@@ -243,7 +252,7 @@ def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
         known = arrived.outcome.sign if form.in_packet else np.ones(len(uploads), np.bool_)
         means = _common_means([u for u, told in zip(uploads, known, strict=True) if told], len(form.layout.names))
         update = np.sign(votes) * form.layout.expand(means)
-    memory = remember(scheme.compensation, state, done.moduli, update) | dict(done.residuals)
+    memory = remember(scheme.compensation, state, done.moduli, update) | dict(done.kept)
     memory = keep_side(form, arrived.round_, uploads, arrived.outcome.sign, memory)
     memory = forget(memory, [upload.device for upload in uploads], form.settings.remembered_devices)
     return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), done.rejected)

@@ -14,7 +14,7 @@ from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.config.schema import SchemeConfig
 from spfl.errors import AllocationError
-from spfl.radio import over_the_air
+from spfl.radio import harq, over_the_air
 from spfl.radio.outage import Link, Success, level, success
 from spfl.schemes import OwnShares, Scheme
 from spfl.uplink.format import Format
@@ -57,7 +57,9 @@ def share_resources(
     if own or scheme.schedule != "all" or link.law is not None:
         odds, received = probabilities(link, result), result.beta > 0
         q_s, r_m = np.where(received, odds.q_s, 0.0), np.where(received, odds.r_m, 0.0)
-    if scheme.attempts > 1:
+    if scheme.combining == "incremental":
+        q_s, r_m = harq.harq_success(link, result.beta), np.ones(devices.size)
+    elif scheme.attempts > 1:
         both = _ever(q_s * r_m, scheme.attempts)
         q_s = _ever(q_s, scheme.attempts)
         r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
@@ -76,6 +78,9 @@ def _participation(form: Format, devices: Devices, link: Link, fades: PacketFade
     """Bandwidth and bits by the participation objective (model.md, section 11)."""
     importance = devices.weight**2 * devices.v2
     fade = level(fades[0]) if form.instantaneous else None
+    if form.scheme.schedule != "all":
+        ranked = _ranked(form.scheme, link, level(fades[0]))
+        importance = np.where(schedule(form.scheme, form.settings, devices, ranked, importance > 0), importance, 0.0)
     equal, most = form.scheme.solver == "uniform", form.settings.max_share or 1.0
     return allocate_bits(importance, link, form.ladder, fade, equal=equal, most=most)
 

@@ -131,6 +131,14 @@ class Radio:
     @cached_property
     def law(self) -> RadioLaw | FadedLaw | None:
         """What the link does beyond the closed form; None where that tells all."""
+        law = self._law()
+        if self.scheme.combining == "incremental" and (law is not None or self._coding_gap[1] > 0):
+            raise ConfigError(
+                f"{self.scheme.name} needs channel.link = outage, Rayleigh fading and no segments: its law is for those"
+            )
+        return law
+
+    def _law(self) -> RadioLaw | FadedLaw | None:
         channel, count = self.config.channel, self.segments
         fade = fade_law(channel)
         if fade is not None and self.scheme.uplink != "ideal":
