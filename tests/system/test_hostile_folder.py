@@ -134,7 +134,7 @@ def attacks(layout, kinds, templates, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("layout", NAMES)
 def test_links_out_of_a_folder_lead_nowhere(layout, templates, tmp_path, capsys, monkeypatch):
     count, refused = attacks(layout, KINDS[:1], templates, tmp_path, capsys, monkeypatch)
-    assert refused > 0.3 * count
+    assert 0.2 * count < refused < count
 
 
 @pytest.mark.slow
