@@ -23,6 +23,7 @@ from scipy.optimize import NonlinearConstraint, minimize
 
 from spfl.allocation.allocator import allocate
 from spfl.allocation.bound import Devices, Objective, device_cost
+from spfl.allocation.participation import Ladder, allocate_bits
 from spfl.radio.outage import Link, success
 
 GENERAL_SOLVERS_UP_TO = {"SLSQP": 50, "trust-constr": 20, "cvxpy": 20000}
@@ -70,6 +71,23 @@ def ours(size: int, repeats: int, solver: str, weights: str) -> dict[str, object
         "devices": size, "solver": solver, "weights": weights, "ms": 1e3 * seconds, "warm_ms": 1e3 * warm,
         "us_per_device": 1e6 * seconds / size, "objective": result.objective, "gap": result.gap,
         "peak_mib": peak / 2**20,
+    }  # fmt: skip
+
+
+def participation(size: int, repeats: int, instantaneous: bool) -> dict[str, object]:
+    """Time, certificate and memory of the participation objective (model.md, section 11)."""
+    devices, link = problem(size)
+    importance, ladder = devices.weight**2 * devices.v2, Ladder(62006, 300.0)
+    fade = np.random.default_rng(2).exponential(size=size) if instantaneous else None
+    result = allocate_bits(importance, link, ladder, fade)
+    seconds = fastest(lambda: allocate_bits(importance, link, ladder, fade), repeats)
+    tracemalloc.start()
+    allocate_bits(importance, link, ladder, fade)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "devices": size, "solver": "participation", "csi": "instantaneous" if instantaneous else "mean",
+        "ms": 1e3 * seconds, "us_per_device": 1e6 * seconds / size, "gap": result.gap, "peak_mib": peak / 2**20,
     }  # fmt: skip
 
 
@@ -162,6 +180,7 @@ def main() -> None:
         for size in arguments.sizes:
             repeats = arguments.repeats if size <= 20000 else min(arguments.repeats, 3)
             rows += [show(ours(size, repeats, "exact", weights)) for weights in ("unbiased", "mmse", "plain")]
+            rows += [show(participation(size, repeats, known)) for known in (False, True)]
             if size <= 2000:
                 rows.append(show(ours(size, min(repeats, 2), "alternating", "unbiased")))
             for method in ("SLSQP", "trust-constr"):

@@ -380,3 +380,23 @@ def best_participation(importance: np.ndarray, gains: np.ndarray, shares: np.nda
                 best, float(sum(a * gains[k, j] for k, (a, j) in enumerate(zip(importance, choice, strict=True))))
             )
     return best
+
+
+def participation_table(link, ladder, fade, shares):
+    """max over n of q(beta, n) / (1 + v(n) / tau), device by device, share by share, rung by rung; never falling."""
+    table = np.zeros((link.size, len(shares)))
+    for k in range(link.size):
+        symbols, scale = link.bandwidth_hz * link.tau_s[k], float(link.noise_to_signal[k])
+        best = 0.0
+        for s, beta in enumerate(shares):
+            if beta > 0 and fade is not None:
+                carried = beta * symbols * np.log2(1 + fade[k] / (scale * beta))
+                bits = min(np.floor(carried * (1 - 1e-9) - ladder.overhead), ladder.rungs[-1])
+                best = max(best, float(ladder.gain(bits)) if bits >= ladder.rungs[0] else 0.0)
+            elif beta > 0:
+                for bits in ladder.rungs:
+                    rate = (ladder.overhead + bits) / (beta * symbols)
+                    x = scale * beta * np.expm1(min(rate * np.log(2), 700.0))
+                    best = max(best, np.exp(-x) * float(ladder.gain(bits)))
+            table[k, s] = best
+    return table

@@ -40,7 +40,7 @@ class RoundRecord:
     """What happened in one round. `seconds` is wall-clock time by phase; all else is a function of the config.
 
     `loss` is the cohort's weighted mean training loss; `test_loss` and `test_accuracy` are None between evaluations.
-    `payload_bits` counts packets, `side_bits` the side information.
+    `payload_bits` counts packets sent, `received_bits` those that arrived, `side_bits` the side information.
     `rejected` counts devices whose gradient or packets could not be used. `spent`: joules and seconds of each device.
     `server` is the state after the round.
     """
@@ -54,6 +54,7 @@ class RoundRecord:
     allocation: AllocationResult
     outcome: Outcome
     payload_bits: int
+    received_bits: int
     side_bits: int
     rejected: int
     spent: Spent
@@ -176,6 +177,7 @@ def complete(
         allocation,
         outcome,
         world.format.payload_bits(allocation, world.radio.packet_bits),
+        world.format.received_bits(allocation, outcome, world.radio.packet_bits),
         world.format.side_bits * len(uploads),
         update.rejected,
         world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0], round_),

@@ -434,10 +434,10 @@ def test_command_tune(write, call, tmp_path):
 def test_summary_of_cells():
     rows = [
         {**result("a", 0.1, seed, accuracy), "accuracy_final": 0.5, "mean_q_s": 0.25, "error": None, "wall_s": 2.0}
-        | {"payload_bits_per_round": 1e6}
+        | {"payload_bits_per_round": 1e6, "received_bits_per_round": 5e5, "joules_per_round": 2e-3}
         for seed, accuracy in enumerate([0.4, 0.5, 0.6])
     ]
-    assert "| a | 50.00 | 10.00 | 3 | 50.00 | 0.250 | 1.000 | 2.0 |" in summary_text(rows)
+    assert "| a | 50.00 | 10.00 | 3 | 50.00 | 0.250 | 1.000 | 0.500 | 2 | 2.0 |" in summary_text(rows)
 
 
 def test_a_grid_may_have_rates_of_its_own(write):

@@ -8,22 +8,31 @@ estimate of the mean leaves about sum_k w_k^2 tau_k [1 - q_k / (1 + v(n_k) / tau
 
 The gain of a device is diminishing in precision, and the first bits of a far device are worth more than further bits of
 a near one. The problem is separable but for the bandwidth: gains are tabled on a grid of shares, and a multiplier is
-found by bisection on the concave envelopes. Gains grow with beta, so the table also bounds the optimum from above.
+found by bisection. Gains grow with beta, which bounds the optimum from above (participation_tables.py).
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
+from spfl.allocation.participation_tables import Worth, ceilings, chosen, fill_table
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
-from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise
+from spfl.machine import cores
+from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
 from spfl.radio.outage import Link, outage_exponent
 
-SHARES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 192)])  # of the bandwidth: the grid of the table
+POINTS = 192  # of the grid of shares
+CHUNK = 4096  # devices a thread takes at once
+Part = TypeVar("Part")
 RUNGS = np.concatenate([np.geomspace(LEAST_SHARE, 1.0, 25), np.arange(1.125, MAX_PLANES + 0.01, 0.125)])  # bits a value
 
 
@@ -75,11 +84,11 @@ def allocate_bits(
     """
     began = time.perf_counter()
     active = (importance > 0) & (link.power_w * link.gain > 0)
-    tables = _Tables(link, ladder, fade, active)
+    tables = Tables(link, ladder, fade, active, most)
     if equal or not active.any():
-        beta, bound, multiplier = np.where(active, 1.0 / max(int(active.sum()), 1), 0.0), None, None
+        beta, bound, multiplier = np.where(active, min(most, 1.0 / max(int(active.sum()), 1)), 0.0), None, None
     else:
-        beta, bound, multiplier = _solve(importance, tables, most)
+        beta, bound, multiplier = _solve(np.where(active, importance, 0.0), tables)
     bits, q = tables.best(beta)
     beta = np.where(bits > 0, beta, 0.0)
     cost = importance * (1.0 - np.where(bits > 0, q * ladder.gain(bits), 0.0))
@@ -100,80 +109,107 @@ def _status(gap: float | None) -> AllocationStatus:
 
 
 @dataclass(frozen=True)
-class _Tables:
-    """Gains over shares of the bandwidth; `fade` None is the tier of mean gains."""
+class Tables:
+    """Gains over shares of the bandwidth, at most `most`; `fade` None is the tier of mean gains."""
 
     link: Link
     ladder: Ladder
     fade: Floats | None
     active: Bools
+    most: float = 1.0
 
     def best(self, beta: Floats) -> tuple[Floats, Floats]:
         """Bits and success probability of each device at its share, each (device,); 0 where nothing can be sent."""
-        bits, q = self._choose(np.asarray(beta)[:, None])
-        return bits[:, 0], q[:, 0]
+        share = np.where(self.active, beta, 0.0)
+        return self._by_mean(share) if self.fade is None else self._by_fade(share, self.fade)
+
+    @cached_property
+    def shares(self) -> Floats:
+        """The grid: 0, and from a fiftieth of an equal share (at most a thousandth) to the largest share."""
+        least = min(1e-3, 0.02 / max(int(self.active.sum()), 1))
+        grid = np.concatenate([[0.0], np.geomspace(least, 1.0, POINTS)])
+        return np.append(grid[grid < self.most], self.most)
+
+    @cached_property
+    def worth(self) -> Worth:
+        """What the compiled tables need."""
+        link, ladder = self.link, self.ladder
+        fade = np.full(link.size, -1.0) if self.fade is None else np.maximum(self.fade, 0.0)
+        return Worth(
+            ladder.rungs, ladder.gain(ladder.rungs), plane_noise(), float(ladder.dim), ladder.overhead, ladder.tau,
+            np.asarray(link.bandwidth_hz * link.tau_s), np.where(self.active, link.noise_to_signal, np.inf),
+            float(link.gap_slope), fade,
+        )  # fmt: skip
 
     def gains(self, shares: Floats) -> Floats:
-        """q gain(n) at the best n, (device, share)."""
-        bits, q = self._choose(np.broadcast_to(shares, (self.link.size, shares.size)))
-        return np.where(bits > 0, q * self.ladder.gain(np.maximum(bits, 1.0)), 0.0)
+        """G_k of model.md, section 11, (device, share)."""
+        table = np.empty((self.link.size, shares.size))
+        in_chunks(lambda first, last: fill_table(self.worth, shares, table[first:last], first), self.link.size)
+        return table
 
-    def _choose(self, beta: Floats) -> tuple[Floats, Floats]:
-        """Bits and success probability, each (device, share)."""
-        beta = np.where(self.active[:, None], beta, 0.0)
-        return self._by_mean(beta) if self.fade is None else self._by_fade(beta, self.fade)
+    def ceiling(self, table: Floats, importance: Floats, price: float) -> float:
+        """What no allocation can gain more than, by the Lagrange dual at a price of the bandwidth."""
+
+        def part(first: int, last: int) -> float:
+            return float(ceilings(self.worth, table[first:last], importance, self.shares, price, first))
+
+        return math.fsum(in_chunks(part, self.link.size)) + price
 
     def _by_mean(self, beta: Floats) -> tuple[Floats, Floats]:
         link, rungs = self.link, self.ladder.rungs
-        load = (self.ladder.overhead + rungs) / (link.bandwidth_hz * link.tau_s[:, None, None])
-        noise_to_signal = link.noise_to_signal[:, None, None]
-        q = np.exp(-outage_exponent(load, beta[:, :, None], 1.0, noise_to_signal, link.gap_slope))
-        worth = q * self.ladder.gain(rungs)
-        chosen = worth.argmax(2)
-        q = np.take_along_axis(q, chosen[:, :, None], 2)[:, :, 0]
+        load = (self.ladder.overhead + rungs) / (link.bandwidth_hz * link.tau_s[:, None])
+        q = np.exp(-outage_exponent(load, beta[:, None], 1.0, link.noise_to_signal[:, None], link.gap_slope))
+        chosen_rung = (q * self.ladder.gain(rungs)).argmax(1)
+        q = q[np.arange(link.size), chosen_rung]
         sent = (beta > 0) & (q > 0)
-        return np.where(sent, rungs[chosen], 0.0), np.where(sent, q, 0.0)
+        return np.where(sent, rungs[chosen_rung], 0.0), np.where(sent, q, 0.0)
 
     def _by_fade(self, beta: Floats, fade: Floats) -> tuple[Floats, Floats]:
         """As many bits as the channel carries at this fade: the link adapts, and nothing sent is lost."""
         link = self.link
         with np.errstate(divide="ignore", invalid="ignore"):
-            snr = fade[:, None] / (link.noise_to_signal[:, None] * beta)
-            carried = beta * (link.bandwidth_hz * link.tau_s[:, None]) * np.log2(1.0 + np.where(beta > 0, snr, 0.0))
+            snr = fade / (link.noise_to_signal * beta)
+            carried = beta * (link.bandwidth_hz * link.tau_s) * np.log2(1.0 + np.where(beta > 0, snr, 0.0))
         bits = np.floor(np.nan_to_num(carried) * (1.0 - 1e-9) - self.ladder.overhead)
         rungs = self.ladder.rungs
-        if self.ladder.fixed is None:
-            bits = np.minimum(bits, rungs[-1])
-        else:
-            bits = np.where(bits >= rungs[0], rungs[0], 0.0)
+        bits = np.minimum(bits, rungs[-1])
         sent = bits >= rungs[0]
         return np.where(sent, bits, 0.0), sent.astype(np.float64)
 
 
-def _solve(importance: Floats, tables: _Tables, most: float) -> tuple[Floats, float, float]:
+def in_chunks(work: Callable[[int, int], Part], size: int) -> list[Part]:
+    """What `work(first, last)` gives for every chunk of devices, in their order; on all cores for many devices."""
+    spans = [(first, min(first + CHUNK, size)) for first in range(0, size, CHUNK)]
+    if len(spans) < 2:
+        return [work(*span) for span in spans]
+    with ThreadPoolExecutor(min(len(spans), cores())) as pool:
+        return list(pool.map(lambda span: work(*span), spans))
+
+
+def _solve(importance: Floats, tables: Tables) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
-    shares = np.append(SHARES[most > SHARES], most)
-    table = importance[:, None] * np.maximum.accumulate(tables.gains(shares), axis=1)
-    low, high = 0.0, max(float((table[:, 1:] / shares[1:]).max()), 1e-300)
+    shares = tables.shares
+    table = tables.gains(shares)
+    slope = max(float((table[:, s] * importance).max() / shares[s]) for s in range(1, shares.size))
+    low, high = 0.0, max(slope, 1e-300)
     for _ in range(60):
         middle = 0.5 * (low + high)
-        demand = shares[(table - middle * shares).argmax(1)].sum()
+        demand = chosen(table, importance, shares, middle).sum()
         low, high = (middle, high) if demand > 1.0 else (low, middle)
-    under = shares[(table - high * shares).argmax(1)]  # what fits
-    over = shares[(table - low * shares).argmax(1)]  # what just does not
-    beta = _fill(shares, table, under, over)
-    ceiling = np.concatenate([table[:, 1:], table[:, -1:]], axis=1)  # the gain anywhere up to the next point
-    bound = min(float((ceiling - worth * shares).max(1).sum()) + worth for worth in (low, high))
+    under, over = (chosen(table, importance, shares, price) for price in (high, low))  # what fits, and what does not
+    beta = _fill(table, importance, shares, (under, over))
+    bound = min(tables.ceiling(table, importance, price) for price in (low, high))
     beta = beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta  # what is left of the bandwidth, to all alike
-    return np.minimum(beta, most), bound, high
+    return np.minimum(beta, tables.most), bound, high
 
 
-def _fill(shares: Floats, table: Floats, under: Floats, over: Floats) -> Floats:
+def _fill(table: Floats, importance: Floats, shares: Floats, both: tuple[Floats, Floats]) -> Floats:
     """The shares that fit, and of the larger ones those that still fit, the best value for its bandwidth first."""
+    under, over = both
     more = np.maximum(over - under, 0.0)
     rows = np.arange(len(table))
     at = np.searchsorted(shares, np.array([under, np.maximum(over, under)]))
-    worth = table[rows, at[1]] - table[rows, at[0]]
+    worth = importance * (table[rows, at[1]] - table[rows, at[0]])
     beta, left = under.copy(), 1.0 - under.sum()
     for k in np.argsort(-worth / np.maximum(more, 1e-12), kind="stable"):
         if 0 < more[k] <= left:

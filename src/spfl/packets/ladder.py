@@ -68,13 +68,18 @@ def codebook(planes: int) -> Codebook:
     return Codebook(cells, means / kept, 1.0 / kept - 1.0)
 
 
+def plane_noise() -> Floats:
+    """The noise of one, two, ... whole planes, (plane,)."""
+    return np.array([codebook(planes).noise for planes in range(1, MAX_PLANES + 1)])
+
+
 def noise(bits: ArrayLike, dim: int) -> Floats:
     """Squared error of the first `bits` bits of a vector (dim,), relative to its squared norm; inf for none.
 
     Source: pi/2 d/n - 1 for n <= d signs (EDEN); linear between whole planes, as the error adds up over coordinates.
     """
     share = np.asarray(bits, np.float64) / dim
-    known = np.array([codebook(planes).noise for planes in range(1, MAX_PLANES + 1)])
+    known = plane_noise()
     whole = np.interp(share, np.arange(1, MAX_PLANES + 1), known)
     with np.errstate(divide="ignore"):
         sketch = (1.0 + known[0]) / np.maximum(share, 0.0) - 1.0

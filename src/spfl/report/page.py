@@ -218,6 +218,7 @@ def _headline(groups: Sequence[Group]) -> PageTable:
         "signs/round",
         "moduli/round",
         "payload Mbit/round",
+        "received Mbit/round",
         "side kbit/round",
     ]
     energy = any(g.mean(lambda s: s.get("joules")) for g in groups)
@@ -234,6 +235,7 @@ def _headline(groups: Sequence[Group]) -> PageTable:
             _number(g.mean(lambda s: s["signs_received"] / s["rounds"]), 1, ".1f"),
             _number(g.mean(lambda s: s["moduli_received"] / s["rounds"]), 1, ".1f"),
             _number(g.mean(lambda s: s["payload_bits"] / s["rounds"]), 1e-6, ".3f"),
+            _number(g.mean(lambda s: s["received_bits"] / s["rounds"] if "received_bits" in s else None), 1e-6, ".3f"),
             _number(g.mean(lambda s: s["side_bits"] / s["rounds"]), 1e-3, ".1f"),
         ]
         rows.append(row + ([_number(g.mean(lambda s: s["joules"] / s["rounds"]), 1e3, ".3g")] if energy else []))

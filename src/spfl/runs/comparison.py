@@ -19,12 +19,13 @@ from spfl.runs.results import read_curves
 from spfl.world.world import World
 
 TABLE_JSON, TABLE_MD, FIGURE = "table.json", "table.md", "accuracy.png"
-COLUMNS = ("scheme", "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "s/run")
+COLUMNS = ("scheme", "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "received", "mJ/round", "s/run")
 
 MOST_SEEDS = 10_000
 CAPTION = (
     "acc: test accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
-    "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, received or not."
+    "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload\n"
+    "sent; received: Mbit of it that arrived. mJ: energy of all devices."
 )
 
 
@@ -112,6 +113,8 @@ def tabulate(summaries: Sequence[Json]) -> list[Json]:
                 "accuracy_best": statistics.fmean(s["accuracy_best"] for s in mine),
                 "mean_q_s": statistics.fmean(s["mean_q_s"] for s in mine),
                 "bits_per_round": math.fsum(s["payload_bits"] / s["rounds"] for s in mine) / len(mine),
+                "received_bits_per_round": statistics.fmean(s.get("received_bits", 0) / s["rounds"] for s in mine),
+                "joules_per_round": statistics.fmean(s.get("joules", 0) / s["rounds"] for s in mine),
                 "seconds": statistics.fmean(s["seconds"]["total"] for s in mine),
                 "runs": [{"seed": s["seed"], "accuracy_last": s["accuracy_last"], "digest": s["digest"]} for s in mine],
             }
@@ -123,8 +126,9 @@ def cells(row: Json) -> list[str]:
     """A row as text, one cell a column."""
     spread = "-" if row["accuracy_std"] is None else f"{100 * row['accuracy_std']:.1f}"
     percent = [f"{100 * row[key]:.1f}" for key in ("accuracy_last", "accuracy_final")]
-    tail = [f"{row['mean_q_s']:.3f}", f"{row['bits_per_round'] / 1e6:.2f}", f"{row['seconds']:.1f}"]
-    return [row["scheme"], percent[0], spread, str(row["n"]), percent[1], *tail]
+    bits = [f"{row[key] / 1e6:.2f}" for key in ("bits_per_round", "received_bits_per_round")]
+    tail = [f"{1e3 * row['joules_per_round']:.3g}", f"{row['seconds']:.1f}"]
+    return [row["scheme"], percent[0], spread, str(row["n"]), percent[1], f"{row['mean_q_s']:.3f}", *bits, *tail]
 
 
 def markdown(rows: Sequence[Json]) -> str:

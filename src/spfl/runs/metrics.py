@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
     from spfl.world.state import ServerState
 
-COSTS = ("joules", "round_s")  # what devices spend is told by the rest of the metrics, and not in the digest
+COSTS = ("joules", "round_s")  # what devices spend; with what they received it is told by the rest of the metrics
 MOST_ROWS = 10_000
 ALLOCATION, DEVICES = "allocation.parquet", "devices.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
-NOT_DIGESTED = ("seconds", "solver", PAST, *COSTS)  # also wall-clock, and what the solver says of itself
+TOLD = ("received_bits", *COSTS)
+NOT_DIGESTED = ("seconds", "solver", PAST, *TOLD)  # also wall-clock, and what the solver says of itself
 GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
 
 
@@ -52,6 +53,7 @@ def metrics(record: RoundRecord) -> Json:
         "signs_received": int(outcome.sign.sum()),
         "moduli_received": int(outcome.modulus.sum()),
         "payload_bits": int(record.payload_bits),
+        "received_bits": int(record.received_bits),
         "side_bits": int(record.side_bits),
         "objective": float(allocation.objective),
         "rejected": int(record.rejected),
@@ -245,7 +247,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
         totals.update(
             {key: values[key] or 0 for key in ("payload_bits", "side_bits", "signs_received", "moduli_received")}
         )
-        totals.update({key: values.get(key, 0.0) for key in COSTS})
+        totals.update({key: values.get(key, 0) for key in TOLD})
         totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
         totals.update({"silent_rounds": int(not values["signs_received"])})
         if values["test_accuracy"] is not None:
@@ -259,6 +261,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
         "test_loss_final": evaluations[-1][2] if evaluations else None,
         "mean_q_s": totals["q_s"] / max(last, 1),
         "payload_bits": totals["payload_bits"],
+        "received_bits": totals["received_bits"],
         "side_bits": totals["side_bits"],
         "signs_received": totals["signs_received"],
         "moduli_received": totals["moduli_received"],

@@ -184,7 +184,16 @@ def measure(rounds: Sequence[Json]) -> Json:
         name: summary[name] for name in ("rounds", "accuracy_last", "accuracy_final", "accuracy_best", "mean_q_s")
     }
     row["mean_r_m"] = sum(values["mean_r_m"] or 0.0 for values in rounds) / count
-    for key in ("signs_received", "moduli_received", "payload_bits", "side_bits", "rejected", "joules", "round_s"):
+    for key in (
+        "signs_received",
+        "moduli_received",
+        "payload_bits",
+        "received_bits",
+        "side_bits",
+        "rejected",
+        "joules",
+        "round_s",
+    ):
         if key in rounds[0]:
             row[f"{key}_per_round"] = sum(values[key] or 0 for values in rounds) / count
     seconds = {phase: s / count for phase, s in summary["seconds"].items() if phase != "total"}

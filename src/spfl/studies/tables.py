@@ -18,7 +18,15 @@ from spfl.runs.metrics import write_table
 
 TABLE, SUMMARY, RATES = "results.parquet", "summary.md", "rates.toml"
 RATE = "training.rate"
-MEASURED = ("accuracy_last", "accuracy_final", "mean_q_s", "payload_bits_per_round", "wall_s")
+MEASURED = (
+    "accuracy_last",
+    "accuracy_final",
+    "mean_q_s",
+    "payload_bits_per_round",
+    "received_bits_per_round",
+    "joules_per_round",
+    "wall_s",
+)
 
 
 def write_tables(folder: Path, rows: Sequence[Json]) -> None:
@@ -63,7 +71,7 @@ class GridPoint:
     rows: Sequence[Json]
 
     def mean(self, name: str) -> float:
-        values = [row[name] for row in self.rows if row[name] is not None]
+        values = [row[name] for row in self.rows if row.get(name) is not None]
         return statistics.fmean(values) if values else math.nan
 
     @property
@@ -86,10 +94,22 @@ def summary_text(rows: Sequence[Json]) -> str:
     found = cells(rows)
     keys = list(dict.fromkeys(key for cell in found for key in cell.settings if key != "scheme.name"))
     varying = [key for key in keys if len({str(cell.settings.get(key)) for cell in found}) > 1]
-    header = ["scheme", *varying, "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "s/run"]
+    header = [
+        "scheme",
+        *varying,
+        "acc %",
+        "± std",
+        "n",
+        "final %",
+        "q_s",
+        "Mbit/round",
+        "received",
+        "mJ/round",
+        "s/run",
+    ]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for cell in found:
-        accuracy, final, q_s, bits, wall = map(cell.mean, MEASURED)
+        accuracy, final, q_s, bits, received, joules, wall = map(cell.mean, MEASURED)
         lines.append(
             [
                 cell.settings["scheme.name"],
@@ -100,6 +120,8 @@ def summary_text(rows: Sequence[Json]) -> str:
                 f"{100 * final:.2f}",
                 f"{q_s:.3f}",
                 f"{bits / 1e6:.3f}",
+                f"{received / 1e6:.3f}",
+                f"{1e3 * joules:.3g}",
                 f"{wall:.1f}",
             ]
         )
@@ -111,7 +133,8 @@ def _caption(rows: Sequence[Json]) -> str:
     part = "validation" if any(row["validation"] for row in rows) else "test"
     return (
         f"acc: {part} accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
-        "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload sent, received or not."
+        "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload\n"
+        "sent; received: Mbit of it that arrived. mJ: energy of all devices."
     )
 
 

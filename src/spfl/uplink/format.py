@@ -21,6 +21,7 @@ from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bit
 from spfl.packets.ladder import MAX_PLANES, deviations
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing
+from spfl.radio.outage import Outcome
 from spfl.rng import Purpose, stream
 from spfl.schemes import Scheme
 
@@ -155,3 +156,17 @@ class Format:
         first, second = packets or self.link_bits
         both = scheduled & (allocation.rho < 1) & (allocation.alpha < 1)
         return self.scheme.attempts * (first * int(scheduled.sum()) + second * int(both.sum()))
+
+    def received_bits(
+        self, allocation: AllocationResult, outcome: Outcome, packets: tuple[int, int] | None = None
+    ) -> int:
+        """Bits of the packets (or their segments) that arrived, each counted once; as `payload_bits` counts them."""
+        if self.scheme.uplink == "ideal":
+            return SCALAR_BITS * self.layout.size * int(outcome.sign.sum())
+        if allocation.bits is not None:
+            return int((allocation.bits + self.ladder.overhead)[outcome.sign].sum())
+        first, second = packets or self.link_bits
+        if outcome.sign_segments is None or outcome.modulus_segments is None:
+            return first * int(outcome.sign.sum()) + second * int(outcome.modulus.sum())
+        parts = outcome.sign_segments.mean(1).sum(), outcome.modulus_segments.mean(1).sum()
+        return round(first * float(parts[0]) + second * float(parts[1]))
