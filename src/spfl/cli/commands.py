@@ -15,7 +15,7 @@ from spfl.cli.completion import complete_key, complete_schemes
 from spfl.cli.ending import Commands, run_app
 from spfl.cli.flower import flower_app
 from spfl.cli.link import link_command
-from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
+from spfl.cli.options import ConfigPath, DataDir, Out, OwnCode, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
@@ -101,6 +101,7 @@ def run(
     workers: Workers = None,
     device: DeviceName = None,
     plugin: Plugin = None,
+    own_code: OwnCode = False,
     checkpoint_every: Every = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
     trackers: Trackers = None,
@@ -115,6 +116,10 @@ def run(
         config_path = out / "config.toml"
         if not is_file(config_path):
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
+        if not own_code and plugin is None:
+            from spfl.runs.experiment import check_own_code
+
+            check_own_code(out, load_config(config_path))
     given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
     config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")

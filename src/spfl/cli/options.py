@@ -32,6 +32,12 @@ Out = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
 
 
+OwnCode = Annotated[
+    bool,
+    typer.Option("--own-code", help="Run the Python code that the folder's configuration names (docs/own-parts.md)."),
+]
+
+
 def check_resume(resume: bool, out: Path | None) -> None:
     """Raises ConfigError for --resume without --out."""
     if resume and out is None:

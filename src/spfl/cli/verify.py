@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spfl.cli.options import DataDir, a_path
+from spfl.cli.options import DataDir, OwnCode, a_path
 from spfl.errors import printable
 
 
@@ -19,6 +19,7 @@ def verify_command(
         float,
         typer.Option(min=0, metavar="REL", help="Relative tolerance, for another machine; 0 asks for equal bits."),
     ] = 0.0,
+    own_code: OwnCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a line.")] = False,
 ) -> None:
     """Run a folder's configuration again, and compare all that its files hold; writes nothing.
@@ -29,11 +30,13 @@ def verify_command(
     """
     from spfl.cli.progress import progress_bars
     from spfl.data.dataset import load_dataset
-    from spfl.runs.experiment import read_config
+    from spfl.runs.experiment import check_own_code, read_config
     from spfl.runs.jsons import dump_json
     from spfl.runs.verification import verify
 
     config = read_config(folder)
+    if not own_code:
+        check_own_code(folder, config)
     with progress_bars() as bar:
         verdict = verify(
             folder,
