@@ -279,9 +279,14 @@ def read_json(path: Path) -> Json:
 
 
 def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> None:
-    """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's."""
-    for path in own_files(folder):
-        remove(path)
+    """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's.
+
+    The mark of the earlier run goes last, replaced by the new one, and its summary first: whenever this process is
+    killed, the folder is one of a run that has not finished, in which the next may begin anew.
+    """
+    for path in sorted(own_files(folder), key=lambda path: path.name != SUMMARY):
+        if path.name != ENVIRONMENT:
+            remove(path)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_toml(config).encode()
     environment = describe_environment() | {
