@@ -71,11 +71,11 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(PIP) install -q -e .
+	$(PIP) install -q -e '.[all]'
 	touch $@
 
 $(VENV)/.installed-flower: $(VENV)/.torch pyproject.toml
-	$(PIP) install -q -e '.[flower]'
+	$(PIP) install -q -e '.[all,flower]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml

@@ -18,7 +18,8 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 FOLDER = Path("docs/results/tiers")
-POINTS, TABLE, SENTENCE = FOLDER / "points.json", FOLDER / "table.md", FOLDER / "sentence.txt"
+POINTS, TABLE = FOLDER / "points.json", FOLDER / "table.md"
+SENTENCE, FULL = FOLDER / "sentence.txt", FOLDER / "full.txt"
 KEPT = (
     "accuracy_last",
     "signs_received_per_round",
@@ -27,10 +28,12 @@ KEPT = (
     "joules_per_round",
 )
 OURS = ("sp_fl_ladder",)
+STUDIES = {"starved2": "images of 16 x 16", "starved2_full": "full resolution"}
+PACKET, FADE = ("in_packet", "mean"), ("in_packet", "instantaneous")
 TIERS = {
-    ("in_packet", "mean"): "0. Mean gains; all side information in packets",
+    PACKET: "0. Mean gains; all side information in packets",
     ("reliable", "mean"): "1. Mean gains, and a side channel that always works",
-    ("in_packet", "instantaneous"): "2. The fade of the round at device and server; side information in packets",
+    FADE: "2. The fade of the round at device and server; side information in packets",
 }
 Point = dict[str, Any]
 
@@ -66,18 +69,45 @@ def label(point: Point) -> str:
 def table(study: str) -> str:
     """A table a tier: mean, interval, n; and paired differences of ours to each rival, p by Holm."""
     points = [p for p in json.loads(POINTS.read_text()) if p["study"] == study]
-    lines = [f"Made by `python benchmarks/tiers.py table` from points.json ({len(points)} points of {study}).", ""]
+    lines = [f"# CIFAR-10, {STUDIES[study]}", ""]
+    lines += [f"Made by `python benchmarks/tiers.py table` from points.json ({len(points)} points of {study}).", ""]
     for tier, title in TIERS.items():
-        groups: dict[str, dict[int, Point]] = {}
-        for point in points:
-            if tier_of(point) == tier and point["scheme"] != "error_free":
-                groups.setdefault(label(point), {})[point["seed"]] = point
-        if groups:
+        if groups := grouped(points, tier):
             lines += [f"## Tier {title}", "", *rows(groups), "", *paired(groups), ""]
     free = [100 * p["accuracy_last"] for p in points if p["scheme"] == "error_free"]
     if free:
         lines += [f"Without any loss (`error_free`): {statistics.fmean(free):.1f} % (n = {len(free)})."]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).strip() + "\n"
+
+
+def at_full_resolution() -> str:
+    """The closest schemes of the tiers at full resolution, in words."""
+    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == "starved2_full"]
+    parts = []
+    for tier, words in ((FADE, "With links that adapt to the fade"), (PACKET, "With mean gains")):
+        found = {name: seeds for name, seeds in grouped(points, tier).items() if name.split(" ")[0] not in OURS}
+        ours = grouped(points, tier)["sp_fl_ladder (labels)"]
+        gains = []
+        for name, seeds in found.items():
+            common = sorted(seeds.keys() & ours.keys())
+            gain = [100 * (ours[s]["accuracy_last"] - seeds[s]["accuracy_last"]) for s in common]
+            won = sum(g > 0 for g in gain)
+            gains.append(
+                (statistics.fmean(gain), f"{statistics.fmean(gain):+.1f} on `{name}` ({won} of {len(gain)} seeds)")
+            )
+        reached = statistics.fmean(100 * p["accuracy_last"] for p in ours.values())
+        ahead = ", ".join(text for _, text in sorted(gains))
+        parts.append(f"{words} `sp_fl_ladder` reaches {reached:.1f} % (n = {len(ours)}): {ahead}.")
+    return "At full resolution: " + " ".join(parts) + "\n"
+
+
+def grouped(points: Sequence[Point], tier: tuple[str, str]) -> dict[str, dict[int, Point]]:
+    """The points of a tier by what a table calls them, then by seed."""
+    groups: dict[str, dict[int, Point]] = {}
+    for point in points:
+        if tier_of(point) == tier and point["scheme"] != "error_free":
+            groups.setdefault(label(point), {})[point["seed"]] = point
+    return groups
 
 
 def rows(groups: dict[str, dict[int, Point]]) -> list[str]:
@@ -154,13 +184,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("what", choices=["add", "table"])
     parser.add_argument("sweep", nargs="?", type=Path)
-    parser.add_argument("--study", default="starved2")
     arguments = parser.parse_args()
     if arguments.what == "add":
         add(arguments.sweep)
     else:
-        TABLE.write_text(table(arguments.study))
-        SENTENCE.write_text(sentence(arguments.study))
+        TABLE.write_text("\n".join(table(study) for study in STUDIES))
+        SENTENCE.write_text(sentence("starved2"))
+        FULL.write_text(at_full_resolution())
         print(TABLE, SENTENCE)
 
 

@@ -1,14 +1,14 @@
-"""The paper's round in plain sight: sign and modulus packets over a fading uplink, on scikit-learn's digits.
+"""The paper's round in plain sight: sign and modulus packets over a fading uplink, on the embedded digits.
 
 Run it with `python examples/paper_round.py`. The readable twin of `spfl.training.run`: softmax regression in NumPy,
 packets by the real codec, the real allocator and link, everything else written out.
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from spfl.allocation.allocator import allocate
 from spfl.allocation.bound import Devices, Objective
+from spfl.data.digits import read_digits
 from spfl.packets.codec import (
     Layout,
     decode_modulus,
@@ -23,8 +23,8 @@ from spfl.radio.outage import Link, draw_fades, success, transmit
 from spfl.radio.path_loss import drop_cell
 
 K, ROUNDS, RATE, BITS, SEED = 10, 60, 0.5, 3, 0
-images, labels = load_digits(return_X_y=True)
-images = np.hstack([images / 16, np.ones((len(images), 1))])
+images, labels = read_digits()
+images = np.hstack([images.reshape(-1, 64) / 16, np.ones((len(images), 1))])
 train, test = np.arange(1400), np.arange(1400, len(images))
 parts = np.array_split(train[np.argsort(labels[train], kind="stable")], K)  # two classes a device: far from IID
 layout = Layout(("weight",), ((65, 10),))

@@ -21,7 +21,7 @@ settings.load_profile("spfl")
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """scikit-learn's digits: the embedded data set."""
+    """The embedded digits."""
     return load_dataset("digits")
 
 

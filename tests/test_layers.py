@@ -14,9 +14,9 @@ HOUSE = Path(spfl.__file__).parent
 # A folder or file imports only from those after it in this list.
 ORDER = (
     "__main__", "cli", "report", "flower", "api", "studies", "udp", "testing", "runs", "training", "fleet", "world",
-    "plugins", "custom", "uplink", "schemes", "compensation", "learning", "models", "allocation", "data", "packets",
-    "radio", "config", "figures", "terminal", "imports", "own_code", "files", "errors", "machine", "compiled",
-    "private_folder", "units", "rng", "arrays", "version",
+    "plugins", "presets", "custom", "uplink", "schemes", "compensation", "learning", "models", "allocation", "data",
+    "packets", "radio", "config", "figures", "terminal", "imports", "own_code", "files", "errors", "machine",
+    "compiled", "private_folder", "units", "rng", "arrays", "version",
 )  # fmt: skip
 MOST_FILES = 16  # in one folder
 

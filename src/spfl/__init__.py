@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from spfl.custom import make_dataset
     from spfl.data.dataset import Dataset, load_dataset
     from spfl.errors import SpflError
+    from spfl.presets import load_preset
     from spfl.radio.outage import Link
     from spfl.runs.results import Run
     from spfl.schemes import SCHEMES, Scheme
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "load_config",
     "load_dataset",
+    "load_preset",
     "make_dataset",
     "run",
 ]
@@ -68,6 +70,7 @@ _MODULES = {
     "compare": "api",
     "load_config": "config.files",
     "load_dataset": "data.dataset",
+    "load_preset": "presets",
     "make_dataset": "custom",
     "run": "api",
 }

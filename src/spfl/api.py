@@ -15,10 +15,11 @@ from torch import nn
 
 from spfl.compensation import Compensation
 from spfl.config.files import assign, load_config
+from spfl.config.names import COMPARED
 from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, DrawFades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset, load_dataset
-from spfl.errors import WorkerError, plain_errors
+from spfl.errors import WorkerError, python_errors
 from spfl.fleet.workers import Failure, map_processes
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 ConfigSource = Config | str | Path | Mapping[str, Any] | None
 
 
-@plain_errors()
+@python_errors()
 def run(
     config: ConfigSource = None,
     *,
@@ -52,7 +53,7 @@ def run(
     server: ServerRule | None = None,
     out: Path | str | None = None,
     existing: Existing = "refuse",
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     progress: Callable[[Json], None] = lambda _: None,
 ) -> Run:
     """Train one network over one lossy uplink, from start to end, and return what happened.
@@ -128,10 +129,10 @@ class Comparison:
         return plot(self.groups)
 
 
-@plain_errors()
+@python_errors()
 def compare(
     config: ConfigSource = None,
-    schemes: Iterable[str | Scheme] = ("error_free", "single_packet", "sp_fl_plus"),
+    schemes: Iterable[str | Scheme] = COMPARED,
     seeds: Iterable[int] = (0,),
     *,
     out: Path | str | None = None,

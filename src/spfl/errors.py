@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from difflib import get_close_matches
 UNWRITABLE = "null byte", "null character"  # of a path: what Python's ValueError says
 NO_HOME = "home directory"  # of a path that begins with ~: what pathlib's RuntimeError says
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # what PyTorch's RuntimeError says
+EXTRAS = {"matplotlib": "plots", "plotly": "report", "jinja2": "report", "datasets": "hub", "pandas": "tables"}
 NO_THREAD = "can't start new thread"
 
 
@@ -65,15 +67,36 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError) as error:
+    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError, ModuleNotFoundError) as error:
         line = refusal(error)
         if line is None:
             raise
         raise MachineError(line) from error
 
 
+@contextmanager
+def python_errors() -> Iterator[None]:
+    """As `plain_errors`, for functions that are called from Python: options in messages become its keywords."""
+    try:
+        with plain_errors():
+            yield
+    except SpflError as error:
+        error.args = (in_python(str(error)),)
+        raise
+
+
+def in_python(message: str) -> str:
+    """A message with `--set KEY=none`, `--overwrite` and their like as a caller in Python writes them."""
+    message = re.sub(r"--set ([\w.]+)=none", r'overrides={"\1": None}', message)
+    message = re.sub(r"--(overwrite|resume)\b", r'existing="\1"', message)
+    return re.sub(r"--(out|data-dir)\b", lambda found: found[1].replace("-", "_"), message)
+
+
 def refusal(error: BaseException) -> str | None:
-    """What a path, memory or threads were refused for, in one line; None for an error of another kind."""
+    """What a path, memory, threads or a part of an extra were refused for, in one line; None for any other error."""
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "").partition(".")[0]
+        return f"this needs {name}: pip install 'spfl[{EXTRAS[name]}]'" if name in EXTRAS else None
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return f"not enough memory for what is asked ({text[:120] or 'no more is to be had'})"

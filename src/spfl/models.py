@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spfl.config.names import MODELS
 from spfl.errors import ConfigError, did_you_mean
 from spfl.machine import memory_bytes
 from spfl.packets.layout import Layout
@@ -54,10 +55,9 @@ def build_model(
         elif name == "resnet18":
             module = _ResNet18(channels, classes, base)
         else:
-            known = ["softmax", "mlp", "small_cnn", "resnet18"]
-            raise ConfigError(f"unknown model {name!r}{did_you_mean(name, known)}")
+            raise ConfigError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     _check_size(name, sum(parameter.numel() for parameter in module.parameters()))
-    module.to(torch.float32).to_empty(device="cpu")  # whatever torch's default type is
+    _allocate(module)
     _draw_weights(module, rng)
     return module
 
@@ -70,6 +70,16 @@ def _check_size(name: str, parameters: int) -> None:
             f"model.width: {name} would have {parameters:.3g} parameters and take {needed / 1e9:.3g} GB, "
             f"there are {free / 1e9:.3g} GB; make it narrower"
         )
+
+
+def _allocate(module: nn.Module) -> None:
+    """Memory for the parameters, in float32 whatever torch's default type is.
+
+    `Module.to_empty` does the same through PyTorch's symbolic shapes, whose import takes a second and 60 MiB.
+    """
+    for layer in module.modules():
+        for name, value in layer.named_parameters(recurse=False):
+            setattr(layer, name, nn.Parameter(torch.empty(value.shape, dtype=torch.float32, device="cpu")))
 
 
 def _draw_weights(module: nn.Module, rng: np.random.Generator) -> None:

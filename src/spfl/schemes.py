@@ -16,7 +16,8 @@ from pydantic import Field
 from spfl.allocation.bound import Devices, Weights
 from spfl.allocation.equal_outage import equal_outage
 from spfl.compensation import Compensation
-from spfl.config.schema import SchemeConfig, SolverName
+from spfl.config.names import SolverName
+from spfl.config.schema import SchemeConfig
 from spfl.config.section import check_fields
 from spfl.errors import ConfigError, did_you_mean
 from spfl.packets.vector_codecs import FLOAT32, TERNGRAD, Codec, qsgd

@@ -5,7 +5,7 @@
     class TestMine(SchemeContract):
         scheme = MY_SCHEME
 
-Each test trains softmax regression on scikit-learn's digits with six devices, a few rounds: about two seconds in all.
+Each test trains softmax regression on the embedded digits with six devices, a few rounds: about two seconds in all.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import oracles
-from spfl.allocation.participation import Ladder, Tables, allocate_bits
+from spfl.allocation.participation import BitTables, Ladder, allocate_bits
 from spfl.radio.outage import Link, success
 
 DIM = 1000
@@ -26,7 +26,7 @@ def test_no_combination_of_shares_is_better_than_the_bound(seed: int, fading: st
     link, importance = make_link(10 ** rng.normal(0, 1, 3)), rng.random(3)
     fade = rng.exponential(size=3) if fading == "instantaneous" else None
     found = allocate_bits(importance, link, Ladder(DIM, 300.0), fade)
-    tables = Tables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool))
+    tables = BitTables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool))
     shares = tables.shares[::8]
     table = tables.gains(shares)
     best = importance.sum() - oracles.best_participation(importance, table, shares)
@@ -85,16 +85,13 @@ def test_devices_without_importance_or_gain_get_nothing() -> None:
     assert not nobody.beta.any()
 
 
-@pytest.mark.parametrize("most", [0.25, 0.3, 0.6])
-def test_no_device_gets_more_than_the_cap(most: float) -> None:
-    """One device claims nearly all importance, and nothing can be sent on small shares."""
-    link, importance = make_link(10 ** np.linspace(-1, 1, 4)), np.array([1e-9, 1e-3, 1e-3, 1e9])
-    found = allocate_bits(importance, link, Ladder(DIM, 300.0), most=most)
-    assert found.beta.max() <= most
-    free = allocate_bits(importance, link, Ladder(DIM, 300.0))
-    assert free.beta.max() > 0.6
-    assert found.lower_bound is not None
-    assert free.objective <= found.lower_bound * (1 + 1e-6) <= found.objective * (1 + 1e-3)
+def test_no_device_is_given_more_than_the_largest_share() -> None:
+    rng = np.random.default_rng(4)
+    link = make_link(10 ** rng.normal(0, 1, 8))
+    found = allocate_bits(rng.random(8), link, Ladder(DIM, 300.0), most=0.15)
+    assert found.beta.max() <= 0.15
+    assert found.gap is not None
+    assert -1e-9 <= found.gap < 5e-3
 
 
 @pytest.mark.parametrize("fixed", [None, float(DIM)])
@@ -103,7 +100,7 @@ def test_the_compiled_table_is_the_best_of_all_rungs(fading: str, fixed: float |
     rng = np.random.default_rng(11)
     link, ladder = make_link(10 ** rng.normal(0, 1.2, 6)), Ladder(DIM, 300.0, 0.7, fixed)
     fade = rng.exponential(size=6) if fading == "instantaneous" else None
-    tables = Tables(link, ladder, fade, np.ones(6, bool))
+    tables = BitTables(link, ladder, fade, np.ones(6, bool))
     expected = oracles.participation_table(link, ladder, fade, tables.shares)
     np.testing.assert_allclose(tables.gains(tables.shares), expected, rtol=1e-9, atol=1e-12)
 

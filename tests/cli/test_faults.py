@@ -28,6 +28,7 @@ PLACES = {
                 ["compare", *QUICK, *DATA, "P"]],
     "sweep": [["sweep", "P"], ["sweep", "s.toml", "--out", "P"], ["sweep", "s.toml", "--resume", "--out", "P"],
               ["sweep", "s.toml", *DATA, "P"]],
+    "init": [["init", "P"]],
     "plot": [["plot", "P"], ["plot", "RUN", "--out", "P"]],
     "figures": [["figures", "P"]],
     "report": [["report", "P"], ["report", "RUN", "--out", "P"]],

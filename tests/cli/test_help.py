@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 import typer
+import typer.completion
 
 from spfl.cli import commands as cli
 from spfl.cli.completion import complete_key, complete_schemes
+from spfl.cli.ending import ORDER
+from spfl.config.files import all_fields
 from spfl.config.radio import ChannelConfig
+from spfl.config.training import TrainingConfig
 from spfl.schemes import SCHEMES
 
 
@@ -50,10 +55,25 @@ def test_every_option_says_what_it_does(name):
 
 def test_keys_are_completed():
     found = dict(complete_key("channel.me"))
-    assert found.keys() == {"channel.median_snr_db="}
+    assert found.keys() == {"channel.median_snr_db=", "channel.median_snr_db=none"}
     assert found["channel.median_snr_db="] == ChannelConfig.model_fields["median_snr_db"].description
-    assert dict(complete_key("see")).keys() == {"seed="}
+    assert "seed=" in dict(complete_key("see"))
     assert not list(complete_key("nothing"))
+    assert set(dict(complete_key("training."))) == {f"training.{key}=" for key in TrainingConfig.model_fields}
+
+
+def test_values_are_completed():
+    assert set(dict(complete_key("scheme.name=sp_"))) == {f"scheme.name={n}" for n in SCHEMES if n.startswith("sp_")}
+    assert dict(complete_key("scheme.name=sp_fl"))["scheme.name=sp_fl"] == SCHEMES["sp_fl"].summary
+    assert "data.partition=dirichlet" in dict(complete_key("data.partition="))
+    assert "channel.fading=rician" in dict(complete_key("channel.fading=r"))
+    assert not list(complete_key("nothing=x"))
+
+
+def test_no_key_is_completed_with_a_space_after_its_equals_sign():
+    """Shells add the space to a word that is the only one left."""
+    for key in all_fields():
+        assert len(list(complete_key(key))) > 1 or f"{key}=" not in dict(complete_key(key)), key
 
 
 def test_schemes_are_completed_after_a_comma():
@@ -63,9 +83,34 @@ def test_schemes_are_completed_after_a_comma():
     assert "sp_fl,sp_fl" not in dict(complete_schemes("sp_fl,sp"))
 
 
-def test_the_shell_asks_and_is_answered():
-    """As bash does it: the words and the position in the environment, suggestions on stdout."""
-    asked = {"_SPFL_COMPLETE": "complete_bash", "COMP_WORDS": "spfl run --set channel.me", "COMP_CWORD": "3"}
-    command = [sys.executable, "-c", "from spfl.cli.commands import app; app(prog_name='spfl')"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked, timeout=60)
-    assert done.stdout.split() == ["channel.median_snr_db="]
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["run", "--set", "channel.me"], {"channel.median_snr_db=", "channel.median_snr_db=none"}),
+        (["run", "--set", "scheme.name", "=", "sp_fl_pl"], {"sp_fl_plus", "sp_fl_plus_uncalibrated",
+                                                            "sp_fl_plus_unrotated", "sp_fl_plus_uniform"}),
+        (["run", "--set", "model.name", "="], {"softmax", "mlp", "small_cnn", "resnet18"}),
+        (["run", "--preset", "pa"], {"paper"}),
+        (["compare", "--schemes", "sp_fl,err"], {"sp_fl,error_free"}),
+    ],
+)  # fmt: skip
+def test_bash_asks_and_is_answered(words, answer, tmp_path):
+    """The script that `--install-completion` installs, in Bash itself, which takes `=` for a word of its own."""
+    script = typer.completion.get_completion_script(prog_name="spfl", complete_var="_SPFL_COMPLETE", shell="bash")
+    ask = f"COMP_WORDS=(spfl {' '.join(words)}); COMP_CWORD={len(words)}; _spfl_completion spfl"
+    command = tmp_path / "spfl"
+    command.write_text(f"#!/bin/sh\nexec {sys.executable} -m spfl\n")
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{ask}\nprintf '%s\n' \"${{COMPREPLY[@]}}\""],
+        capture_output=True, text=True, timeout=60, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert set(done.stdout.split()) == answer, done.stderr
+
+
+def test_commands_stand_in_the_order_of_use():
+    app = typer.main.get_command(cli.app)
+    names = app.list_commands(typer.Context(app))
+    assert set(names) <= set(ORDER), "a new command needs its place in spfl.cli.ending.ORDER"
+    assert names == [name for name in ORDER if name in names]

@@ -6,14 +6,16 @@ import json
 import shutil
 import sys
 import threading
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from spfl.cli import commands as cli
 from spfl.errors import RunFolderError
 from spfl.runs.experiment import run_experiment
 from spfl.runs.folders import in_use, locked
-from spfl.runs.live import BLOCKS, read_progress, sparkline, watch
+from spfl.runs.live import BLOCKS, as_table, read_progress, sparkline, watch
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +106,41 @@ def test_it_watches_until_the_run_ends(cut, monkeypatch, capsys):
     holder.join()
     assert end.is_set()
     assert "stopped" in capsys.readouterr().out
+
+
+LONG = "scheme-with-a-rather-long-name-17"
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 40, 30])
+def test_it_fits_the_terminal(finished, tmp_path, width):
+    """Columns are left out, then long names of runs are folded. Nothing is cut off."""
+    for name in (LONG, "b"):
+        shutil.copytree(finished, tmp_path / name)
+    console = Console(width=width, file=StringIO())
+    console.print(as_table(read_progress(tmp_path), width))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert "4/4" in text
+    assert "finished" in text
+    assert (LONG in text) == (width >= 100)
+    assert ("left" in text) == (width >= 40)
+
+
+def test_it_waits_for_a_run_that_has_not_begun(cut, tmp_path, capsys):
+    place = tmp_path / "later"
+    thread = threading.Thread(target=watch, args=(place,), kwargs={"every_s": 0.05}, daemon=True)
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    shutil.copytree(cut, place)
+    thread.join(30)
+    assert not thread.is_alive()
+    streams = capsys.readouterr()
+    assert "cut" in streams.out or "later" in streams.out
+    assert streams.err == f"waiting for a run in {place}; Ctrl-C ends\n"
+
+
+def test_it_does_not_wait_for_a_file(finished):
+    with pytest.raises(RunFolderError, match="is not a folder"):
+        watch(finished / "config.toml")

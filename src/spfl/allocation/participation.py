@@ -84,9 +84,9 @@ def allocate_bits(
     """
     began = time.perf_counter()
     active = (importance > 0) & (link.power_w * link.gain > 0)
-    tables = Tables(link, ladder, fade, active, most)
+    tables = BitTables(link, ladder, fade, active, most)
     if equal or not active.any():
-        beta, bound, multiplier = np.where(active, min(most, 1.0 / max(int(active.sum()), 1)), 0.0), None, None
+        beta, bound, multiplier = np.where(active, 1.0 / max(int(active.sum()), 1), 0.0), None, None
     else:
         beta, bound, multiplier = _solve(np.where(active, importance, 0.0), tables)
     bits, q = tables.best(beta)
@@ -109,8 +109,8 @@ def _status(gap: float | None) -> AllocationStatus:
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Gains over shares of the bandwidth, at most `most`; `fade` None is the tier of mean gains."""
+class BitTables:
+    """Gains over shares of the bandwidth; `fade` None is the tier of mean gains."""
 
     link: Link
     ladder: Ladder
@@ -127,8 +127,8 @@ class Tables:
     def shares(self) -> Floats:
         """The grid: 0, and from a fiftieth of an equal share (at most a thousandth) to the largest share."""
         least = min(1e-3, 0.02 / max(int(self.active.sum()), 1))
-        grid = np.concatenate([[0.0], np.geomspace(least, 1.0, POINTS)])
-        return np.append(grid[grid < self.most], self.most)
+        grid = np.geomspace(least, 1.0, POINTS)
+        return np.concatenate([[0.0], grid[grid < self.most], [self.most]])
 
     @cached_property
     def worth(self) -> Worth:
@@ -186,7 +186,7 @@ def in_chunks(work: Callable[[int, int], Part], size: int) -> list[Part]:
         return list(pool.map(lambda span: work(*span), spans))
 
 
-def _solve(importance: Floats, tables: Tables) -> tuple[Floats, float, float]:
+def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
     shares = tables.shares
     table = tables.gains(shares)

@@ -52,7 +52,7 @@ def _gain(bits: float, of: Worth) -> float:
         noise = of.noise_at[plane - 1]
         if plane < of.noise_at.size:
             noise += (share - plane) * (of.noise_at[plane] - noise)
-    return 1.0 / (1.0 + noise / of.tau)
+    return float(1.0 / (1.0 + noise / of.tau))
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from spfl.cli.options import a_path
-from spfl.config.schema import SolverName, WeightsName
+from spfl.config.names import SolverName, WeightsName
 from spfl.errors import AllocationError, did_you_mean
 
 if TYPE_CHECKING:

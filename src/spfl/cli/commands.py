@@ -1,6 +1,7 @@
 """The command line: parsing and printing only. Results go to stdout, everything else to stderr.
 
-PyTorch and its company are imported inside the commands, so that `spfl --help` answers at once.
+What takes time to import (PyTorch, NumPy, pydantic, pyarrow) is imported inside the commands, so that `spfl --help`
+answers at once.
 """
 
 from __future__ import annotations
@@ -14,23 +15,34 @@ from spfl.cli.allocate import allocate_command
 from spfl.cli.completion import complete_key, complete_schemes
 from spfl.cli.ending import Commands, run_app
 from spfl.cli.flower import flower_app
+from spfl.cli.init import init_command
 from spfl.cli.link import link_command
-from spfl.cli.options import ConfigPath, DataDir, Out, OwnCode, Resume, a_path, check_resume, new_folder
+from spfl.cli.options import (
+    ConfigPath,
+    DataDir,
+    Out,
+    OwnCode,
+    Preset,
+    Resume,
+    a_path,
+    check_resume,
+    chosen_path,
+    new_folder,
+)  # fmt: skip
 from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import figures_command, sweep_command
 from spfl.cli.verify import verify_command
-from spfl.config.effects import told_idle
-from spfl.config.files import load_config, show_toml
-from spfl.config.schema import Config
+from spfl.config.names import COMPARED
 from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file
 from spfl.terminal import print_table
 from spfl.version import __version__
 
 if TYPE_CHECKING:
+    from spfl.config.schema import Config
     from spfl.runs.experiment import Existing
 
 app = typer.Typer(
@@ -44,6 +56,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Show the resolved configura
 app.add_typer(config_app, name="config")
 app.add_typer(flower_app, name="flower")
 app.add_typer(radio_app, name="radio")
+app.command("init")(init_command)
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
 app.command("figures")(figures_command)
@@ -89,6 +102,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def run(
     config_path: ConfigPath = None,
+    preset: Preset = None,
     overrides: Overrides = None,
     data_dir: DataDir = None,
     out: Out = None,
@@ -112,20 +126,21 @@ def run(
     Example: `spfl run configs/demo.toml --scheme single_packet --seed 1`
     """
     check_resume(resume, out)
+    config_path = chosen_path(config_path, preset)
     if resume and out and config_path is None:
         config_path = out / "config.toml"
         if not is_file(config_path):
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
         if not own_code and plugin is None:
-            from spfl.runs.experiment import check_own_code
+            from spfl.runs.experiment import check_own_code, read_config
 
-            check_own_code(out, load_config(config_path))
+            check_own_code(out, read_config(out))
     given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
     config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data.dataset import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
-    from spfl.runs.metrics import told_silence
+    from spfl.runs.results import Run
     from spfl.runs.trackers import check_trackers, tracking
 
     check_trackers(trackers or [])
@@ -141,12 +156,13 @@ def run(
             checkpoint_every=checkpoint_every,
             progress=lambda values: (advance(values), track(values))[0],
         )
+    health = Run.load(folder).health
     if as_json:
-        _print_json(summary | {"folder": str(folder)})
+        _print_json(summary | {"folder": str(folder), "health": health})
         return
     print(f"{summary['scheme']}, seed {summary['seed']}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
-    if (silence := told_silence(summary)) is not None:
-        typer.echo(f"warning: {silence}", err=True)
+    for line in health.values():
+        typer.echo(f"warning: {line}", err=True)
     if profile:
         _print_profile(summary)
 
@@ -154,12 +170,13 @@ def run(
 @app.command()
 def compare(
     config_path: ConfigPath = None,
+    preset: Preset = None,
     schemes: Annotated[
         str,
         typer.Option(
             metavar="A,B,C", help="Schemes to compare; `spfl info` lists them.", autocompletion=complete_schemes
         ),
-    ] = "error_free,single_packet,sp_fl",
+    ] = ",".join(COMPARED),
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Seeds, such as 0-4 or 0,2,5-7.")] = "0",
     overrides: Overrides = None,
     data_dir: DataDir = None,
@@ -177,6 +194,7 @@ def compare(
     Example: `spfl compare configs/demo.toml --schemes error_free,single_packet,sp_fl --seeds 0-4`
     """
     check_resume(resume, out)
+    config_path = chosen_path(config_path, preset)
     config, existing = (
         _resolve(config_path, overrides, workers=workers, torch_device=device, **_plugin(plugin)),
         _existing(overwrite, resume),
@@ -184,8 +202,12 @@ def compare(
     folder = out or new_folder("compare")
     from spfl.data.dataset import load_dataset
     from spfl.runs import comparison
+    from spfl.runs.health import grouped
+    from spfl.runs.results import Run
 
     names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
+    if seeds.strip().isdecimal() and numbers[0] > 1:
+        typer.echo(f"note: --seeds {seeds} is one seed; for {numbers[0]} seeds write 0-{numbers[0] - 1}", err=True)
     dataset = load_dataset(config.data.name, data_dir)
     with resumable(folder), progress_bars() as bar:
         rows = comparison.compare(
@@ -198,12 +220,18 @@ def compare(
             checkpoint_every=checkpoint_every,
             watch=lambda run: bar(f"{run.scheme.name}, seed {run.seed}", run.training.rounds),
         )
+    runs = {f"{name}, seed {seed}": folder / f"{name}-{seed}" for name in names for seed in numbers}
+    health = {title: Run.load(path).health for title, path in runs.items()}
     if as_json:
-        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows})
+        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows, "health": health})
         return
     print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
     print(comparison.CAPTION)
-    print(f"table:  {folder / comparison.TABLE_MD}\nfigure: {folder / comparison.FIGURE}")
+    print(f"table:  {folder / comparison.TABLE_MD}")
+    if (folder / comparison.FIGURE).is_file():
+        print(f"figure: {folder / comparison.FIGURE}")
+    for line in grouped(health):
+        typer.echo(f"warning: {line}", err=True)
 
 
 @app.command()
@@ -256,12 +284,14 @@ def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @config_app.command()
-def show(config_path: ConfigPath = None, overrides: Overrides = None) -> None:
+def show(config_path: ConfigPath = None, preset: Preset = None, overrides: Overrides = None) -> None:
     """Print the resolved configuration as TOML; keys that are absent are comments with their meaning.
 
     Example: `spfl config show configs/demo.toml --set codec.bits=4`
     """
-    print(show_toml(load_config(config_path, overrides or [])), end="")
+    from spfl.config.files import load_config, show_toml
+
+    print(show_toml(load_config(chosen_path(config_path, preset), overrides or [])), end="")
 
 
 @config_app.command()
@@ -270,6 +300,8 @@ def schema() -> None:
 
     Example: `spfl config schema`
     """
+    from spfl.config.schema import Config
+
     _print_json(Config.model_json_schema())
 
 
@@ -277,6 +309,9 @@ def schema() -> None:
 
 
 def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
+    from spfl.config.effects import told_idle
+    from spfl.config.files import load_config
+
     config = load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
     for line in told_idle(config):
         typer.echo(f"warning: {line}", err=True)

@@ -14,15 +14,28 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from spfl.cli.completion import complete_after_equals
 from spfl.cli.signals import exit_code, signals_as_interrupts
 from spfl.cli.streams import steady_streams
 from spfl.errors import SpflError, plain_errors, printable
 
 DEBUG = "SPFL_DEBUG"
+ORDER = (
+    "init", "info", "config", "link", "run", "compare", "watch", "plot", "report", "sweep", "figures", "export",
+    "verify", "archive", "allocate", "radio", "flower",
+)  # fmt: skip
 
 
 class Commands(TyperGroup):
     """A group of commands whose faults are told: 2 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        complete_after_equals()
+        return super().main(*args, **options)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of use."""
+        return sorted(super().list_commands(ctx), key=lambda name: (*ORDER, name).index(name))
 
     def invoke(self, ctx: click.Context) -> Any:
         with told():
@@ -40,6 +53,11 @@ def told() -> Iterator[None]:
         _end(word, code)
     except SpflError as error:
         _end(f"error: {error}", 2)
+    except click.NoSuchOption as error:
+        meant = meant_option(error.option_name)
+        if meant is None:
+            raise
+        _end(f"error: there is no {error.option_name}{meant}", 2)
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise
     except Exception as error:
@@ -47,6 +65,18 @@ def told() -> Iterator[None]:
             traceback.print_exc()
         text = " ".join(f"{type(error).__name__}: {error}".split())
         _end(f"error: {text} (not foreseen: a fault of spfl; {DEBUG}=1 shows where)", 1)
+
+
+def meant_option(name: str) -> str | None:
+    """For an option that there is not, but that names a key of the configuration: how the key is set."""
+    if name == "--seed":
+        return "; name one or several by --seeds, such as --seeds 4 or 0-4"
+    if name == "--seeds":
+        return "; one run has one --seed, and spfl compare takes several --seeds"
+    from spfl.config.files import keys_that_end
+
+    keys = keys_that_end(name.lstrip("-").replace("-", "_"))
+    return f"; write {' or '.join(f'--set {key}=...' for key in keys)}" if keys else None
 
 
 def _end(line: str, code: int) -> None:

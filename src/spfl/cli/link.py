@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spfl.cli.options import ConfigPath, DataDir, a_path
-from spfl.config.files import load_config
+from spfl.cli.options import ConfigPath, DataDir, Preset, a_path, chosen_path
 
 MOST_ROWS = 40  # devices that are printed; of more, some from the best to the worst
 HEADS = ("device", "distance m", "gain dB", "SNR dB", "single", "sign", "both", "joules")
@@ -16,6 +15,7 @@ HEADS = ("device", "distance m", "gain dB", "SNR dB", "single", "sign", "both", 
 
 def link_command(
     config_path: ConfigPath = None,
+    preset: Preset = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     data_dir: DataDir = None,
     out: Annotated[
@@ -27,6 +27,7 @@ def link_command(
 
     Example: `spfl link configs/demo.toml --out link.png`
     """
+    from spfl.config.files import load_config
     from spfl.data.dataset import load_dataset
     from spfl.figures.link import link_figure
     from spfl.figures.style import save_figure
@@ -34,7 +35,7 @@ def link_command(
     from spfl.world.link_budget import link_budget
     from spfl.world.world import World
 
-    config = load_config(config_path, overrides or [])
+    config = load_config(chosen_path(config_path, preset), overrides or [])
     budget = link_budget(World.build(config, load_dataset(config.data.name, data_dir)))
     if out is not None:
         packets = {"single packet": budget.single, "signs": budget.sign, "signs and moduli": budget.modulus}

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from spfl.cli.completion import complete_presets
 from spfl.errors import ConfigError
 
 
@@ -25,6 +26,15 @@ DataDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of datasets (DIR/cifar10/*.parquet); else SPFL_DATA_DIR.", parser=a_path),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="A configuration of the package, in place of CONFIG.toml: demo, cifar10, cell, paper.",
+        autocompletion=complete_presets,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Output folder; a new one under runs/ when left out.", parser=a_path),
@@ -36,6 +46,17 @@ OwnCode = Annotated[
     bool,
     typer.Option("--own-code", help="Run the Python code that the folder's configuration names (docs/own-parts.md)."),
 ]
+
+
+def chosen_path(config_path: Path | None, preset: str | None) -> Path | None:
+    """The configuration file that is meant. Raises ConfigError for two, and for a preset that there is not."""
+    if preset is None:
+        return config_path
+    if config_path is not None:
+        raise ConfigError(f"give {config_path} or --preset {preset}, not both")
+    from spfl.presets import preset_path
+
+    return preset_path(preset)
 
 
 def check_resume(resume: bool, out: Path | None) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spfl.cli.options import ConfigPath, a_path
-from spfl.config.files import load_config
 
 if TYPE_CHECKING:
     from spfl.radio.coded import ErrorCurve
@@ -59,6 +58,7 @@ def udp_command(
     The fades are independent and each datagram is lost on its own. Example:
     `spfl radio udp configs/demo.toml --set training.rounds=5 --mtu 256`
     """
+    from spfl.config.files import load_config
     from spfl.data.dataset import load_dataset
     from spfl.udp import run_over_udp
 

@@ -40,6 +40,8 @@ def watch_command(
 ) -> None:
     """Watch runs in the terminal: accuracy, packets received, speed, time left. Ends when none is under way.
 
+    It waits for a run that has not begun. On a narrow terminal it leaves columns out.
+
     It reads the folders only, so it can be started and stopped (Ctrl-C) at any time, from anywhere.
 
     Example: `spfl watch runs/first`

@@ -46,6 +46,7 @@ def sweep_command(
     """
     check_resume(resume, out)
     from spfl.runs.folders import write_atomically, writing
+    from spfl.runs.health import grouped
     from spfl.runs.jsons import dump_json
     from spfl.studies import tables, tuning
     from spfl.studies.runner import load_points, sweep
@@ -75,6 +76,8 @@ def sweep_command(
     else:
         print(printable(tables.summary_text(rows)))
         print(f"results: {folder / tables.TABLE}\nsummary: {folder / tables.SUMMARY}")
+    for line in grouped({_settings(row): row.get("health", {}) for row in rows}):
+        typer.echo(f"warning: {line}", err=True)
     _exit_if_failed(rows, folder)
 
 
@@ -141,5 +144,9 @@ def _progress(points: list[Point]) -> Iterator[Callable[[Point, dict[str, Any], 
 
 
 def _describe(row: dict[str, Any]) -> str:
-    settings = ", ".join(f"{key} = {value}" for key, value in row["settings"].items() if key != "scheme.name")
-    return f"{row['scheme']}, {settings}: {row['error'] or format(row['accuracy_last'], '.1%')}"
+    return f"{_settings(row)}: {row['error'] or format(row['accuracy_last'], '.1%')}"
+
+
+def _settings(row: dict[str, Any]) -> str:
+    settings = (f"{key} = {value}" for key, value in row["settings"].items() if key != "scheme.name")
+    return ", ".join([row["scheme"], *settings])

@@ -15,7 +15,7 @@ from spfl.config.section import Section
 from spfl.errors import ConfigError
 
 
-def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: Path | str | None, overrides: Iterable[str] = ()) -> Config:
     """The configuration of a TOML file, checked.
 
     Args:
@@ -31,9 +31,9 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     return build_config(read_values(path, overrides))
 
 
-def read_values(path: Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def read_values(path: Path | str | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The tables of a TOML file (none when None) with overrides applied; ConfigError as in `load_config`."""
-    values = read_toml(path) if path else {}
+    values = read_toml(Path(path)) if path else {}
     for override in overrides:
         assign(values, *parse_override(override))
     return values
@@ -76,6 +76,11 @@ def all_fields() -> dict[str, FieldInfo]:
         else:
             found[name] = field
     return found
+
+
+def keys_that_end(name: str) -> list[str]:
+    """The keys `section.NAME`: what somebody may mean who leaves the section out."""
+    return [key for key in all_fields() if key.rpartition(".")[2] == name]
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:

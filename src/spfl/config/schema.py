@@ -7,15 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from spfl.config.names import AggregationName, CompensationName, SolverName, WeightsName
 from spfl.config.plugin import PluginConfig
 from spfl.config.radio import ChannelConfig, DeviceConfig
 from spfl.config.section import Section, validated
 from spfl.config.training import ClientsConfig, TrainingConfig
-
-WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
-CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
-AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
-SolverName = Literal["uniform", "alternating", "exact"]
 
 
 class DataConfig(Section):

@@ -42,12 +42,26 @@ def _one_line(error: ValidationError, root: type[Section]) -> str:
     path = [str(part) for part in first["loc"] if not str(part).startswith(("function", "literal", "float"))]
     name = ".".join(path) or "config"
     if first["type"] == "extra_forbidden":
-        return f"unknown config key '{name}'" + did_you_mean(path[-1], _known_keys(root, path[:-1]))
+        return f"unknown config key '{name}'" + _meant(root, path)
     if first["type"] == "value_error":
         rule = str(first["msg"]).removeprefix("Value error, ")
         return rule if not path else f"{name}: {rule}"
     message = str(first["msg"])
     return f"{name}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _meant(root: type[Section], path: list[str]) -> str:
+    """The keys of other sections that end so, else the nearest of the section."""
+    ends = [
+        f"{section}.{path[-1]}"
+        for section, field in root.model_fields.items()
+        if isinstance(kind := field.annotation, type) and issubclass(kind, BaseModel) and path[-1] in kind.model_fields
+    ]
+    return (
+        f" (did you mean {' or '.join(map(repr, ends))}?)"
+        if ends
+        else did_you_mean(path[-1], _known_keys(root, path[:-1]))
+    )
 
 
 def _known_keys(root: type[BaseModel], path: list[str]) -> Iterable[str]:

@@ -21,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from spfl.data import DATA_DIR_ENV, data_root
+from spfl.data.digits import read_digits
 from spfl.data.image_files import Source, decode
 from spfl.errors import ConfigError, DataError, did_you_mean
 from spfl.machine import native
@@ -28,7 +30,7 @@ from spfl.own_code import find_object
 from spfl.private_folder import private_folder, untrusted
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
-DATA_DIR_ENV, CACHE_DIR_ENV = "SPFL_DATA_DIR", "SPFL_CACHE_DIR"
+CACHE_DIR_ENV = "SPFL_CACHE_DIR"
 HUGGING_FACE_IDS = {
     "cifar10": "uoft-cs/cifar10",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
@@ -142,7 +144,7 @@ def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 # --- where images come from ---------------------------------------------------------------------------------
 
 
-def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | None = None) -> Dataset:
+def load_dataset(name: str, data_dir: Path | str | None = None, *, cache_dir: Path | str | None = None) -> Dataset:
     """A dataset by its name, from a folder or from the Hugging Face hub.
 
     A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST family
@@ -163,7 +165,7 @@ def load_dataset(name: str, data_dir: Path | None = None, *, cache_dir: Path | N
         return _digits()
     if ":" in name and name.partition(":")[0].endswith(".py"):
         return _made_by(name)
-    cache_dir = cache_dir or Path(os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
+    cache_dir = Path(cache_dir or os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
     source = _find_source(name, data_dir)
     cache_name = f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name)}-{_digest(source.place)}.safetensors"
     cache, key = cache_dir / cache_name, _source_key(source)
@@ -184,23 +186,21 @@ def _made_by(name: str) -> Dataset:
 
 
 def _digits() -> Dataset:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels, grey levels 0..16 stretched to 0..255; one fixed 80/20 split."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(digits.target.astype(np.int64))
+    """1,797 digits of 8 x 8 pixels, grey levels 0..16 stretched to 0..255; one fixed 80/20 split."""
+    levels, classes = read_digits()
+    images = torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(classes)
     order = torch.from_numpy(server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT).permutation(len(labels)))
     train, test = order[: len(order) * 4 // 5], order[len(order) * 4 // 5 :]
     return Dataset("digits", images[train], labels[train], images[test], labels[test], 10)
 
 
-def _find_source(name: str, data_dir: Path | None) -> Source:
+def _find_source(name: str, data_dir: Path | str | None) -> Source:
     """A path is a path; a name is looked for below the data folder first, and never means the folder ./NAME."""
     folder = Path(name).expanduser()
     if _is_path(name):
         return _folder_source(folder.name, folder)
-    root = data_dir or (Path(env) if (env := os.environ.get(DATA_DIR_ENV)) else None)
+    root = data_root(data_dir)
     if root is not None and (root / name).is_dir():
         return _folder_source(name, root / name)
     if "/" in name and _holds_images(folder):
@@ -282,7 +282,12 @@ def _hub_source(name: str, hub_id: str, looked: str) -> Source:
     """Downloads (or finds in the Hugging Face cache) and returns the Arrow files of both splits."""
     try:
         import datasets
-
+    except ModuleNotFoundError:
+        raise DataError(
+            f"dataset {name!r} not found; looked in: {looked}; to get '{hub_id}' from the Hugging Face hub, "
+            f"pip install 'spfl[hub]'. {_how_to_get(name, hub_id)}"
+        ) from None
+    try:
         splits = datasets.load_dataset(hub_id)
         names = ("train", "test" if "test" in splits else "validation")
         train, test = ([Path(entry["filename"]) for entry in splits[split].cache_files] for split in names)

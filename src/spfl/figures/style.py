@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from spfl.arrays import Floats
 from spfl.errors import RunFolderError
@@ -144,4 +144,4 @@ def half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % t interval of the mean; None for a single value."""
     if len(values) < 2:
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))

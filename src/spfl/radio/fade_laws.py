@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
 from spfl.arrays import Floats
 from spfl.config.radio import ChannelConfig
 from spfl.radio.outage import Link, Outcome, Success, success, transmit
 from spfl.units import db_to_linear
 
+LAWS = "rician", "nakagami", "lognormal"
 NEPER_PER_DB = math.log(10.0) / 10.0
 
 
@@ -42,13 +42,17 @@ def fade_law(channel: ChannelConfig) -> FadeLaw | None:
     rician: |h|^2 of a line of sight with K times the power of the scattered rest, 2 (K + 1) g ~ chi2(2, 2 K).
     nakagami: g ~ Gamma(m, 1/m); m = 1 is Rayleigh's. lognormal: ln g ~ N(-s^2/2, s^2), s in neper of fade_spread_db.
     """
+    if channel.fading not in LAWS:
+        return None
+    from scipy import stats  # a second and 40 MiB, which other runs do without
+
     k, m, s = db_to_linear(channel.rician_k_db), channel.nakagami_m, NEPER_PER_DB * channel.fade_spread_db
     laws: dict[str, FadeLaw] = {
         "rician": stats.ncx2(2, 2 * k, scale=0.5 / (k + 1.0)),
         "nakagami": stats.gamma(m, scale=1.0 / m),
         "lognormal": stats.lognorm(s, scale=math.exp(-0.5 * s * s)),
     }
-    return laws.get(channel.fading)
+    return laws[channel.fading]
 
 
 @dataclass(frozen=True, eq=False)

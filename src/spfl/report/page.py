@@ -19,8 +19,8 @@ from spfl.files import LARGEST_TEXT, is_file, read_file
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.experiment import ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
+from spfl.runs.health import grouped
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import told_silence
 from spfl.runs.past import CONFIG
 from spfl.runs.results import Group, Run, Value, check_report, differing, progress, read_groups
 from spfl.studies.tables import TABLE
@@ -202,9 +202,9 @@ CERTIFICATE_NOTE = (
 
 
 def _results_note(groups: Sequence[Group]) -> str:
-    """How to read the results, and which runs were hardly received."""
-    told = {f"{g.label}, seed {run.config.seed}": told_silence(run.summary) for g in groups for run in g.runs}
-    return " ".join([RESULTS_NOTE, *(f"{run}: {silence}." for run, silence in told.items() if silence)])
+    """How to read the results, and what is wrong with them."""
+    told = {f"{g.label}, seed {run.config.seed}": run.health for g in groups for run in g.runs}
+    return " ".join([RESULTS_NOTE, *(f"{line}." for line in grouped(told))])
 
 
 def _headline(groups: Sequence[Group]) -> PageTable:

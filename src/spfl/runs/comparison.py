@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spfl.config.schema import Config, build_config
 from spfl.data.dataset import Dataset
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, refusal
 from spfl.figures.curves import accuracy_figure
 from spfl.figures.style import save_figure
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
@@ -83,8 +84,19 @@ def compare(
             write_atomically(folder / TABLE_JSON, dump_json(rows, indent=2).encode() + b"\n")
             write_atomically(folder / TABLE_MD, markdown(rows).encode())
             check_ours(folder)
-            save_figure(accuracy_figure(read_curves(run_folder(folder, v) for v in runs), title), folder / FIGURE)
+            _draw([run_folder(folder, run) for run in runs], title, folder / FIGURE)
     return rows
+
+
+def _draw(folders: Sequence[Path], title: str, path: Path) -> None:
+    """The figure. Without matplotlib a warning says how to get it: the runs are done by now."""
+    try:
+        save_figure(accuracy_figure(read_curves(folders), title), path)
+    except ModuleNotFoundError as error:
+        line = refusal(error)
+        if line is None:
+            raise
+        warnings.warn(f"no figure {path}: {line}, then spfl plot", stacklevel=2)
 
 
 def run_folder(folder: Path, config: Config) -> Path:

@@ -8,13 +8,15 @@ import subprocess
 import zlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from spfl.data.dataset import DATA_DIR_ENV, Dataset
+from spfl.data import DATA_DIR_ENV, data_root
 from spfl.version import __version__
+
+if TYPE_CHECKING:
+    from spfl.data.dataset import Dataset
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "pyarrow")
 
@@ -31,8 +33,12 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_devices() -> list[str]:
-    """What PyTorch can compute on, one line a device."""
-    lines = [f"cpu: {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads in PyTorch"]
+    """What PyTorch can compute on, one line a device. A build for the CPU is not imported, which takes seconds."""
+    lines = [f"cpu: {_cpu_name()}, {os.cpu_count()} cores"]
+    if _installed()["torch"].endswith("+cpu"):
+        return [*lines, "cuda: none, because this PyTorch is a build for the CPU"]
+    import torch
+
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory
         lines.append(f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory / 2**30:.0f} GiB")
@@ -42,7 +48,7 @@ def describe_devices() -> list[str]:
 def datasets_at_hand(data_dir: Path | None) -> dict[str, str]:
     """Datasets that need no download: name -> where. The others are looked for on the Hugging Face hub."""
     found = {"digits": "embedded"}
-    root = data_dir or (Path(os.environ[DATA_DIR_ENV]) if os.environ.get(DATA_DIR_ENV) else None)
+    root = data_root(data_dir)
     if root is None:
         return found | {"others": f"neither --data-dir nor {DATA_DIR_ENV} is set"}
     if not root.is_dir():

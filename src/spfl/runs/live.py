@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS = 24  # characters of a sparkline
 RECENT = 20  # rounds from which the speed is taken
+LEAST_NEEDED = ("rounds/s", "moduli", "", "loss", "signs", "left")  # where the terminal is narrow
+FEW_COLUMNS, WIDEST = 5, 10**5
 COLUMNS = ("run", "state", "round", "accuracy %", "", "loss", "signs", "moduli", "rounds/s", "left")
 
 
@@ -84,17 +88,45 @@ def sparkline(values: Sequence[float], width: int = SPARKS) -> str:
     return "".join(BLOCKS[round((value - low) * scale)] for value in shown)
 
 
-def as_table(found: Sequence[Progress]) -> Table:
-    """A row a run."""
+def as_table(found: Sequence[Progress], width: int | None = None) -> Table:
+    """A row a run. Columns that do not fit into `width` characters are left out, the least needed ones first."""
+    left_out: tuple[str, ...] = ()
+    room = width or WIDEST
+    table = _table(found, left_out, room)
+    for column in LEAST_NEEDED:
+        if _needs(table) <= room:
+            return table
+        left_out = (*left_out, column)
+        table = _table(found, left_out, room)
+    return table
+
+
+def _needs(table: Table) -> int:
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(width=WIDEST)
+    return Measurement.get(console, console.options, table).minimum
+
+
+def _table(found: Sequence[Progress], left_out: Sequence[str], room: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, caption="signs, moduli: packets received a round, mean of the last rounds")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("run", "state", "") else "right", no_wrap=True)
+    names = max((len(printable(progress.name)) for progress in found), default=0)
+    shown = [column for column in COLUMNS if column not in left_out]
+    note = "signs, moduli: packets received a round, mean of the last rounds" if "signs" in shown else None
+    table = Table(box=box.SIMPLE_HEAD, caption=note, padding=(0, 1 if len(shown) > FEW_COLUMNS else 0), pad_edge=False)
+    for column in shown:
+        left = column in ("run", "state", "")
+        least = min(names, room // 3, max(4, room - 28)) if column == "run" else None
+        table.add_column(
+            column, justify="left" if left else "right", no_wrap=column != "run", overflow="fold", min_width=least
+        )
     for progress in found:
-        table.add_row(*map(Text, _cells(progress)))  # a name in brackets is no markup
+        cells = dict(zip(COLUMNS, _cells(progress), strict=True))
+        table.add_row(*(Text(cells[column]) for column in shown))  # a name in brackets is no markup
     return table
 
 
@@ -117,17 +149,39 @@ def _cells(progress: Progress) -> list[str]:
 
 
 def watch(folder: Path, *, every_s: float = 1.0, once: bool = False) -> None:
-    """Print the view until no run is under way, or once. Raises RunFolderError when there is nothing to see."""
+    """Print the view until no run is under way, or once.
+
+    Waits for a run that has not begun, even for its folder. With `once`, raises RunFolderError when there is nothing to
+    see; so does a file in place of a folder.
+    """
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
-    found = [progress for progress in read_progress(folder) if progress.rounds]
     if once:
-        show(console, as_table(found))
+        show(console, as_table(_begun(folder), console.width if console.is_terminal else None))
         return
-    with Live(as_table(found), console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while any(progress.state == "running" for progress in found):
+    found = _wait(folder, every_s)
+    with Live(as_table(found, console.width), console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while in_use(folder) or any(progress.state == "running" for progress in found):
             time.sleep(every_s)
-            found = [progress for progress in read_progress(folder) if progress.rounds]
-            live.update(as_table(found), refresh=True)
+            found = _begun(folder)
+            live.update(as_table(found, console.width), refresh=True)
+
+
+def _begun(folder: Path) -> list[Progress]:
+    return [progress for progress in read_progress(folder) if progress.rounds]
+
+
+def _wait(folder: Path, every_s: float) -> list[Progress]:
+    told = False
+    while True:
+        if folder.exists() and not folder.is_dir():
+            raise RunFolderError(f"{folder} is not a folder")
+        with suppress(RunFolderError):
+            if found := _begun(folder):
+                return found
+        if not told:
+            print(f"waiting for a run in {folder}; Ctrl-C ends", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(every_s)

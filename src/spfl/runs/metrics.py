@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
-from spfl.files import open_file, open_in_place, stream
+from spfl.files import open_file, open_in_place
 from spfl.rng import SETUP_ROUND
 from spfl.runs.checkpoint import Checkpoint
-from spfl.runs.folders import check_ours, remove, replacing_ours, write_atomically
+from spfl.runs.folders import check_ours, remove, replacing_ours
 from spfl.runs.jsons import Json, dump_json
+from spfl.runs.parquet import column, lists, read_table, write_table
 from spfl.runs.past import METRICS, PAST, begin_past, file_digest
 from spfl.training import RoundRecord
 from spfl.world.world import World
@@ -68,14 +69,15 @@ def allocation_rows(record: RoundRecord) -> pa.RecordBatch:
     """One round in allocation.parquet: a row a device of the cohort."""
     allocation, outcome, size = record.allocation, record.outcome, len(record.cohort)
     columns: dict[str, Any] = {
-        "round": pa.array(np.full(size, record.round_, np.int32)),
-        "device": pa.array(np.array(record.cohort, np.int32)),
+        "round": np.full(size, record.round_, np.int32),
+        "device": np.array(record.cohort, np.int32),
     }
     columns |= {"weight": record.devices.weight, "gradient_norm": np.sqrt(record.devices.v2)}
     for name in ("beta", "alpha", "rho", "q_s", "r_m", "cost"):
-        columns[name] = pa.array(np.asarray(getattr(allocation, name), np.float64))
-    columns |= {"joules": pa.array(record.spent.joules), "latency_s": pa.array(record.spent.latency_s)}
-    return pa.RecordBatch.from_pydict(columns | {"sign": outcome.sign, "modulus": outcome.modulus})
+        columns[name] = np.asarray(getattr(allocation, name), np.float64)
+    columns |= {"joules": record.spent.joules, "latency_s": record.spent.latency_s}
+    columns |= {"sign": outcome.sign, "modulus": outcome.modulus}
+    return pa.RecordBatch.from_arrays([column(values) for values in columns.values()], list(columns))
 
 
 def _cut(folder: Path, start: Checkpoint | None) -> _Hash:
@@ -141,18 +143,6 @@ class RoundLog:
             self._metrics.close()
 
 
-def write_table(path: Path, table: pa.Table, **options: Any) -> None:
-    """A parquet file, written whole or not at all."""
-    content = pa.BufferOutputStream()
-    pq.write_table(table, content, **options)
-    write_atomically(path, content.getvalue())
-
-
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file of a run folder, or some columns of it. Raises as `open_file`, and pa.ArrowException."""
-    return pq.read_table(stream(path), columns=columns)
-
-
 def join_parts(folder: Path) -> None:
     """Make allocation.parquet of the parts, in row groups of bounded size."""
     parts = sorted(folder.glob(PARTS))
@@ -189,16 +179,16 @@ def devices_table(world: World) -> pa.Table | None:
         return None
     cell, labels = world.radio.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
     own = world.config.data.source == "node"  # then nobody tells the classes of his samples
-    classes = [None if own else np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]
-    return pa.table(
-        {
-            "device": np.arange(len(world.parts), dtype=np.int32),
-            "distance_m": cell.distance_m,
-            "gain": cell.gain,
-            "samples": np.array([len(part) for part in world.parts]),
-            "classes": pa.array([None if c is None else c.tolist() for c in classes], pa.list_(pa.int64())),
-        }
-    )
+    columns = {
+        "device": column(np.arange(len(world.parts), dtype=np.int32)),
+        "distance_m": column(cell.distance_m),
+        "gain": column(cell.gain),
+        "samples": column(np.array([len(part) for part in world.parts])),
+        "classes": pa.nulls(len(world.parts), pa.list_(pa.int64()))
+        if own
+        else lists([np.bincount(labels[part], minlength=world.dataset.classes) for part in world.parts]),
+    }
+    return pa.Table.from_arrays(list(columns.values()), list(columns))
 
 
 def read_metrics(folder: Path) -> Iterator[Json]:
@@ -214,20 +204,6 @@ def read_metrics(folder: Path) -> Iterator[Json]:
                     yield json.loads(line)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-SILENT_PART = 0.1  # of the rounds in which nobody was received, from which on a run says so
-
-
-def told_silence(summary: Json) -> str | None:
-    """One line on a run in which nobody was received in more than a tenth of the rounds, and what to change."""
-    silent = summary.get("silent_rounds", 0)  # unknown to folders of older versions
-    if silent <= SILENT_PART * summary["rounds"]:
-        return None
-    return (
-        f"nobody was received in {silent} of {summary['rounds']} rounds: raise channel.median_snr_db, power_dbm or "
-        "symbols_per_parameter, lower codec.bits, or take a scheme that sends fewer bits"
-    )
 
 
 def summarise(rounds: Iterable[Json]) -> Json:

@@ -17,13 +17,15 @@ from safetensors.numpy import load
 from spfl.arrays import Floats
 from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
-from spfl.errors import RunFolderError
+from spfl.errors import RunFolderError, plain_errors
 from spfl.figures.curves import AccuracyCurve, Importance, SpentCurve
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.folders import below
+from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, read_table, summarise
+from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, summarise
+from spfl.runs.parquet import read_table, values
 from spfl.runs.past import METRICS
 
 if TYPE_CHECKING:
@@ -92,6 +94,12 @@ class Run:
     def summary(self) -> Json:
         """Accuracies, totals and the digest of the rounds there are: see `metrics.summarise`."""
         return summarise(self.rounds)
+
+    @cached_property
+    def health(self) -> dict[str, str]:
+        """What is wrong with a run that ended without an error, by rule: a line with what to change."""
+        classes = self.environment.get("dataset", {}).get("classes")
+        return findings(course_of(self.rounds, classes, self.allocation))
 
     @cached_property
     def environment(self) -> Json:
@@ -170,6 +178,7 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
     return sorted((run for run in runs if run.rounds), key=lambda run: run.config.seed)
 
 
+@plain_errors()
 def plot(groups: Sequence[Group]) -> go.Figure:
     """Test accuracy of groups against rounds, payload or time."""
     from spfl.figures.interactive import accuracy_figure
@@ -191,7 +200,7 @@ def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return {name: values(table[name]) for name in table.column_names}
 
 
 def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:

@@ -29,9 +29,9 @@ from spfl.runs.metrics import (
     devices_table,
     metrics,
     read_metrics,
-    read_table,
     summarise,
 )
+from spfl.runs.parquet import read_table
 from spfl.runs.past import METRICS, PAST, changed_since_the_end, read_past
 from spfl.training import train
 from spfl.world.state import ServerState

@@ -21,12 +21,13 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from spfl import training
 from spfl.config.effects import check_swept
@@ -41,8 +42,10 @@ from spfl.plugins import own_scheme
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, flatten, read_json, run_experiment
 from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, writing
+from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import metrics, read_metrics, summarise
+from spfl.runs.results import Run
 from spfl.schemes import SCHEMES, resolve
 from spfl.studies.tables import write_tables
 from spfl.world.torch_device import check_supported, find_device
@@ -157,14 +160,29 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
 
     torch.set_num_threads(1)
     dataset, began = _dataset(point.config.data.name, data_dir), time.perf_counter()
-    if runs is None:
-        rounds = [metrics(record) for record in training.run(point.config, dataset)]
-    else:
+    rounds, table = _rounds(point, dataset, runs)
+    wall_s = time.perf_counter() - began
+    health = findings(course_of(rounds, dataset.classes, table))
+    return measure(rounds) | {
+        "health": health,
+        "uplink_s_per_round": World.build(point.config, dataset).radio.tau_s,
+        "wall_s": wall_s,
+    }
+
+
+def _rounds(point: Point, dataset: Dataset, runs: Path | None) -> tuple[list[Json], Mapping[str, Any] | None]:
+    """The metrics of a point, and the columns `device` and `sign` of its allocation table."""
+    if runs is not None:
         folder = below(runs, point.key)
         run_experiment(point.config, dataset, folder, existing="resume")
-        rounds = list(read_metrics(folder))
-    wall_s = time.perf_counter() - began
-    return measure(rounds) | {"uplink_s_per_round": World.build(point.config, dataset).radio.tau_s, "wall_s": wall_s}
+        return list(read_metrics(folder)), Run.load(folder).allocation
+    rounds: list[Json] = []
+    table: dict[str, list[Any]] = {"device": [], "sign": []}
+    for record in training.run(point.config, dataset):
+        rounds.append(metrics(record))
+        table["device"] += record.cohort
+        table["sign"] += record.outcome.sign.tolist()
+    return rounds, table
 
 
 def measure(rounds: Sequence[Json]) -> Json:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from spfl.errors import RunFolderError
 from spfl.files import is_file
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import read_table
+from spfl.runs.parquet import read_table
 from spfl.studies.tables import RATE, TABLE
 
 PARTITION, ALPHA = "data.partition", "data.dirichlet_alpha"

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import write_table
+from spfl.runs.parquet import write_table
 
 TABLE, SUMMARY, RATES = "results.parquet", "summary.md", "rates.toml"
 RATE = "training.rate"
@@ -45,7 +45,9 @@ def as_table(rows: Sequence[Json]) -> pa.Table:
     keys = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     flat = []
     for row in rows:
-        plain = {k: v for k, v in row.items() if k not in ("settings", "seconds_per_round", "status", "error")}
+        plain = {
+            k: v for k, v in row.items() if k not in ("settings", "seconds_per_round", "status", "error", "health")
+        }
         seconds = {f"seconds_{phase}": value for phase, value in row["seconds_per_round"].items()}
         flat.append(plain | seconds | {key: row["settings"].get(key) for key in keys})
     names = list(dict.fromkeys(name for row in flat for name in row))
