@@ -2,7 +2,8 @@
 
 A round of real uploads, in which one device claims what it likes: any of its numbers is replaced by zeros, signs
 turned, the largest and smallest floats, NaN, infinities, or multiplied by a power of ten. It goes through `prepare`
-and `complete`. No exception may come of it, the weights stay finite, and shares of the band stay within the cap.
+and `complete`. No exception may come of it, the weights stay finite, shares of the bandwidth stay within the cap, and
+where received vectors are averaged or voted upon, the step is no longer than the cap on each of them allows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +24,11 @@ from spfl.config.schema import build_config
 from spfl.data.dataset import load_dataset
 from spfl.fleet.threads import ThreadFleet
 from spfl.schemes import SCHEMES
-from spfl.training import Stopwatch, complete, prepare
+from spfl.training import Ends, Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.uplink.admission import norm_limit
+from spfl.uplink.reception import normalizes
 from spfl.uplink.upload import Upload
+from spfl.world.state import ServerState
 from spfl.world.world import World
 
 SCALARS = ("v2", "vbar2", "v_vbar", "delta2", "loss", "samples")
@@ -32,10 +37,10 @@ CAPS = {"device_clip": 1.5, "max_samples": 2.0, "max_share": 0.3}
 DEFENCES: list[dict[str, Any]] = [{}, CAPS, CAPS | {"aggregation": "median"}, CAPS | {"aggregation": "sign_majority"}]
 
 
-def worlds() -> list[tuple[World, Any, list[Upload]]]:
+def worlds(schemes: Iterable[str] = tuple(SCHEMES)) -> list[tuple[World, ServerState, list[Upload]]]:
     """A world, its server and the uploads of its first round, for every scheme that takes the defence."""
     digits, found = load_dataset("digits"), []
-    for name in SCHEMES:
+    for name in schemes:
         for defence in DEFENCES:
             try:
                 world = World.build(build_config({**BASE, "scheme": {"name": name} | defence}), digits)
@@ -60,16 +65,16 @@ BASE: dict[str, Any] = {
 found_why: Counter[str] = Counter()
 
 
-def _round(world: World, server: Any, uploads: list[Upload]) -> Any:
+def _round(world: World, server: ServerState, uploads: list[Upload]) -> tuple[Plan, RoundRecord]:
     plan = prepare(world, server, uploads, 1, Stopwatch())
-    return complete(world, server, plan, lambda _: (0.0, 0.0), Stopwatch())
+    return plan, complete(world, server, plan, Ends(lambda _: (0.0, 0.0)), Stopwatch())
 
 
 def lie(rng: random.Random, upload: Upload) -> Upload:
     """The upload with one to three of its claims replaced."""
     for _ in range(rng.randrange(1, 4)):
-        name = rng.choice((*SCALARS, "tensor_means", "aside"))
-        if name in ("tensor_means", "aside"):
+        name = rng.choice((*SCALARS, "tensor_means", "output_bias"))
+        if name in ("tensor_means", "output_bias"):
             array = getattr(upload, name).copy()
             if array.size:
                 with np.errstate(over="ignore"):
@@ -87,9 +92,23 @@ def _value(rng: random.Random, now: float) -> float:
     return rng.choice(EXTREMES) if rng.random() < 0.5 else now * 10.0 ** rng.randrange(-40, 40) * rng.choice((1, 1, -1))
 
 
-def fuzz(count: int, seed: int = 0) -> Counter[str]:
+def check(world: World, server: ServerState, plan: Plan, record: RoundRecord) -> None:
+    """Raises AssertionError for a round in which the lie did harm."""
+    settings, moved = world.config.scheme, record.server.weights - server.weights
+    assert np.isfinite(record.server.weights).all()
+    assert record.allocation.beta.min() >= 0.0
+    cap = settings.max_share
+    assert record.allocation.beta.max() <= (1.0 if cap is None else max(cap, 1 / len(plan.uploads))) + 1e-6
+    if settings.device_clip is None or not (normalizes(world.format) or settings.aggregation != "mean"):
+        return
+    longest = math.hypot(norm_limit(settings, plan.uploads), *(np.linalg.norm(u.output_bias) for u in plan.uploads))
+    times = 1.0 if settings.aggregation == "mean" else math.sqrt(len(plan.uploads))  # coordinate by coordinate
+    assert np.linalg.norm(moved) <= 1.001 * world.config.training.rate * times * longest
+
+
+def fuzz(count: int, seed: int = 0, schemes: Iterable[str] = tuple(SCHEMES)) -> Counter[str]:
     """What came of so many lies; raises AssertionError, or whatever escapes, for one that does harm."""
-    rng, found, made = random.Random(seed), Counter[str](), worlds()
+    rng, found, made = random.Random(seed), Counter[str](), worlds(schemes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of sums that overflow: what comes of them is checked
         for _ in range(count):
@@ -97,11 +116,8 @@ def fuzz(count: int, seed: int = 0) -> Counter[str]:
             uploads = list(honest)
             liar = rng.randrange(len(uploads))
             uploads[liar] = lie(rng, uploads[liar])
-            record = _round(world, server, uploads)
-            assert np.isfinite(record.server.weights).all()
-            assert record.allocation.beta.min() >= 0.0
-            cap = world.config.scheme.max_share
-            assert record.allocation.beta.max() <= (1.0 if cap is None else max(cap, 1 / len(uploads))) + 1e-6
+            plan, record = _round(world, server, uploads)
+            check(world, server, plan, record)
             found["refused" if record.rejected else "believed or capped"] += 1
     return found
 

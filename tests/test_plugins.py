@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 import spfl
 from spfl.cli import commands as cli
@@ -45,16 +47,37 @@ def test_a_plugin_brings_its_network_scheme_and_fades(plugin, digits):
 def test_a_run_with_a_plugin_is_verified_reported_and_resumed_only_with_the_same_source(plugin, monkeypatch, capsys):
     options = ["--set", "training.rounds=2", "--set", "data.devices=5", "--set", "scheme.name=mine"]
     assert call(monkeypatch, "run", "--plugin", "plugin.py", *options, "--out", "one") == 0
-    assert call(monkeypatch, "verify", "one") == 0
+    assert call(monkeypatch, "verify", "one", "--own-code") == 0
     assert call(monkeypatch, "report", "one", "--out", "page.html") == 0
     assert "plugin.py (" in Path("page.html").read_text(encoding="utf-8")
     plugin.write_text(plugin.read_text() + "\n# another\n")
     capsys.readouterr()
-    assert call(monkeypatch, "verify", "one") == 2
+    assert call(monkeypatch, "verify", "one", "--own-code") == 2
     assert "plugin.py was changed" in capsys.readouterr().err
     Path("one/summary.json").unlink()  # as if it had been stopped
     assert call(monkeypatch, "run", "--plugin", "plugin.py", *options, "--out", "one", "--resume") == 2
     assert "plugin.py was changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["plugin.path", "model.factory", "data.name"])
+@pytest.mark.parametrize("command", [["verify", "one"], ["run", "--resume", "--out", "one"]])
+def test_code_that_a_folder_names_is_not_run_unasked(key, command, plugin, monkeypatch, capsys):
+    """A stranger's archive may bring the file along, with the digest that fits."""
+    assert call(monkeypatch, "run", "--set", "training.rounds=2", "--set", "data.devices=5", "--out", "one") == 0
+    Path("one/evil.py").write_text("open('owned', 'w')\ndef make():\n    return None\nmodule = make\n")
+    value = "one/evil.py" if key == "plugin.path" else "one/evil.py:make"
+    config = tomllib.loads(Path("one/config.toml").read_text())
+    table, name = key.split(".")
+    config.setdefault(table, {})[name] = value
+    Path("one/config.toml").write_text(tomli_w.dumps(config))
+    for asked in (command, ["report", "one"], ["plot", "one"], ["watch", "one", "--once"]):
+        capsys.readouterr()
+        code = call(monkeypatch, *asked)
+        told = capsys.readouterr()
+        assert not Path("owned").exists(), asked
+        if asked is command:
+            assert code == 2
+            assert f"one names code to run, {key} = {value}; pass --own-code if you trust it" in told.err
 
 
 def test_schemes_of_a_plugin_are_compared_and_swept(plugin, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import tomllib
 import warnings
 from pathlib import Path
 
+import psutil
 import pytest
 
 import spfl
@@ -137,6 +138,42 @@ def test_sigterm_ends_a_run_with_143_and_loses_no_round(call, tmp_path):
     rounds = sum(1 for _ in experiment.read_metrics(Path("r")))
     newest = max(Path("r").glob("checkpoint-*"))
     assert rounds - 1 <= int(newest.stem.split("-")[1]) <= rounds < 4000
+
+
+ENDED = {
+    "run": ["run", *QUICK, "--set", "training.rounds=4000", "--out", "r"],
+    "two processes": ["run", *QUICK, "--set", "training.rounds=4000", "--set", "processes=2", "--out", "r"],
+    "verify": ["verify", "long"],
+    "udp": ["radio", "udp", *QUICK, "--set", "training.rounds=4000"],
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [
+        ("run", signal.SIGHUP, 129),
+        ("two processes", signal.SIGTERM, 143),
+        ("verify", signal.SIGTERM, 143),
+        ("verify", signal.SIGINT, 130),
+        ("udp", signal.SIGTERM, 143),
+        ("udp", signal.SIGINT, 130),
+    ],
+)
+def test_signals_end_every_command_in_one_line(name, number, code, call, tmp_path):
+    """A terminal sends them to all processes of its group at once: none may print a traceback."""
+    if name == "verify":
+        call("run", *QUICK, "--set", "training.rounds=600", "--out", "long")
+    command = [*SPFL, *ENDED[name]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as job:
+        time.sleep(2.0)
+        wait_for(lambda: psutil.Process(job.pid).cpu_times().user > 3.0 or Path("r/metrics.jsonl").exists())
+        os.killpg(job.pid, number)
+        out, err = job.communicate(timeout=60)
+    assert job.returncode == code, err
+    assert "Traceback" not in err + out
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err.splitlines()[-1].startswith(word)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")

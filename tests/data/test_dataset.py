@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import tracemalloc
 import types
 from dataclasses import replace
 
@@ -18,8 +19,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 
-from spfl.data.dataset import Dataset, flip_half, load_dataset, to_inputs
+from spfl.data.dataset import Dataset, _checksum, flip_half, load_dataset, to_inputs
 from spfl.data.partitioning import batch_indices, partition
 from spfl.errors import ConfigError, DataError
 
@@ -527,3 +530,43 @@ def test_batch_is_a_subset_without_repetition_and_reaches_every_sample():
     assert np.array_equal(batch_indices(indices, 100, rng), indices)
     with pytest.raises(ConfigError, match="batch_size"):
         batch_indices(indices, 0, rng)
+
+
+# --- what others may have made ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_cache_that_others_can_write_to_is_not_read(folder, mode):
+    """Its labels are another's, with a checksum that fits."""
+    good = load(folder)
+    cache = only_cache(folder)
+    with safe_open(cache, framework="pt") as opened:
+        meta, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    tensors["train_labels"] = tensors["train_labels"].flip(0)
+    cache.write_bytes(save(tensors, meta | {"crc32": _checksum(tensors)}))
+    assert not torch.equal(load(folder).train_labels, good.train_labels)  # of our own: believed
+    cache.parent.chmod(mode)
+    with pytest.warns(UserWarning, match=rf"not read from the cache: .* can be written by others \(mode {mode:o}\)"):
+        assert torch.equal(load(folder).train_labels, good.train_labels)
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "message"),
+    [
+        (5000, 1, "pixels, must be at most 16777216"),
+        (4000, 200, "images take 3.2 GB when decoded, must be at most 0.5"),
+    ],
+)
+def test_images_that_explode_are_refused_before_memory_is_asked_for(tmp_path, side, count, message, monkeypatch):
+    monkeypatch.setattr("spfl.data.image_files.memory_bytes", lambda: 10**9)
+    stream = io.BytesIO()
+    Image.new("L", (side, side)).save(stream, "PNG")
+    (tmp_path / "bomb").mkdir()
+    write_split(tmp_path / "bomb", "train", [stream.getvalue()] * count, [0] * count)
+    write_split(tmp_path / "bomb", "test", [stream.getvalue()], [0])
+    assert sum(path.stat().st_size for path in (tmp_path / "bomb").iterdir()) < 10**7
+    tracemalloc.start()
+    with pytest.raises(DataError, match=message):
+        load_dataset(str(tmp_path / "bomb"), cache_dir=tmp_path / "cache")
+    assert tracemalloc.get_traced_memory()[1] < 10**8
+    tracemalloc.stop()

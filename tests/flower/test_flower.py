@@ -426,7 +426,7 @@ def test_too_few_nodes_are_one_clear_error(small_config, digits):
     ("answer", "what"),
     [
         ({"partition": 0}, "partition-id 0 is held by node 1"),
-        ({"partitions": 4}, "num-partitions must be 3 as at node 1, got 4"),
+        ({"partitions": 4}, "num-partitions must be 3 as most nodes have it, got 4"),
         ({"partition": 3}, "partition-id must be in 0..num-partitions - 1, got 3 of 3"),
         ({"identity": protocol.Identity("00", "digits of CRC 00")}, "its network is another: 00, the run's is"),
     ],
@@ -440,6 +440,64 @@ def test_a_node_out_of_place_is_refused(answer, what, small_config, digits):
     assert [fault.node for fault in strategy.faults] == [2]
     assert what in strategy.faults[0].what
     assert [record.rejected for record in records] == [2, 2]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("partitions", [1, 2, 5, 2**62])
+def test_a_node_that_lies_about_the_number_of_partitions_shuts_out_nobody(
+    partitions, first, small_config, digits, monkeypatch
+):
+    """Also when it was the first to answer, and alone: the others take its place as soon as they are more."""
+    monkeypatch.setattr("spfl.flower.roster.POLL_S", 0.001)
+
+    def spoil(reply):
+        lie = {"partition": 0, "partitions": partitions}
+        reply.content = protocol.hello_content(replace(protocol.read_hello(reply.content), **lie))
+        return [reply]
+
+    class Liar(hostile(QUERY, spoil)):
+        """Node 2 lies, and is there a while before the others."""
+
+        looks = 0
+
+        def get_node_ids(self):
+            self.looks += 1
+            return [2] if first and self.looks < 3 else list(super().get_node_ids())
+
+    config = small_config(training={"rounds": 5})
+    strategy, records = run(config, digits, 3, Liar)
+    assert records[-1].rejected == 2  # the devices of node 2 alone
+    assert strategy.faults[-1].what == f"num-partitions must be 3 as most nodes have it, got {partitions}"
+    assert {fault.node for fault in strategy.faults} == {2}
+
+
+def test_what_a_node_says_is_logged_in_one_line_of_bounded_length(small_config, digits):
+    def spoil(reply):
+        words = "\x1b[2J\n" + "x" * 10**6
+        answer = {"identity": protocol.Identity(words, words, words), "versions": words}
+        reply.content = protocol.hello_content(replace(protocol.read_hello(reply.content), **answer))
+        return [reply]
+
+    def refuse(reply):
+        reply.content = protocol.refusal_content("\x1b]0;title\x07" + "y" * 10**6)
+        return [reply]
+
+    def fail(reply):
+        return [Message(error=Error(1, "\r\n" + "z" * 10**6), metadata=reply.metadata)]
+
+    for kind, way in ((QUERY, spoil), (QUERY, refuse), (TRAIN, fail)):
+        strategy, _ = run(small_config(), digits, 3, hostile(kind, way))
+        assert [fault.node for fault in strategy.faults][:1] == [2]
+        assert all(len(f.what) < 600 and f.what.isprintable() for f in strategy.faults)
+
+
+def test_more_nodes_than_one_that_says_it_is_all_are_waited_for(small_config, digits, monkeypatch):
+    """min_nodes counts also when a single node says that it holds every partition."""
+    monkeypatch.setattr("spfl.flower.roster.POLL_S", 0.001)
+    strategy, grid = start(small_config(), digits, 1, min_nodes=2)
+    strategy.engine = strategy.engine.model_copy(update={"wait_s": 0.05})
+    with pytest.raises(ConfigError, match=r"min_nodes must be reached within 0\.05 s: 2 wanted, 1 there"):
+        next(strategy.rounds(grid))
 
 
 def test_a_node_with_other_versions_takes_part_with_a_warning(small_config, digits, caplog):

@@ -13,7 +13,7 @@ import pytest
 from spfl.cli import commands as cli
 from spfl.config.files import load_config
 from spfl.errors import RunFolderError
-from spfl.studies.archive import archive, verify_study
+from spfl.studies.archive import Sample, archive, verify_study
 from spfl.studies.runner import load_points, sweep
 
 SWEEP = """
@@ -78,11 +78,11 @@ def test_an_archive_holds_a_configuration_for_each_point_and_checksums_of_all(sw
 
 def test_random_points_run_again_to_the_same_bits(swept, made):
     for folder, files in ((made, len((made / "SHA256SUMS").read_text().splitlines())), (swept[0], 0)):
-        verdict = verify_study(folder, points=2, seed=3)
+        verdict = verify_study(folder, Sample(2, 3))
         assert (verdict.files, len(verdict.points), verdict.difference) == (files, 2, None)
-    every = verify_study(made, points=100)
+    every = verify_study(made, Sample(100))
     assert len(every.points) == 10
-    assert verify_study(made, points=2, seed=3).points == verdict.points  # the same choice
+    assert verify_study(made, Sample(2, 3)).points == verdict.points  # the same choice
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def test_random_points_run_again_to_the_same_bits(swept, made):
 )
 def test_a_changed_file_is_named(made, name, told):
     (made / name).write_bytes((made / name).read_bytes() + b" ")
-    verdict = verify_study(made, points=0)
+    verdict = verify_study(made, Sample(0))
     assert re.search(told, str(verdict.difference))
 
 
 def test_missing_and_additional_files_are_named(made):
     (made / "own.txt").write_text("new")
-    assert verify_study(made, points=0).difference == "own.txt is not in SHA256SUMS"
+    assert verify_study(made, Sample(0)).difference == "own.txt is not in SHA256SUMS"
     (made / "own.txt").unlink()
     (made / "README.md").unlink()
-    assert verify_study(made, points=0).difference == "README.md is missing"
+    assert verify_study(made, Sample(0)).difference == "README.md is missing"
 
 
 def test_a_result_that_does_not_come_again_is_named(swept, tmp_path):
@@ -111,18 +111,21 @@ def test_a_result_that_does_not_come_again_is_named(swept, tmp_path):
     for row in rows:
         row["accuracy_last"] = 0.999
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "accuracy_last is 0.999, again 0." in str(verify_study(folder, points=1, tolerance=0.01).difference)
+    assert "accuracy_last is 0.999, again 0." in str(verify_study(folder, Sample(1), tolerance=0.01).difference)
 
 
 def test_checksums_point_nowhere_else(made):
     (made / "SHA256SUMS").write_text(f"{'0' * 64}  ../secret\n")
     with pytest.raises(RunFolderError, match="SHA256SUMS is damaged"):
-        verify_study(made, points=0)
+        verify_study(made, Sample(0))
 
 
 def test_what_cannot_be_archived(swept, made, tmp_path):
     with pytest.raises(RunFolderError, match="is there already"):
         archive(swept[0], made)
+    with pytest.raises(RunFolderError, match=r"holds no plan\.toml$"):
+        archive(tmp_path, tmp_path / "x")
+    (tmp_path / "results.jsonl").touch()  # of a sweep that an earlier version made
     with pytest.raises(RunFolderError, match=r"holds no plan\.toml; spfl sweep FILE --resume"):
         archive(tmp_path, tmp_path / "x")
     folder = tmp_path / "study"

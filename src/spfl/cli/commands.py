@@ -22,6 +22,7 @@ from spfl.cli.options import (
     ConfigPath,
     DataDir,
     Out,
+    OwnCode,
     Preset,
     Resume,
     check_resume,
@@ -117,6 +118,7 @@ def run(
     workers: Workers = None,
     device: DeviceName = None,
     plugin: Plugin = None,
+    own_code: OwnCode = False,
     checkpoint_every: Every = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Print the seconds of each phase.")] = False,
     trackers: Trackers = None,
@@ -132,6 +134,10 @@ def run(
         config_path = out / "config.toml"
         if not is_file(config_path):
             raise RunFolderError(f"nothing to resume in {out}: it holds no config.toml")
+        if not own_code and plugin is None:
+            from spfl.runs.experiment import check_own_code, read_config
+
+            check_own_code(out, read_config(out))
     given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
     config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")

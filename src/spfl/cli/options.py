@@ -42,6 +42,12 @@ Out = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")]
 
 
+OwnCode = Annotated[
+    bool,
+    typer.Option("--own-code", help="Run the Python code that the folder's configuration names (docs/own-parts.md)."),
+]
+
+
 def chosen_path(config_path: Path | None, preset: str | None) -> Path | None:
     """The configuration file that is meant. Raises ConfigError for two, and for a preset that there is not."""
     if preset is None:

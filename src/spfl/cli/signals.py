@@ -1,4 +1,4 @@
-"""How a command ends when it is told to: Ctrl-C and SIGTERM alike leave a folder to go on with, and say so."""
+"""How a command ends when it is told to: after Ctrl-C, SIGTERM and SIGHUP alike a folder can be gone on with."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import Any
 import typer
 
 PATIENCE = 3  # the signal that is not waited for any more
-SIGNALS = {name: code for name, code in (("SIGINT", 130), ("SIGTERM", 143)) if hasattr(signal, name)}
+SIGNALS = {name: code for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)) if hasattr(signal, name)}
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: whoever handles Ctrl-C handles this."""
+    """SIGTERM or SIGHUP, whose exit code it carries, arrived: whoever handles Ctrl-C handles this."""
 
 
 @contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM raises `Terminated` in the main thread, Ctrl-C KeyboardInterrupt, once.
+    """SIGTERM and SIGHUP raise `Terminated` in the main thread, Ctrl-C KeyboardInterrupt, once.
 
     The second only says so, so that what is being written is finished; the third ends the process at once, as if it
-    were killed: folders are whole then, too. In another thread than the main one, signals are left as they are.
+    were killed: folders are whole then, too. Where SIGHUP is ignored (nohup), it stays so.
+    In another thread than the main one, signals are left as they are.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,13 +41,14 @@ def signals_as_interrupts() -> Iterator[None]:
         if os.getpid() != mine:  # a forked process that has not got to its own rules yet
             os._exit(SIGNALS[name])
         if count == 1:
-            raise Terminated if name == "SIGTERM" else KeyboardInterrupt
+            raise KeyboardInterrupt if name == "SIGINT" else Terminated(SIGNALS[name])
         _say("ending, a moment; once more ends at once" if count < PATIENCE else "ended at once")
         if count >= PATIENCE:
             os._exit(SIGNALS[name])
 
     mine = os.getpid()
-    before = {name: signal.signal(getattr(signal, name), handle) for name in SIGNALS}
+    heeded = [name for name in SIGNALS if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN]
+    before = {name: signal.signal(getattr(signal, name), handle) for name in heeded}
     try:
         yield
     finally:
@@ -62,12 +64,12 @@ def _say(text: str) -> None:
 
 def exit_code(stop: KeyboardInterrupt) -> tuple[str, int]:
     """The word and the exit code of an end by signal."""
-    return ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+    return ("terminated", int(stop.args[0])) if isinstance(stop, Terminated) else ("interrupted", 130)
 
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Say how to go on after Ctrl-C (exit code 130) or SIGTERM (143)."""
+    """Say how to go on after Ctrl-C (exit code 130), SIGTERM (143) or SIGHUP (129)."""
     try:
         yield
     except KeyboardInterrupt as stop:

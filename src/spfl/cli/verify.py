@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spfl.cli.options import DataDir, a_path
+from spfl.cli.options import DataDir, OwnCode, a_path
 from spfl.errors import printable
+
+if TYPE_CHECKING:
+    from spfl.studies.archive import Sample
 
 
 def verify_command(
@@ -28,6 +31,7 @@ def verify_command(
         int, typer.Option(min=0, metavar="K", help="Of a sweep: points to run again, chosen at random.")
     ] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Chooses the same points again.")] = None,
+    own_code: OwnCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a line.")] = False,
 ) -> None:
     """Run a folder's configuration again, and compare all that its files hold; writes nothing.
@@ -41,14 +45,17 @@ def verify_command(
     from spfl.cli.progress import progress_bars
     from spfl.data.dataset import load_dataset
     from spfl.files import is_file
-    from spfl.runs.experiment import read_config
+    from spfl.runs.experiment import check_own_code, read_config
     from spfl.runs.jsons import dump_json
     from spfl.runs.verification import verify
+    from spfl.studies.archive import Sample as Chosen
 
     if is_file(folder / "plan.toml"):
-        _verify_study(folder, points, seed, tolerance, data_dir, as_json)
+        _verify_study(folder, Chosen(points, seed), tolerance, data_dir, own_code, as_json)
         return
     config = read_config(folder)
+    if not own_code:
+        check_own_code(folder, config)
     with progress_bars() as bar:
         verdict = verify(
             folder,
@@ -69,17 +76,17 @@ def verify_command(
 
 
 def _verify_study(
-    folder: Path, points: int, seed: int | None, tolerance: float, data_dir: Path | None, as_json: bool
+    folder: Path, sample: Sample, tolerance: float, data_dir: Path | None, own_code: bool, as_json: bool
 ) -> None:
     from spfl.runs.jsons import dump_json
     from spfl.studies.archive import verify_study
 
     verdict = verify_study(
         folder,
-        points=points,
-        seed=seed,
+        sample,
         tolerance=tolerance,
         data_dir=data_dir,
+        own_code=own_code,
         progress=lambda point: typer.echo(f"again: {printable(point)}", err=True),
     )
     if as_json:

@@ -2,7 +2,8 @@
 
 Two kinds: a simulation, whose nodes are Ray actors; and a deployment, whose nodes are processes that speak TLS to
 the SuperLink and prove who they are. All listen on 127.0.0.1 at ports that are free, and keep their files in one
-folder, FLWR_HOME. Every process that carries this FLWR_HOME is stopped at the end, whoever started it.
+folder, FLWR_HOME. Every process that carries this FLWR_HOME is stopped at the end, whoever started it. Where this
+process has no end of its own (`kill -9`), `keeper` ends them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import sysconfig
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +27,13 @@ import psutil
 import tomli_w
 
 from spfl.errors import FlowerError
+from spfl.flower import keeper
 from spfl.flower.credentials import AUTHORITY, SERVER_CERTIFICATE, SERVER_KEY, make_credentials, node_key
 from spfl.flower.settings import Scalar
 from spfl.machine import cores
 
 HOST, CONNECTION = "127.0.0.1", "here"
+PREFIX, OWNER = "spfl-flower-", "owner.json"  # of temporary folders; who made one
 START_S, STOP_S, POLL_S = 60.0, 10.0, 0.5
 STATUS_S = 10.0  # between looks at a run's status: each is a process that takes a second
 QUIET = {
@@ -53,10 +58,16 @@ class Federation:
         self.address = f"{host}:{free_port()}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._credentials = self.home / "credentials"
+        self._keeper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Federation:
+        for line in left_behind():
+            warnings.warn(line, stacklevel=2)
         self.home.mkdir(parents=True, exist_ok=True)
+        me = {"pid": os.getpid(), "began": psutil.Process().create_time()}
+        (self.home / OWNER).write_text(json.dumps(me), encoding="utf-8")
         try:
+            self._keeper = _start_keeper(self.home)
             self._start()
         except BaseException:
             self.stop()
@@ -237,26 +248,53 @@ class Federation:
         for process in self.processes.values():
             process.wait()
         self.processes.clear()
+        if self._keeper is not None:  # last: had this process been killed in between, it would have gone on
+            self._keeper.kill()
+            self._keeper.wait()
+            self._keeper = None
 
     def strays(self) -> list[psutil.Process]:
         """Processes that carry our FLWR_HOME; Flower and Ray detach some of theirs."""
-        return [process for process in psutil.process_iter() if _home_of(process) == str(self.home)]
+        return keeper.carrying(str(self.home))
 
 
-def _home_of(process: psutil.Process) -> str:
+def _start_keeper(home: Path) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that no signal of the terminal reaches it; its standard input ends when we do."""
+    environment = {name: value for name, value in os.environ.items() if name != "FLWR_HOME"}
+    return subprocess.Popen(
+        [sys.executable, str(Path(keeper.__file__)), str(home)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def left_behind() -> list[str]:
+    """A line for each federation on this machine whose owner is gone, with what is still running of it."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        home = keeper.home_of(process)
+        if Path(home).parent.name.startswith(PREFIX) and not _owner_lives(Path(home)):
+            found.setdefault(home, []).append(process)
+    return [
+        f"a run of Flower that was killed has left processes {', '.join(str(p.pid) for p in processes)} in {home}; "
+        f"end them with: kill {' '.join(str(p.pid) for p in processes)}"
+        for home, processes in found.items()
+    ]
+
+
+def _owner_lives(home: Path) -> bool:
     try:
-        return str(process.environ().get("FLWR_HOME", "")) if process.pid != os.getpid() else ""
-    except (psutil.Error, OSError):
-        return ""  # another user's, or gone
+        owner = json.loads((home / OWNER).read_bytes())
+        return bool(psutil.Process(owner["pid"]).create_time() == owner["began"])
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=STOP_S)
+    keeper.kill(list(processes), STOP_S)
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from spfl.data.dataset import load_dataset
 from spfl.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
 from spfl.flower.client_app import app
-from spfl.flower.deployment import Federation
+from spfl.flower.deployment import PREFIX, Federation
 from spfl.flower.inprocess import InProcessGrid
 from spfl.flower.project import write_project
 from spfl.flower.server_app import run_on
@@ -77,7 +77,7 @@ def _checked_node_data(settings: Settings, engine: str, nodes: int, node_data: S
 def _run_on_federation(
     settings: Settings, nodes: int, simulation: bool, progress: OnRound, node_data: Sequence[str]
 ) -> None:
-    base = Path(tempfile.mkdtemp(prefix="spfl-flower-"))
+    base = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         write_project(base / "app", settings)
         with Federation(base / "home", nodes, simulation=simulation, node_data=node_data) as federation:

@@ -22,7 +22,7 @@ from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR, last_key, residual_key
 from spfl.config.schema import DataConfig
 from spfl.data.node_data import GreySums, Moments
-from spfl.errors import PacketError
+from spfl.errors import PacketError, printable
 from spfl.learning.local import SHARED, kept_key
 from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
@@ -33,7 +33,7 @@ RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
 NUMBERS = ("loss", "v2", "vbar2", "v_vbar", "delta2")
 SHARES = ("beta", "alpha", "rho")
 HELLO_NUMBERS = ("partition", "partitions", "samples", "test_samples")
-MOST_REASON = 500  # characters of a node's reason that go into the log
+MOST_TEXT = 500  # characters of what a node says that are kept and logged
 MOST_SAMPLES = 2**53  # whole numbers above are not exact in float64
 Record = TypeVar("Record", ArrayRecord, ConfigRecord)
 
@@ -177,19 +177,24 @@ def refusal_content(reason: str) -> RecordDict:
     return RecordDict({"refusal": ConfigRecord({"reason": reason})})
 
 
+def brief(text: str) -> str:
+    """A node's words for the log: their beginning, in one line, control characters as escapes."""
+    return printable(text[:MOST_TEXT]).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def read_hello(content: RecordDict) -> Hello:
     """Raises PacketError, also with the node's own reason not to take part."""
     refusal = content.get("refusal")
     if isinstance(refusal, ConfigRecord):
-        raise PacketError(_value(refusal, "reason", str)[:MOST_REASON])
+        raise PacketError(_value(refusal, "reason", str))
     note = _record(content, "hello", ConfigRecord)
-    identity = Identity(*(_value(note, field.name, str) for field in fields(Identity)))
+    identity = Identity(*(brief(_value(note, field.name, str)) for field in fields(Identity)))
     numbers = {name: _value(note, name, int) for name in HELLO_NUMBERS}
     if not all(0 <= numbers[name] < MOST_SAMPLES for name in ("samples", "test_samples")):
         raise PacketError("samples and test_samples must be whole numbers in 0..2^53 - 1")
     sums = content.get("sums")
     told = _read_sums(sums, numbers["samples"]) if isinstance(sums, ConfigRecord) else None
-    return Hello(identity=identity, versions=_value(note, "versions", str), sums=told, **numbers)
+    return Hello(identity=identity, versions=brief(_value(note, "versions", str)), sums=told, **numbers)
 
 
 def _read_sums(note: ConfigRecord, samples: int) -> GreySums:

@@ -2,12 +2,14 @@
 
 Node p of P (`partition-id`, `num-partitions` in its node config) holds the devices k with k mod P = p. Flower's node
 ids are random numbers, and the list of nodes is empty at first and changes; so the server asks each new node who it is.
+P is what most nodes tell: one that says otherwise, were it the first to answer, does not shut out the others.
 With `data.source = "node"` each node is one device, whose number stays with the node's id, and so with its key.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from logging import INFO, WARNING
@@ -17,7 +19,7 @@ from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from spfl.errors import ConfigError, PacketError
-from spfl.flower.protocol import NOT_TOLD, Hello, Identity, read_hello
+from spfl.flower.protocol import NOT_TOLD, Hello, Identity, brief, read_hello
 
 POLL_S = 1.0
 HELLO_S = 600.0  # then the question expires, and is asked again
@@ -69,6 +71,7 @@ class Roster:
         self._refused: dict[int, float] = {}  # node -> when
         self._reasons: dict[int, str] = {}  # of nodes that are or were refused
         self._online: set[int] = set()
+        self._votes: dict[int, int] = {}  # node -> the number of partitions that it tells
         self.hellos: dict[int, Hello] = {}  # device or partition -> what its node told
 
     def refresh(self) -> list[tuple[int, str]]:
@@ -82,24 +85,61 @@ class Roster:
         return self._listen()
 
     def _listen(self) -> list[tuple[int, str]]:
-        refused = []
+        refused, hellos = list[tuple[int, str]](), dict[int, Hello]()
         replies = self._grid.pull_messages(list(self._asked)) if self._asked else ()
         for reply in sorted(replies, key=lambda reply: self._asked.get(reply.metadata.reply_to_message_id, 0)):
             node = self._asked.pop(reply.metadata.reply_to_message_id, None)
             if node is None or reply.has_error():
                 continue  # failed: asked again at the next look, as long as it is there
             try:
-                self._admit(node, read_hello(reply.content))
+                hellos[node] = self._sound(node, read_hello(reply.content))
             except (PacketError, ConfigError) as error:
-                self._refused[node] = time.monotonic()
-                if self._reasons.get(node) != str(error):
-                    log(WARNING, "node %s is refused: %s", node, error)
-                    refused.append((node, str(error)))
-                self._reasons[node] = str(error)
-        return refused
+                refused += self._refuse(node, brief(str(error)))
+        for node, hello in hellos.items():  # when all votes are in
+            try:
+                self._admit(node, hello)
+            except (PacketError, ConfigError) as error:
+                refused += self._refuse(node, brief(str(error)))
+        return refused + self._outvoted()
+
+    def _refuse(self, node: int, why: str) -> list[tuple[int, str]]:
+        """Leave a node out; returns it with the reason, if that is a new one."""
+        self._refused[node], before = time.monotonic(), self._reasons.get(node)
+        self._reasons[node] = why
+        if before == why:
+            return []
+        log(WARNING, "node %s is refused: %s", node, why)
+        return [(node, why)]
+
+    def _outvoted(self) -> list[tuple[int, str]]:
+        """Leave out nodes that took part with another number of partitions than most tell; ask again who was right."""
+        agreed = self._agreed()
+        wrong = [node for node, place in self._places.items() if place.partitions != agreed]
+        if self._wanted.own_devices or not wrong:
+            return []
+        for node in wrong:
+            del self._places[node]
+        self._refused = {node: t for node, t in self._refused.items() if self._votes.get(node) != agreed}
+        return [told for node in wrong for told in self._refuse(node, self._not_agreed(self._votes[node]))]
+
+    def _agreed(self) -> int:
+        """The number of partitions that most nodes tell; of equally many, that which is nearer to the nodes here."""
+        votes = Counter(count for node, count in self._votes.items() if node in self._online)
+        taken = {place.partitions for place in self._places.values()}
+        order = {count: (many, -abs(count - len(self._online)), count in taken) for count, many in votes.items()}
+        return max(order, key=order.__getitem__, default=0)
+
+    def _not_agreed(self, told: int) -> str:
+        return f"num-partitions must be {self._agreed()} as most nodes have it, got {told}"
+
+    def _sound(self, node: int, hello: Hello) -> Hello:
+        """The hello of a node that is of this run, whose vote counts. Raises PacketError and ConfigError."""
+        self._check_identity(hello.identity)
+        if not self._wanted.own_devices:
+            self._votes[node] = Place(hello.partition, hello.partitions).partitions
+        return hello
 
     def _admit(self, node: int, hello: Hello) -> None:
-        self._check_identity(hello.identity)
         place = self._own_place(node, hello) if self._wanted.own_devices else self._place(hello)
         if hello.versions != self._wanted.versions:
             log(WARNING, "node %s has %s, the server %s: bits may differ", node, hello.versions, self._wanted.versions)
@@ -119,11 +159,9 @@ class Roster:
 
     def _place(self, hello: Hello) -> Place:
         place = Place(hello.partition, hello.partitions)
+        if place.partitions != self._agreed():
+            raise PacketError(self._not_agreed(place.partitions))
         for other, known in self._places.items():
-            if known.partitions != place.partitions:
-                raise PacketError(
-                    f"num-partitions must be {known.partitions} as at node {other}, got {place.partitions}"
-                )
             if known == place and other in self._online:
                 raise PacketError(f"partition-id {place.partition} is held by node {other}")
         return place
@@ -150,13 +188,13 @@ class Roster:
         self._places.pop(node, None)
 
     def wait(self, seconds: float, least: int) -> list[tuple[int, str]]:
-        """Refresh until the nodes hold all partitions, or time is up.
+        """Refresh until the nodes hold all partitions and are no fewer than `least`, or time is up.
 
         Raises ConfigError for fewer than `least`, and soon when all that are there were refused: with the reasons.
         """
         began = hopeful = time.monotonic()
         refused = self.refresh()
-        while not self.complete and (now := time.monotonic()) < began + seconds:
+        while not (self.complete and len(self.online()) >= least) and (now := time.monotonic()) < began + seconds:
             hopeful = hopeful if self._hopeless else now
             if now - hopeful > GRACE_S:
                 raise ConfigError(f"all {len(self._online)} nodes that are there were refused: {self._why()}")

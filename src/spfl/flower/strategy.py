@@ -289,6 +289,7 @@ class SpFl(Strategy):
         return believed
 
     def _blame(self, round_: int, node: int, devices: tuple[int, ...], what: str) -> None:
+        what = protocol.brief(what)
         self.faults.append(Fault(round_, node, devices, what))
         log(WARNING, "round %s: node %s: %s; devices %s", round_, node, what, list(devices))
 

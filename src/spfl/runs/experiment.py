@@ -34,7 +34,7 @@ from spfl.errors import ConfigError, RunFolderError, plain_errors
 from spfl.files import LARGEST_TEXT, check_file, is_file, read_file
 from spfl.runs.checkpoint import PATTERN, Checkpoint, read_checkpoints, save_checkpoint
 from spfl.runs.environment import describe_environment, fingerprint
-from spfl.runs.folders import LOCK, locked, remove, write_atomically, writing
+from spfl.runs.folders import LOCK, check_ours, locked, remove, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import (
     ALLOCATION,
@@ -167,6 +167,7 @@ def _timed(first: RoundRecord | None, rest: Iterator[RoundRecord]) -> Iterator[R
 def _finish(folder: Path, world: World, server: ServerState | None, setup_s: float) -> Json:
     if server is None:  # cannot be: training.rounds >= 1
         raise RunFolderError(f"no round was run in {folder}")
+    check_ours(folder)  # before what is read there: it may be of another run now
     join_parts(folder)
     layout, config = world.layout, world.config
     tensors = {
@@ -257,6 +258,15 @@ def read_config(folder: Path) -> Config:
     return load_config(folder / CONFIG)
 
 
+def check_own_code(folder: Path, config: Config) -> None:
+    """Raises RunFolderError when the configuration of a folder, which may be of somebody else, names code to run."""
+    named = {"plugin.path": config.plugin.path, "model.factory": config.model.factory}
+    named |= {"data.name": config.data.name if ":" in config.data.name else None}
+    told = ", ".join(f"{key} = {value}" for key, value in named.items() if value is not None)
+    if told:
+        raise RunFolderError(f"{folder} names code to run, {told}; pass --own-code if you trust it")
+
+
 def read_json(path: Path) -> Json:
     """A JSON object. Raises RunFolderError when the file is missing or holds something else."""
     try:
@@ -269,9 +279,14 @@ def read_json(path: Path) -> Json:
 
 
 def begin(folder: Path, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> None:
-    """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's."""
-    for path in own_files(folder):
-        remove(path)
+    """Remove what an earlier run left in a folder that `check_free` allowed, and mark it as a run's.
+
+    The mark of the earlier run goes last, replaced by the new one, and its summary first: whenever this process is
+    killed, the folder is one of a run that has not finished, in which the next may begin anew.
+    """
+    for path in sorted(own_files(folder), key=lambda path: path.name != SUMMARY):
+        if path.name != ENVIRONMENT:
+            remove(path)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_toml(config).encode()
     environment = describe_environment() | {

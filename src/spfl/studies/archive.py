@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from spfl.data.dataset import load_dataset
 from spfl.errors import ConfigError, RunFolderError, WorkerError
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.environment import fingerprint
-from spfl.runs.experiment import ENVIRONMENT, read_json
+from spfl.runs.experiment import ENVIRONMENT, check_own_code, read_json
 from spfl.runs.folders import below, write_atomically, writing
 from spfl.runs.jsons import Json, as_written
 from spfl.runs.metrics import metrics
@@ -118,25 +118,38 @@ class StudyVerdict:
     difference: str | None
 
 
+class Sample(NamedTuple):
+    """How many points of a study are run again; `seed` chooses the same ones again."""
+
+    points: int = 3
+    seed: int | None = None
+
+
+THREE = Sample()
+
+
 def verify_study(
     folder: Path,
+    sample: Sample = THREE,
     *,
-    points: int = 3,
-    seed: int | None = None,
     tolerance: float = 0.0,
     data_dir: Path | None = None,
+    own_code: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> StudyVerdict:
     """Check every checksum of an archive, and run some of its points again, chosen at random. Writes nothing.
 
     A sweep's own folder has no checksums; all else is the same. `tolerance` is relative; 0 asks for equal digests.
-    `seed` chooses the same points again. Raises RunFolderError for other folders, and for data that are not the same.
+    Raises RunFolderError for other folders, for data that are not the same, and without `own_code` for a study whose
+    points name code to run.
     """
     files = list(_listed(folder)) if is_file(folder / SUMS) else []
     if (fault := _changed(folder, files)) is not None:
         return StudyVerdict(len(files), [], fault)
     every, rows = _points(folder)
-    chosen = np.random.default_rng(seed).permutation(len(every))[:points].tolist()
+    for point in () if own_code else every:
+        check_own_code(folder, point.config)
+    chosen = np.random.default_rng(sample.seed).permutation(len(every))[: sample.points].tolist()
     done: list[str] = []
     for index in chosen:
         point = every[index]
