@@ -10,29 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spfl.arrays import Floats
-from spfl.figures.style import MARKS, draw_line, finish_accuracy_axes
+from spfl.figures.scores import common
+from spfl.figures.style import MARKS, draw_line, finish_score_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class AccuracyCurve:
-    """Test accuracy of runs that differ in the seed only: rounds (evaluation,), accuracy (seed, evaluation)."""
+class ScoreCurve:
+    """Test score of runs that differ in the seed only: rounds (evaluation,), score (seed, evaluation)."""
 
     label: str
     rounds: NDArray[np.int64]
-    accuracy: NDArray[np.float64]
+    score: NDArray[np.float64]
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
 class SpentCurve:
-    """As `AccuracyCurve`, with what was spent until each evaluation (payload_bits, round_s), each (evaluation,)."""
+    """As `ScoreCurve`, with what was spent until each evaluation (payload_bits, round_s), each (evaluation,)."""
 
     label: str
     rounds: NDArray[np.int64]
-    accuracy: Floats
+    score: Floats
     spent: Mapping[str, Floats]
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,23 @@ class Importance:
     moduli: NDArray[np.float64]
 
 
-def accuracy_figure(curves: Sequence[AccuracyCurve], title: str = "") -> Figure:
-    """Test accuracy against rounds: the mean over seeds, in a band from the lowest to the highest of them."""
+def accuracy_figure(curves: Sequence[ScoreCurve], title: str = "") -> Figure:
+    """Test score against rounds: the mean over seeds, in a band from the lowest to the highest of them."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 4.0), dpi=200, layout="constrained")
     axes = figure.subplots()
     for i, curve in enumerate(curves):
-        accuracy, seeds, step = curve.accuracy, len(curve.accuracy), max(1, curve.accuracy.shape[1] // MARKS)
-        band = (accuracy.min(0), accuracy.max(0)) if seeds > 1 else None
+        score, seeds, step = curve.score, len(curve.score), max(1, curve.score.shape[1] // MARKS)
+        band = (score.min(0), score.max(0)) if seeds > 1 else None
         every = (i * step // max(len(curves), 1), step)
-        draw_line(axes, i, curve.rounds, accuracy.mean(0), band, f"{curve.label}  (n = {seeds})", every)
-    several = any(len(curve.accuracy) > 1 for curve in curves)
+        draw_line(axes, i, curve.rounds, score.mean(0), band, f"{curve.label}  (n = {seeds})", every)
+    several = any(len(curve.score) > 1 for curve in curves)
     axes.set(xlabel="Communication round", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
-    finish_accuracy_axes(axes)
+    finish_score_axes(axes, metric=common(curve.metric for curve in curves))
     axes.legend(
         frameon=False,
         loc="lower right",

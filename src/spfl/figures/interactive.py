@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from spfl.arrays import Floats
 from spfl.figures.curves import SpentCurve
+from spfl.figures.scores import axis_label, common, factor, unit
 from spfl.figures.style import COLOURS, band, band_kind
 
 DASHES = ("solid", "dash", "dashdot", "dot")
@@ -71,8 +72,9 @@ def add_line(
 
 
 def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
-    """Accuracy against rounds, payload or time, and what the bands show."""
-    kind = band_kind(len(curve.accuracy) for curve in curves)
+    """Scores against rounds, payload or time, and what the bands show."""
+    kind, metric = band_kind(len(curve.score) for curve in curves), common(curve.metric for curve in curves)
+    scale_y, sign = factor(metric), unit(metric)
     figure, per_axis = new_figure(), []
     for name, xlabel, scale in (
         ("", "Round", 1.0),
@@ -83,11 +85,11 @@ def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
         for i, curve in enumerate(curves):
             if not name or name in curve.spent:
                 x = scale * curve.spent[name] if name else curve.rounds
-                hover = f"{curve.label}<br>{xlabel}: %{{x:.4~g}}<br>accuracy: %{{y:.1f}} %<extra></extra>"
-                edges = band(100 * curve.accuracy, kind)
-                add_line(figure, i, curve.label, x, 100 * curve.accuracy.mean(0), edges, hover, visible=not name)
+                hover = f"{curve.label}<br>{xlabel}: %{{x:.4~g}}<br>{metric}: %{{y:.4~g}}{sign}<extra></extra>"
+                edges = band(scale_y * curve.score, kind)
+                add_line(figure, i, curve.label, x, scale_y * curve.score.mean(0), edges, hover, visible=not name)
         per_axis.append((xlabel, range(before, len(figure.data))))
-    figure.update_layout(xaxis_title="Round", yaxis_title="Test accuracy (%)", updatemenus=[_switch(figure, per_axis)])
+    figure.update_layout(xaxis_title="Round", yaxis_title=axis_label(metric), updatemenus=[_switch(figure, per_axis)])
     figure.update_layout(margin_t=48, hovermode="closest")
     return figure, kind
 

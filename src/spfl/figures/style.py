@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 
 from spfl.arrays import Floats
 from spfl.errors import RunFolderError
+from spfl.figures.scores import SHARES, axis_label
 from spfl.files import replace_file
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ def draw_line(
         axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
 
 
-def finish_accuracy_axes(axes: Axes, part: str = "Test") -> None:
-    """Accuracy in per cent, at most 100, on a light grid."""
+def finish_score_axes(axes: Axes, part: str = "Test", metric: str = "accuracy") -> None:
+    """Scores on a light grid: shares in per cent, at most 100, other numbers as they are."""
     from matplotlib.ticker import PercentFormatter
 
-    axes.set_ylabel(f"{part} accuracy (%)")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))  # None: as many as the ticks need
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
+    axes.set_ylabel(axis_label(metric, part))
+    if metric in SHARES:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))  # None: as many as ticks need
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
 

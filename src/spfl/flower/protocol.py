@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR, last_key, residual_key
-from spfl.config.schema import DataConfig
-from spfl.data.node_data import GreySums, Moments
+from spfl.config.data import DataConfig
+from spfl.data.dataset import Moments
+from spfl.data.node_data import GreySums
 from spfl.errors import PacketError
+from spfl.flat_model import STATISTICS
 from spfl.learning.local import SHARED, kept_key
 from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
@@ -108,7 +110,7 @@ def read_task(content: RecordDict, world: World) -> Task:
 def memory_for(memory: State, devices: Sequence[int]) -> State:
     """What devices know of the server's memory: the common vector, and their own arrays."""
     own = (last_key, residual_key, kept_key)
-    wanted = {VECTOR, SHARED, *(key(device) for key in own for device in devices)}
+    wanted = {VECTOR, SHARED, STATISTICS, *(key(device) for key in own for device in devices)}
     return {name: array for name, array in memory.items() if name in wanted}
 
 
@@ -331,6 +333,8 @@ def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
         rows["own_packet"] = (np.uint8, HEADER_BITS // 8 + _bytes(scheme.codec.bits(packets.size)))
     if world.config.training.correction != "none":  # the server keeps it for a node, which forgets
         rows["kept"] = (np.float32, form.layout.size)
+    if form.statistics:
+        rows["statistics"] = (np.float32, form.statistics)
     return rows
 
 

@@ -27,7 +27,8 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from spfl.arrays import Vector
-from spfl.data.node_data import Moments, NodeData, federated_moments
+from spfl.data.dataset import Moments
+from spfl.data.node_data import NodeData, federated_moments
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import Score, mean_score
 from spfl.flower import protocol
@@ -310,6 +311,6 @@ def by_device(answers: Mapping[int, Sequence[Upload]]) -> dict[int, Upload]:
 
 def _metrics(record: RoundRecord) -> MetricRecord:
     """The round for Flower's own log; None is left out."""
-    values = {"loss": record.loss, "test_loss": record.test_loss, "test_accuracy": record.test_accuracy}
+    values = {"loss": record.loss, "test_loss": record.test_loss, f"test_{record.metric}": record.test_score}
     counts = {"signs_received": int(record.outcome.sign.sum()), "rejected": record.rejected}
     return MetricRecord({name: value for name, value in (values | counts).items() if value is not None})

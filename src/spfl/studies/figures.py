@@ -17,7 +17,7 @@ from spfl.figures.style import (
     band,
     band_kind,
     draw_line,
-    finish_accuracy_axes,
+    finish_score_axes,
     save_figure,
 )
 from spfl.runs.folders import below, write_atomically
@@ -194,7 +194,7 @@ def _panels(
             axes.remove()
         finish(list(grid[: len(page)]))
         for i, axes in enumerate(grid[: len(page)]):
-            finish_accuracy_axes(axes, study.part.capitalize())
+            finish_score_axes(axes, study.part.capitalize())
             axes.set_ylabel("" if i % columns else axes.get_ylabel())
             bottom = i + columns >= len(page)
             axes.set_xlabel(axes.get_xlabel() if bottom else "")
