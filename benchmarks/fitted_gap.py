@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 
 from spfl.allocation.bound import device_cost
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.fleet.threads import ThreadFleet
 from spfl.radio.outage import success
 from spfl.training import Stopwatch, prepare

@@ -20,9 +20,10 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
 from spfl.config.schema import CodecConfig, Config, SchemeConfig
+from spfl.flat_model import FlatModel
 from spfl.flower import protocol
 from spfl.flower.strategy import UPLOAD
-from spfl.models import FlatModel, build_model
+from spfl.models import build_model
 from spfl.packets.layout import Layout
 from spfl.schemes import SCHEMES
 from spfl.uplink.format import Format

@@ -115,7 +115,7 @@ def main() -> None:
             {"here": config, "threads": config.model_copy(update={"torch_device": None})}, data, given.rounds
         )
         world, index = World.build(config, data), torch.arange(given.batch)
-        adds = count * multiply_adds(world.model(), [(data.train_images[index].float(), data.train_labels[index])])
+        adds = count * multiply_adds(world.model(), [(data.train_inputs[index].float(), data.train_labels[index])])
         round_s = statistics.median(ways["here"]["round_s"])
         ratios = [b / a for a, b in zip(ways["here"]["round_s"], ways["threads"]["round_s"], strict=True)]
         row = {

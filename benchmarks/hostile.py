@@ -12,7 +12,7 @@ import statistics
 import sys
 
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.training import train
 from spfl.world.world import World
 

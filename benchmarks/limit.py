@@ -32,11 +32,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from spfl import training
 from spfl.config.files import load_config
 from spfl.config.schema import Config
-from spfl.data.dataset import Dataset, load_dataset, to_inputs
+from spfl.data.dataset import Dataset, to_inputs
 from spfl.data.partitioning import batch_indices
+from spfl.data.sources import load_dataset
 from spfl.errors import DataError
+from spfl.flat_model import FlatModel
 from spfl.fleet.threads import keep_freed_memory
-from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
 from spfl.world.world import World
 
@@ -62,7 +63,7 @@ def batches(world: World, round_: int) -> Batches:
     for device in world.cohort(round_):
         rng = stream(world.config.seed, round_, device, Purpose.BATCH)
         index = torch.from_numpy(batch_indices(world.parts[device], size, rng))
-        found.append((to_inputs(data.train_images[index], data), data.train_labels[index]))
+        found.append((to_inputs(data.train_inputs[index], data), data.train_labels[index]))
     return found
 
 

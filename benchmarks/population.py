@@ -19,7 +19,7 @@ from results import write
 
 from spfl import training
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.world.world import World
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.radio.coded import block_error_rate, gap_table, measured_curves
 from spfl.radio.nr_blocks import SNR_DB, transport_curves
 from spfl.radio.selective import Packet, RadioLaw

@@ -24,8 +24,9 @@ import torch
 from results import write
 
 from spfl.config.schema import Config, build_config
-from spfl.data.dataset import load_dataset, to_inputs
+from spfl.data.dataset import to_inputs
 from spfl.data.partitioning import batch_indices
+from spfl.data.sources import load_dataset
 from spfl.machine import cores
 from spfl.rng import Purpose, stream
 from spfl.world.world import World
@@ -51,7 +52,7 @@ def gradients(rounds: int, seed: int) -> float:
     """Seconds that the gradients of one run take, on one thread: those of every scheme are the same in number."""
     torch.set_num_threads(1)
     config = config_of(seed, rounds)
-    dataset = load_dataset(config.data.name)
+    dataset = load_dataset(config.data)
     world = World.build(config, dataset)
     model = world.model()
     model.load(torch.from_numpy(world.start().weights))
@@ -61,7 +62,7 @@ def gradients(rounds: int, seed: int) -> float:
             rng = stream(seed, round_, device, Purpose.BATCH)
             index = torch.from_numpy(batch_indices(world.parts[device], config.training.batch_size, rng))
             began = time.perf_counter()
-            model.loss_and_gradient(to_inputs(dataset.train_images[index], dataset), dataset.train_labels[index])
+            model.loss_and_gradient(to_inputs(dataset.train_inputs[index], dataset), dataset.train_labels[index])
             spent += time.perf_counter() - began
     return spent
 

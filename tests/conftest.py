@@ -13,7 +13,8 @@ from kernel_cache import keep_kernels
 keep_kernels()  # before a kernel is imported
 
 from spfl.config.schema import Config, build_config  # noqa: E402
-from spfl.data.dataset import Dataset, load_dataset  # noqa: E402
+from spfl.data.dataset import Dataset  # noqa: E402
+from spfl.data.sources import load_dataset  # noqa: E402
 
 settings.register_profile("spfl", deadline=None, derandomize=True)  # the machines of CI are noisy
 settings.load_profile("spfl")

@@ -24,7 +24,7 @@ DATA_DIR = os.environ.get("SPFL_DATA_DIR")
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [
     "index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility",
-    "commands", "readings", "algorithms", "own-parts", "paper-figures",
+    "commands", "readings", "algorithms", "own-parts", "paper-figures", "inputs", "networks",
 ]  # fmt: skip
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spfl.data.dataset import load_dataset, to_inputs
+from spfl.data.dataset import to_inputs
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError
-from spfl.models import FlatModel, build_model
+from spfl.flat_model import FlatModel
+from spfl.models import build_model
 
 NAMES = ("softmax", "mlp", "small_cnn", "resnet18")
 
@@ -187,11 +189,11 @@ def test_evaluate_does_not_depend_on_the_batch_size_and_matches_by_hand():
     digits = load_dataset("digits")
     flat = FlatModel(build("mlp", channels=1, height=8, width=8, classes=10))
     prepare = lambda images: to_inputs(images, digits)  # noqa: E731
-    logits = flat.module(prepare(digits.test_images)).detach()
+    logits = flat.module(prepare(digits.test_inputs)).detach()
     loss = -F.log_softmax(logits.double(), 1)[range(360), digits.test_labels].mean().item()
     accuracy = np.mean([int(row.argmax()) == label for row, label in zip(logits, digits.test_labels, strict=True)])
     for batch_size in (7, 360, 1000):
-        measured = flat.evaluate(digits.test_images, digits.test_labels, prepare, batch_size)
+        measured = flat.evaluate(digits.test_inputs, digits.test_labels, prepare, batch_size)
         assert measured == pytest.approx((loss, accuracy), rel=1e-5)
 
 
@@ -202,7 +204,7 @@ def test_gradient_descent_learns_the_digits(name, least):
     rng = np.random.default_rng(0)
     for _ in range(150):
         rows = torch.from_numpy(rng.choice(len(digits.train_labels), 64, replace=False))
-        flat.loss_and_gradient(to_inputs(digits.train_images[rows], digits), digits.train_labels[rows])
+        flat.loss_and_gradient(to_inputs(digits.train_inputs[rows], digits), digits.train_labels[rows])
         flat.weights.add_(flat.gradient, alpha=-0.1)
-    _, accuracy = flat.evaluate(digits.test_images, digits.test_labels, lambda images: to_inputs(images, digits))
+    _, accuracy = flat.evaluate(digits.test_inputs, digits.test_labels, lambda images: to_inputs(images, digits))
     assert accuracy > least

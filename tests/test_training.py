@@ -40,11 +40,11 @@ def test_local_gradient_equals_torchs_own_steps(steps: int, digits: Dataset, sma
     world = World.build(small_config(training=training, model={"name": "mlp", "width": 12}), digits)
     model = world.model()
     weights = model.weights.clone()
-    mean, std = digits.train_images.float().mean(), digits.train_images.float().std(correction=0)
+    mean, std = digits.train_inputs.float().mean(), digits.train_inputs.float().std(correction=0)
     for device in (0, 3):
         rng, part = stream(0, 5, device, Purpose.BATCH), world.parts[device]
         chosen = [rng.choice(part, min(16, len(part)), replace=False, shuffle=False) for _ in range(steps)]
-        batches = [((digits.train_images[b].float() - mean) / std, digits.train_labels[b]) for b in chosen]
+        batches = [((digits.train_inputs[b].float() - mean) / std, digits.train_labels[b]) for b in chosen]
         expected = oracles.local_sgd(world.model().module, batches, 0.2)
         gradient, loss, _ = local_gradient(world, model, weights, device, 5)
         np.testing.assert_allclose(gradient, expected, atol=2e-5)
@@ -60,8 +60,8 @@ def test_devices_never_see_the_test_images_and_cover_the_training_set(digits: Da
 
 def test_a_validation_run_never_touches_the_test_images(digits: Dataset, small_config: Build) -> None:
     world = World.build(small_config(data={"validation_fraction": 0.2}), digits)
-    train = {bytes(image.numpy()) for image in digits.train_images}
-    assert {bytes(image.numpy()) for image in world.dataset.test_images} <= train
+    train = {bytes(image.numpy()) for image in digits.train_inputs}
+    assert {bytes(image.numpy()) for image in world.dataset.test_inputs} <= train
     assert len(world.dataset.test_labels) + len(world.dataset.train_labels) == len(digits.train_labels)
 
 
@@ -70,9 +70,9 @@ def test_evaluation_equals_one_pass_over_the_test_set(digits: Dataset, small_con
     weights = world.start().weights
     with ThreadFleet(world) as fleet:
         loss, accuracy = fleet.evaluate(weights)
-    mean, std = digits.train_images.float().mean(), digits.train_images.float().std(correction=0)
+    mean, std = digits.train_inputs.float().mean(), digits.train_inputs.float().std(correction=0)
     with torch.no_grad():
-        logits = world.model().module((digits.test_images.float() - mean) / std)
+        logits = world.model().module((digits.test_inputs.float() - mean) / std)
     assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, digits.test_labels)), rel=1e-5)
     assert accuracy == pytest.approx(float((logits.argmax(1) == digits.test_labels).double().mean()))
 

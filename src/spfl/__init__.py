@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from spfl.config.files import load_config
     from spfl.config.schema import Config
     from spfl.custom import make_dataset
-    from spfl.data.dataset import Dataset, load_dataset
+    from spfl.data.dataset import Dataset
+    from spfl.data.sources import load_dataset
     from spfl.errors import SpflError
     from spfl.presets import load_preset
     from spfl.radio.outage import Link
@@ -69,7 +70,7 @@ _MODULES = {
     "allocate": "allocation.allocator",
     "compare": "api",
     "load_config": "config.files",
-    "load_dataset": "data.dataset",
+    "load_dataset": "data.sources",
     "load_preset": "presets",
     "make_dataset": "custom",
     "run": "api",

@@ -18,7 +18,8 @@ from spfl.config.files import assign, load_config
 from spfl.config.names import COMPARED
 from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, DrawFades, Gains, Partitioner, name_of
-from spfl.data.dataset import Dataset, load_dataset
+from spfl.data.dataset import Dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import WorkerError, python_errors
 from spfl.fleet.workers import Failure, map_processes
 from spfl.learning.local import LocalRule
@@ -29,6 +30,7 @@ from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
 from spfl.runs.results import Group, Run, html_table, plot
 from spfl.schemes import Scheme, resolve
+from spfl.tasks import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,8 @@ def run(
     fades: DrawFades | None = None,
     local: LocalRule | None = None,
     server: ServerRule | None = None,
+    loss: Measure | None = None,
+    metric: Measure | None = None,
     out: Path | str | None = None,
     existing: Existing = "refuse",
     data_dir: Path | str | None = None,
@@ -69,12 +73,14 @@ def run(
         scheme: The name of a scheme, or a `Scheme` of yours.
         compensation: What stands for a lost modulus, in place of the scheme's: a name or a `CompensationRule`.
         dataset: Images and labels in place of the configured ones.
-        module: A network from inputs (n, channels, height, width) to logits (n, classes).
+        module: A network from inputs (n, ...) to outputs (n, classes) (docs/networks.md).
         partition: From (labels (n,), devices, rng) to one array of sample indices for each device.
         gains: From (round, rng) to mean power gains, linear, (device,).
         fades: From (round, cohort size, rng) to power fades of the sign and of the modulus packet, (cohort,) each.
         local: What a device computes in a round, in place of its gradient (docs/algorithms.md).
         server: The server's step, in place of the configured optimiser (docs/algorithms.md).
+        loss: From (outputs, labels) of a batch to the mean loss, a tensor, in place of that of the task.
+        metric: From (outputs, labels) of a batch to the mean score; larger is better. It is told under its own name.
         out: Folder for the results, as `spfl run --out` writes it. Without it they last as long as the returned Run.
         existing: What to do with a folder that is not empty: `refuse`, `overwrite` or `resume`.
         data_dir: Folder of datasets, before SPFL_DATA_DIR.
@@ -90,9 +96,9 @@ def run(
     """
     chosen = as_config(config, overrides)
     own, chosen = _own_scheme(chosen, scheme, compensation)
-    parts = Custom(module, partition, gains, fades, own, local, server)
+    parts = Custom(module, partition, gains, fades, own, local, server, loss, metric)
     chosen = _named(chosen, seed, dataset, module)
-    data = dataset or load_dataset(chosen.data.name, data_dir)
+    data = dataset or load_dataset(chosen.data, data_dir)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="spfl-"))
     try:
         run_experiment(chosen, data, folder, existing=existing, custom=parts, progress=progress)
@@ -168,7 +174,7 @@ def compare(
     """
     base, numbers = as_config(config, parts.pop("overrides", None)), list(seeds)
     if parts.get("dataset") is None:
-        parts["dataset"] = load_dataset(base.data.name, parts.get("data_dir"))
+        parts["dataset"] = load_dataset(base.data, parts.get("data_dir"))
     chosen = list(schemes)
     if workers > 1:
         return _compare_in_processes(base, chosen, numbers, out, workers, parts)

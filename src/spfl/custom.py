@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spfl.arrays import Floats, Indices
+from spfl.config.names import TaskName
 from spfl.config.section import check_fields
-from spfl.data.dataset import Dataset
-from spfl.data.image_files import check_classes
+from spfl.data.dataset import Dataset, Moments
+from spfl.data.labels import Encoded, Part, check_classes, encode_labels
 from spfl.errors import ConfigError, DataError
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
 from spfl.packets.layout import Layout
 from spfl.schemes import Scheme
+from spfl.tasks import Measure
 
 Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]
 Gains = Callable[[int, np.random.Generator], Floats]
@@ -34,7 +37,7 @@ DrawFades = Callable[[int, int, np.random.Generator], tuple[Floats, Floats]]
 class Custom:
     """What replaces parts of the configured experiment; None keeps the configured part.
 
-    module: a network from inputs (n, channels, height, width) to logits (n, classes); its weights are the first ones.
+    module: a network from inputs (n, ...) to outputs (n, classes); its weights are the first ones.
     partition(labels (n,), devices, rng): one array of sample indices for each device, disjoint.
     gains(round, rng): mean power gains, linear, one for each device of the cell; round 0 where the cell is fixed.
     fades(round, cohort size, rng): power fades |h|^2 of the sign and of the modulus packet, each (cohort,). Mean one;
@@ -43,6 +46,8 @@ class Custom:
     the local rule of [training].
     server(weights (dim,), aggregate (dim,), memory, round): new weights and new memory, a dict of float32 arrays; in
     place of the server's step. The aggregate is finite, clipped and decayed as configured.
+    loss(outputs, labels): the mean loss of a batch, a tensor, in place of that of the task.
+    metric(outputs, labels): the mean score of a batch; larger is better. Its name is that of the function.
     scheme: a `spfl.schemes.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
     """
 
@@ -53,6 +58,8 @@ class Custom:
     scheme: Scheme | None = None
     local: LocalRule | None = None
     server: ServerRule | None = None
+    loss: Measure | None = None
+    metric: Measure | None = None
 
     def __post_init__(self) -> None:
         if self.module is not None:
@@ -73,7 +80,7 @@ class Custom:
         return {part: name_of(value) for part, value in brought.items() if value is not None}
 
 
-CHANNELS = (1, 3, 4)  # of images; none of them is a height or a width
+CHANNELS = (1, 2, 3, 4)  # of images; none of them is a height or a width
 AS_CONFIGURED = Custom()
 
 
@@ -93,14 +100,10 @@ def _check_module(module: Any) -> None:
             raise ConfigError(f"module.{name} has no shape yet (a lazy layer); call the module on one batch first")
         if parameter.is_meta:
             raise ConfigError(f"module.{name} has no values (it is on the meta device); give it some with to_empty")
-    if not parameters or any(p.dtype != torch.float32 for p in parameters.values()):
-        found = ", ".join(sorted({str(p.dtype) for p in parameters.values()})) or "none"
-        raise ConfigError(f"module must have parameters, all of dtype float32, got {found}")
-    if not all(p.requires_grad for p in parameters.values()):
-        raise ConfigError("module must have trainable parameters only; keep frozen ones as buffers")
-    for name, layer in module.named_modules():
-        if getattr(layer, "running_mean", None) is not None:
-            raise ConfigError(f"module.{name} keeps running statistics, which no device sends; use nn.GroupNorm")
+    trained = [p for p in parameters.values() if p.requires_grad]
+    if not trained or any(p.dtype != torch.float32 for p in trained):
+        found = ", ".join(sorted({str(p.dtype) for p in trained})) or "none that requires_grad"
+        raise ConfigError(f"module must have parameters to train, all of dtype float32, got {found}")
 
 
 def _instead(value: Any) -> str:
@@ -185,46 +188,138 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def make_dataset(name: str, train: tuple[Any, Any], test: tuple[Any, Any]) -> Dataset:
+def make_dataset(
+    name: str,
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    *,
+    task: TaskName = "classification",
+    clients: Any = None,
+    normalise: Literal["moments", "none"] | Moments = "moments",
+) -> Dataset:
     """A dataset from arrays or tensors that are in memory.
 
     Args:
         name: What the run folder calls it.
-        train: Images, uint8 of shape (n, [channels,] height, width), and labels (n,), integers from 0.
+        train: Inputs and labels. Inputs are images (n, [channels,] height, width) of uint8 or uint16 with 1 to 4
+            channels, float32 of any shape (n, ...), or other integers (n, ...), which reach the network as indices.
+            Labels are integers from 0 or words (n,); for regression numbers (n,) or (n, targets); for multi_label 0
+            and 1, (n, classes); for next_token the tokens that follow, shaped as the inputs.
         test: The same for the test part.
+        task: What is learned: classification, multi_label, regression or next_token.
+        clients: Whose each training sample is, (n,), numbers or words, for `data.partition = column`.
+        normalise: By mean and deviation of each channel or column (the second axis) over the training part (moments),
+            not at all (none), or by fixed (means, deviations).
 
     Returns:
         The dataset, for `spfl.run(dataset=...)`.
 
     Raises:
-        DataError: Images or labels have another type or shape.
+        DataError: Inputs, labels or clients have another type or shape.
     """
-    (train_images, train_labels), (test_images, test_labels) = (_checked(name, *part) for part in (train, test))
-    if train_images.shape[1:] != test_images.shape[1:]:
-        shapes = f"{tuple(train_images.shape[1:])} and {tuple(test_images.shape[1:])}"
-        raise DataError(f"{name}: images of both parts must have one shape, got {shapes}")
-    classes = 1 + int(max(train_labels.max(), test_labels.max()))
-    return Dataset(name, train_images, train_labels, test_images, test_labels, classes)
+    if task not in get_args(TaskName):
+        raise DataError(f"{name}: task must be one of {', '.join(get_args(TaskName))}, got {task!r}")
+    (train_inputs, train_labels), (test_inputs, test_labels) = (
+        _checked(name, *pair, f"{part} ") for pair, part in ((train, "train"), (test, "test"))
+    )
+    if train_inputs.shape[1:] != test_inputs.shape[1:] or train_inputs.dtype != test_inputs.dtype:
+        shapes = f"{tuple(train_inputs.shape[1:])} and {tuple(test_inputs.shape[1:])}"
+        raise DataError(f"{name}: inputs of both parts must have one type and shape, got {shapes}")
+    labels = _encoded(name, train_labels, test_labels, task)
+    if task == "next_token" and (labels.train.shape != train_inputs.shape or not train_inputs.dtype == torch.int64):
+        raise DataError(f"{name}: next_token needs integers, and labels of the inputs' shape, got "
+                        f"{tuple(train_inputs.shape)} and {tuple(labels.train.shape)}")  # fmt: skip
+    told = None if clients is None else _clients(name, clients, len(train_inputs))
+    parts = (train_inputs, labels.train, test_inputs, labels.test)
+    made = Dataset(name, *parts, labels.classes, task, told, normalise)
+    if isinstance(normalise, tuple) and not len(made.mean) == len(made.std) == made.shape[0]:
+        raise DataError(f"{name}: normalise must hold {made.shape[0]} means and deviations, got {normalise}")
+    return made
 
 
-def _checked(name: str, images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, classes = _tensor(name, "images", images), _tensor(name, "labels", labels)
-    if pixels.dtype != torch.uint8:
-        raise DataError(f"{name}: images must be uint8, 0 to 255, got {pixels.dtype}")
-    if pixels.ndim not in (3, 4) or pixels.shape[0] != classes.numel() or not classes.numel():
+def _checked(name: str, inputs: Any, labels: Any, part: str) -> tuple[torch.Tensor, NDArray[Any]]:
+    values, told = _inputs(name, inputs), _labels(name, labels)
+    if len(values) != len(told) or not len(told):
         raise DataError(
-            f"{name}: needs images (n, [channels,] height, width) and n >= 1 labels, got {tuple(pixels.shape)}"
-            f" and {tuple(classes.shape)}"
+            f"{name}: {part}needs inputs (n, ...) and n >= 1 labels, got {tuple(values.shape)} and {told.shape}"
         )
-    if pixels.ndim == 4 and pixels.shape[1] not in CHANNELS and pixels.shape[3] in CHANNELS:
+    images = values.ndim == 4 and values.dtype != torch.int64
+    if images and values.shape[1] not in CHANNELS and values.shape[3] in CHANNELS:
         raise DataError(
-            f"{name}: images must have their channels first, (n, channels, height, width), got {tuple(pixels.shape)}; "
-            "images.transpose(0, 3, 1, 2) puts them there"
+            f"{name}: images must have their channels first, (n, channels, height, width), got "
+            f"{tuple(values.shape)}; images.transpose(0, 3, 1, 2) puts them there"
         )
-    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool or int(classes.min()) < 0:
-        raise DataError(f"{name}: labels must be integers >= 0, got {classes.dtype}, lowest {classes.min().item()}")
-    check_classes(name, 1 + int(classes.max()), classes.numel())
-    return (pixels if pixels.ndim == 4 else pixels.unsqueeze(1)).contiguous(), classes.reshape(-1).long()
+    return values, told
+
+
+def _inputs(name: str, inputs: Any) -> torch.Tensor:
+    """uint8 images, float32, or int64 indices; a row is never a single number. Raises DataError."""
+    values = _tensor(name, "inputs", inputs)
+    if values.dtype == torch.uint16 and values.ndim in (3, 4):
+        values = values.float()
+        values = values if values.ndim == 4 else values.unsqueeze(1)
+    elif values.dtype == torch.uint8:
+        if values.ndim not in (3, 4):
+            raise DataError(
+                f"{name}: uint8 inputs are images (n, [channels,] height, width), got {tuple(values.shape)}; for rows "
+                "of numbers use .astype(np.float32)"
+            )
+        values = values if values.ndim == 4 else values.unsqueeze(1)
+    elif values.is_floating_point() or values.dtype == torch.bool:
+        values = values.float()
+        if not bool(values.isfinite().all()):
+            raise DataError(f"{name}: inputs must be finite numbers, got {values[~values.isfinite()][0].item()}")
+    elif values.is_complex():
+        raise DataError(f"{name}: inputs must be real numbers, got {values.dtype}")
+    else:
+        values = values.long()
+        if values.numel() and int(values.min()) < 0:
+            raise DataError(
+                f"{name}: integer inputs are indices >= 0 (tokens), got {int(values.min())}; for measurements use "
+                ".astype(np.float32)"
+            )
+    return (values if values.ndim > 1 else values.reshape(-1, 1)).contiguous()
+
+
+def _labels(name: str, labels: Any) -> NDArray[Any]:
+    """Labels as numbers or words. Raises DataError."""
+    if not isinstance(labels, torch.Tensor):
+        words = np.asarray(labels)
+        if words.dtype.kind in "UO" and words.ndim == 1 and all(isinstance(word, str) for word in words.tolist()):
+            return words.astype(str)
+    return _tensor(name, "labels", labels).numpy()
+
+
+def _encoded(name: str, train: NDArray[Any], test: NDArray[Any], task: TaskName) -> Encoded:
+    """Labels of both parts for a task. Raises DataError."""
+    if task == "next_token":
+        whole = [torch.from_numpy(part.astype(np.int64)) for part in (train, test)]
+        if train.dtype.kind not in "iu" or test.dtype.kind not in "iu":
+            raise DataError(f"{name}: labels must be integers for next_token, got {train.dtype}")
+        return Encoded(whole[0], whole[1], 1 + int(max(part.max() for part in whole)))
+    if task != "classification":
+        parts = [Part(Path(name), part.astype(np.float64)) for part in (train, test)]
+        if train.dtype.kind not in "iufb" or train.ndim > 2 or train.shape[1:] != test.shape[1:]:
+            raise DataError(f"{name}: labels must be numbers (n,) or (n, k), got {train.dtype} {train.shape}")
+        if not all(np.isfinite(part.labels).all() for part in parts):
+            raise DataError(f"{name}: labels must be finite numbers")
+        return encode_labels(parts[:1], parts[1:], task, numbered=False)
+    if "U" in (train.dtype.kind, test.dtype.kind):
+        return encode_labels([Part(Path(name), train)], [Part(Path(name), test)], task, numbered=False)
+    for part in (train, test):
+        if part.dtype.kind not in "iu" or part.size != len(part) or int(part.min()) < 0:
+            raise DataError(f"{name}: labels must be integers >= 0 (or words), got {part.dtype}, lowest {part.min()}")
+    classes = 1 + int(max(train.max(), test.max()))
+    check_classes(name, classes, train.size)
+    first, second = (torch.from_numpy(part.reshape(-1).astype(np.int64)) for part in (train, test))
+    return Encoded(first, second, classes)
+
+
+def _clients(name: str, clients: Any, samples: int) -> torch.Tensor:
+    names = np.asarray(clients)
+    if names.shape != (samples,) or names.dtype.kind not in "iuU":
+        raise DataError(f"{name}: clients must be {samples} whole numbers or words, got {names.dtype} {names.shape}")
+    return torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64))
 
 
 def _tensor(name: str, what: str, values: Any) -> torch.Tensor:
@@ -235,9 +330,7 @@ def _tensor(name: str, what: str, values: Any) -> torch.Tensor:
         array = np.asarray(values)
         if array.dtype.kind not in "iufb":
             raise DataError(f"{name}: {what} must be numbers, got {array.dtype} of shape {array.shape}")
-        if array.dtype.kind in "iu" and array.dtype != np.uint8:
-            if what == "images":
-                raise DataError(f"{name}: images must be uint8, 0 to 255, got {array.dtype}")
+        if array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
             if array.size and int(array.max()) > np.iinfo(np.int64).max:
                 raise DataError(f"{name}: {what} must be at most 2^63 - 1, got {array.max()}")
             array = array.astype(np.int64)

@@ -1,9 +1,8 @@
-"""Networks, and the flat view of their parameters that the radio sees: one vector of weights, one of gradients."""
+"""The networks that a configuration names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from spfl.config.names import MODELS
+from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, did_you_mean
 from spfl.machine import memory_bytes
-from spfl.packets.layout import Layout
 
 BASE_CHANNELS = {"small_cnn": 16, "resnet18": 64}
 COPIES = 4  # of the parameters that the smallest run holds
@@ -82,6 +81,21 @@ def _allocate(module: nn.Module) -> None:
             setattr(layer, name, nn.Parameter(torch.empty(value.shape, dtype=torch.float32, device="cpu")))
 
 
+def image_shape(dataset: Dataset, name: str) -> tuple[int, int, int]:
+    """The inputs of a dataset as the network of this name takes them: any numbers are one row for softmax and mlp.
+
+    Raises ConfigError.
+    """
+    if dataset.has_indices:
+        raise ConfigError(f"model.name = {name} takes no tokens, as {dataset.name} has them; set lstm or transformer")
+    if len(dataset.shape) == 3:
+        channels, height, width = dataset.shape
+        return channels, height, width
+    if name in BASE_CHANNELS:
+        raise ConfigError(f"model.name = {name} needs images, got inputs {dataset.shape} of {dataset.name}; set mlp")
+    return math.prod(dataset.shape), 1, 1
+
+
 def _draw_weights(module: nn.Module, rng: np.random.Generator) -> None:
     """He-normal weights (zero for the last, linear layer's gain is one), biases zero, GroupNorm the identity."""
     for layer in module.modules():
@@ -96,8 +110,9 @@ def _draw_weights(module: nn.Module, rng: np.random.Generator) -> None:
             layer.bias.data.zero_()
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(max(1, math.gcd(channels, channels // NORM_GROUP_CHANNELS)), channels)
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """GroupNorm in groups of four channels where that divides."""
+    return nn.GroupNorm(max(1, math.gcd(channels, channels // NORM_GROUP_CHANNELS)), channels, affine=affine)
 
 
 def _mlp(inputs: int, hidden: int, classes: int) -> nn.Module:
@@ -119,25 +134,25 @@ def _small_cnn(channels: int, height: int, width: int, classes: int, base: int) 
         layers += [
             nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
             nn.MaxPool2d(2),
-            _group_norm(outputs),
+            group_norm(outputs),
             nn.ReLU(),
         ]
         channels = outputs
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (height // 8) * (width // 8), classes))
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: the basic block of He et al. 2016."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = _group_norm(outputs)
+        self.norm1 = group_norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = _group_norm(outputs)
+        self.norm2 = group_norm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), _group_norm(outputs))
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), group_norm(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
@@ -150,73 +165,16 @@ class _ResNet18(nn.Module):
         self.stem = nn.Sequential(
             ChannelsLast(),
             nn.Conv2d(channels, base, 3, padding=1, bias=False),
-            _group_norm(base),
+            group_norm(base),
             nn.ReLU(),
         )
         widths = [base, base, base, 2 * base, 2 * base, 4 * base, 4 * base, 8 * base, 8 * base]
         strides = [1, 1, 2, 1, 2, 1, 2, 1]
         pairs = zip(widths[:-1], widths[1:], strides, strict=True)
-        self.blocks = nn.Sequential(*(_Block(inputs, outputs, stride) for inputs, outputs, stride in pairs))
+        self.blocks = nn.Sequential(*(_ResidualBlock(inputs, outputs, stride) for inputs, outputs, stride in pairs))
         self.head = nn.Linear(8 * base, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.blocks(self.stem(images))
         logits: torch.Tensor = self.head(features.mean((2, 3)))
         return logits
-
-
-class FlatModel:
-    """A module whose parameters are views into one vector `weights`, and their gradients into one vector `gradient`.
-
-    Both are float32 of shape (dim,), tensors in `layout` order, each contiguous whatever the memory format of the
-    activations; backward writes into `gradient` directly, nothing is concatenated. One FlatModel per thread.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        parameters = list(module.named_parameters())
-        names = tuple(name for name, _ in parameters)
-        self.layout = Layout(names=names, shapes=tuple(tuple(p.shape) for _, p in parameters))
-        self.dim = sum(self.layout.sizes)
-        device = parameters[0][1].device
-        self.weights = torch.empty(self.dim, device=device, dtype=torch.float32)
-        self.gradient = torch.zeros(self.dim, device=device, dtype=torch.float32)
-        slots = zip(self._views(self.weights), self._views(self.gradient), strict=True)
-        for (_, parameter), (weight, gradient) in zip(parameters, slots, strict=True):
-            weight.copy_(parameter.data)
-            parameter.data = weight
-            parameter.grad = gradient
-
-    def _views(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        pieces = flat.split(self.layout.sizes)
-        yield from (piece.view(shape) for piece, shape in zip(pieces, self.layout.shapes, strict=True))
-
-    def load(self, flat_weights: torch.Tensor) -> None:
-        """Copies `flat_weights` into the module; raises ConfigError unless its shape is (dim,)."""
-        if flat_weights.shape != self.weights.shape:
-            raise ConfigError(f"weights must have shape ({self.dim},), got {tuple(flat_weights.shape)}")
-        self.weights.copy_(flat_weights)
-
-    def loss_and_gradient(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-        """Mean cross-entropy of the batch; leaves its gradient in `self.gradient` (overwritten by the next call)."""
-        self.gradient.zero_()
-        with torch.enable_grad():
-            loss = F.cross_entropy(self.module(inputs), labels)
-        loss.backward()
-        return loss.item()
-
-    def evaluate(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        to_inputs: Callable[[torch.Tensor], torch.Tensor],
-        batch_size: int = 64,
-    ) -> tuple[float, float]:
-        """(mean cross-entropy, accuracy) over all `images`, `batch_size` at a time, each batch through `to_inputs`."""
-        loss, correct = 0.0, 0
-        with torch.inference_mode():
-            for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                logits = self.module(to_inputs(batch))
-                loss += F.cross_entropy(logits, targets, reduction="sum").item()
-                correct += int((logits.argmax(1) == targets).sum())
-        return loss / len(labels), correct / len(labels)

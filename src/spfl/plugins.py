@@ -21,7 +21,7 @@ from spfl.own_code import find_object, run_file
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 
-PARTS = ("partition", "gains", "fades", "local", "server")
+PARTS = ("partition", "gains", "fades", "local", "server", "loss", "metric")
 FACTORY = "module"  # a network, or a function that makes one
 
 
@@ -62,17 +62,26 @@ def with_plugin(config: Config, dataset: Dataset, custom: Custom) -> Custom:
     return replace(custom, **missing) if missing else custom
 
 
+def _sizes(dataset: Dataset) -> dict[str, Any]:
+    """What a factory may ask for."""
+    known = {"shape": dataset.shape, "classes": dataset.classes, "num_classes": dataset.classes}
+    if dataset.is_images:
+        return known | dict(zip(("channels", "height", "width"), dataset.shape, strict=True))
+    if dataset.has_indices:
+        return known | {"length": dataset.shape[-1], "vocabulary": dataset.vocabulary}
+    return known | ({"columns": dataset.shape[0]} if len(dataset.shape) == 1 else {})
+
+
 def make_module(factory: nn.Module | Callable[..., Any], config: Config, dataset: Dataset) -> nn.Module:
     """The network of a factory, which is called with those of these keywords that it takes.
 
-    channels, height, width (of the inputs), classes and num_classes (torchvision's word). PyTorch's global generator is
-    seeded for it and put back, so the initial weights are a function of the seed. Raises ConfigError.
+    shape (of an input), channels, height, width (of images), columns (of rows), length and vocabulary (of tokens),
+    classes and num_classes (torchvision's word for the number of outputs). PyTorch's global generator is seeded for it
+    and put back, so the initial weights are a function of the seed. Raises ConfigError.
     """
     if isinstance(factory, nn.Module):
         return factory
-    channels, height, width = dataset.shape
-    known = {"channels": channels, "height": height, "width": width, "classes": dataset.classes}
-    known |= {"num_classes": dataset.classes}
+    known = _sizes(dataset)
     taken = inspect.signature(factory).parameters
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     given = {k: v for k, v in known.items() if k in taken or (anything and k == "num_classes")}

@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     ATTACK = 16
     AVAILABILITY = 17
     DROPOUT = 18
+    MOVEMENT = 19
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

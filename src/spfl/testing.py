@@ -24,7 +24,8 @@ import pytest
 from spfl import training
 from spfl.config.schema import Config, build_config
 from spfl.custom import Custom
-from spfl.data.dataset import Dataset, load_dataset
+from spfl.data.dataset import Dataset
+from spfl.data.sources import load_dataset
 from spfl.fleet import threads as fleet
 from spfl.schemes import Scheme
 from spfl.training import RoundRecord

@@ -13,10 +13,12 @@ import numpy as np
 
 from spfl.allocation.bound import Devices
 from spfl.allocation.result import AllocationResult
-from spfl.arrays import Bools, State, Vector
+from spfl.arrays import Bools, State
 from spfl.config.schema import Config
 from spfl.config.training import TrainingConfig
-from spfl.data.dataset import Dataset, load_dataset
+from spfl.data.dataset import Dataset
+from spfl.data.sources import load_dataset
+from spfl.flat_model import STATISTICS
 from spfl.fleet import Fleet
 from spfl.fleet.gpu import TorchFleet
 from spfl.fleet.processes import ProcessFleet
@@ -39,7 +41,8 @@ from spfl.world.world import World
 class RoundRecord:
     """What happened in one round. `seconds` is wall-clock time by phase; all else is a function of the config.
 
-    `loss` is the cohort's weighted mean training loss; `test_loss` and `test_accuracy` are None between evaluations.
+    `loss` is the cohort's weighted mean training loss; `test_loss` and `test_score` are None between evaluations.
+    `metric` is what the score is: accuracy, f1, r2 or the caller's own.
     `payload_bits` counts packets sent, `received_bits` those that arrived, `side_bits` the side information.
     `rejected` counts devices whose gradient or packets could not be used. `spent`: joules and seconds of each device.
     `server` is the state after the round.
@@ -49,7 +52,7 @@ class RoundRecord:
     cohort: tuple[int, ...]
     loss: float
     test_loss: float | None
-    test_accuracy: float | None
+    test_score: float | None
     devices: Devices
     allocation: AllocationResult
     outcome: Outcome
@@ -60,6 +63,12 @@ class RoundRecord:
     spent: Spent
     seconds: dict[str, float]
     server: ServerState
+    metric: str = "accuracy"
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The score, where it is an accuracy."""
+        return self.test_score if self.metric == "accuracy" else None
 
 
 def run(config: Config, dataset: Dataset | None = None, start: ServerState | None = None) -> Iterator[RoundRecord]:
@@ -68,7 +77,7 @@ def run(config: Config, dataset: Dataset | None = None, start: ServerState | Non
     `dataset` replaces the configured one (loaded once for many runs); `start` continues after a checkpoint.
     Raises DataError or ConfigError before the first round; later faults are contained and counted.
     """
-    return train(World.build(config, dataset or load_dataset(config.data.name)), start)
+    return train(World.build(config, dataset or load_dataset(config.data)), start)
 
 
 def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecord]:
@@ -127,7 +136,7 @@ def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_
 class Ends(NamedTuple):
     """What completes a round beside the server's own rules: how weights are evaluated, how uploads are aggregated."""
 
-    evaluate: Callable[[Vector], tuple[float, float]]
+    evaluate: Callable[..., tuple[float, float]]
     receive: Callable[[Format, Arrived, State], Update] = receive
 
 
@@ -163,16 +172,16 @@ def complete(
         update = world.remember(uploads, outcome.sign, update)
         after = step(config.training, server, update, world.custom.server)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
-    test_loss, test_accuracy = None, None
+    test_loss, test_score = None, None
     if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
         with clock("evaluate"):
-            test_loss, test_accuracy = ends.evaluate(server.weights)
+            test_loss, test_score = ends.evaluate(server.weights, server.memory.get(STATISTICS))
     return RoundRecord(
         round_,
         tuple(upload.device for upload in uploads),
         mean_loss(uploads),
         test_loss,
-        test_accuracy,
+        test_score,
         plan.devices,
         allocation,
         outcome,
@@ -183,6 +192,7 @@ def complete(
         world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0], round_),
         clock.seconds,
         server,
+        world.task.metric,
     )
 
 

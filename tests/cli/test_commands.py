@@ -351,7 +351,8 @@ def test_info(call, tmp_path):
     found = json.loads(out)
     assert code == 0
     assert found["versions"]["spfl"] == spfl.__version__
-    assert found["datasets"] == {"digits": "embedded", "toy": "data/toy"}
+    assert found["datasets"]["digits"] == found["datasets"]["wine"] == "embedded"
+    assert found["datasets"]["toy"] == "data/toy"
     assert {"error_free", "single_packet", "sp_fl"} <= {scheme["name"] for scheme in found["schemes"]}
     code, out, _ = call("info")
     assert code == 0

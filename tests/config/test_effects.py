@@ -10,7 +10,7 @@ from spfl import training
 from spfl.config.effects import OVERRIDDEN, check_swept, told_idle, without_effect
 from spfl.config.files import assign, dotted, load_config
 from spfl.config.schema import Config, build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError
 from spfl.runs.metrics import metrics
 
@@ -40,6 +40,15 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.dirichlet_alpha": (9.0, {"data.partition": "iid"}),
     "data.shards_per_device": (3, {}),
     "data.samples_per_device": (50, {}),
+    "data.config": ("small", {}),
+    "data.split": (("train",), {}),
+    "data.test_fraction": (0.4, {}),
+    "data.image_column": ("scan", {}),
+    "data.input_columns": (("x",), {}),
+    "data.label_column": ("y", {}),
+    "data.client_column": ("writer", {}),
+    "data.sequence_length": (9, {}),
+    "model.batch_norm": ("group", {}),
     "scheme.trim": (0.3, {}),
     "attack.devices": (2, {}),
     "attack.factor": (3.0, {}),

@@ -85,7 +85,8 @@ def test_values_of_overrides(text, value):
         (["training.rate=-1"], "training.rate: input should be greater than 0, got -1"),
         (
             ["data.partition=random"],
-            "data.partition: input should be 'iid', 'dirichlet', 'shards' or 'sampled', got 'random'",
+            "data.partition: input should be 'iid', 'dirichlet', 'shards', 'sampled', 'column' or 'files', got "
+            "'random'",
         ),
         (["scheme.rho=1.0"], "scheme: rho must lie in (0, 1) or be 'proportional', got 1.0"),
         (["scheme.rho=half"], "scheme.rho"),

@@ -22,8 +22,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from spfl.data.dataset import Dataset, _checksum, flip_half, load_dataset, to_inputs
+from spfl.data.dataset import Dataset, flip_half, to_inputs
 from spfl.data.partitioning import batch_indices, partition
+from spfl.data.sources import _checksum, load_dataset
 from spfl.errors import ConfigError, DataError
 
 
@@ -69,10 +70,10 @@ def test_parquet_images_arrive_bit_exact_in_channel_first_order(folder, pixels):
     data = load(folder)
     assert data.shape == (3, 4, 6)
     assert data.classes == 3
-    assert data.train_images.dtype == torch.uint8
+    assert data.train_inputs.dtype == torch.uint8
     assert data.train_labels.dtype == torch.int64
-    assert torch.equal(data.train_images, torch.from_numpy(pixels[:6]).permute(0, 3, 1, 2))
-    assert torch.equal(data.test_images, torch.from_numpy(pixels[6:]).permute(0, 3, 1, 2))
+    assert torch.equal(data.train_inputs, torch.from_numpy(pixels[:6]).permute(0, 3, 1, 2))
+    assert torch.equal(data.test_inputs, torch.from_numpy(pixels[6:]).permute(0, 3, 1, 2))
     assert data.test_labels.tolist() == [2, 0]
 
 
@@ -84,7 +85,7 @@ def test_several_files_are_joined_in_name_order(tmp_path, pixels):
     write_split(folder, "test", [png(pixels[3])], [0])
     data = load(folder)
     assert data.train_labels.tolist() == [0, 1, 2]
-    assert torch.equal(data.train_images, torch.from_numpy(pixels[:3]).permute(0, 3, 1, 2))
+    assert torch.equal(data.train_inputs, torch.from_numpy(pixels[:3]).permute(0, 3, 1, 2))
 
 
 def test_grey_images_have_one_channel_and_may_be_named_image_and_fine_label(tmp_path):
@@ -93,7 +94,7 @@ def test_grey_images_have_one_channel_and_may_be_named_image_and_fine_label(tmp_
     write_split(tmp_path / "toy", "validation", [png(grey)], [0], image="image", label="fine_label")
     data = load(tmp_path / "toy")
     assert data.shape == (1, 3, 4)
-    assert torch.equal(data.test_images[0, 0], torch.from_numpy(grey))
+    assert torch.equal(data.test_inputs[0, 0], torch.from_numpy(grey))
 
 
 def test_images_may_be_paths_beside_the_parquet_file(tmp_path, pixels):
@@ -102,7 +103,7 @@ def test_images_may_be_paths_beside_the_parquet_file(tmp_path, pixels):
     (folder / "a.png").write_bytes(png(pixels[0]))
     write_split(folder, "train", ["a.png"], [0])
     write_split(folder, "test", ["a.png"], [0])
-    assert torch.equal(load(folder).train_images[0], torch.from_numpy(pixels[0]).permute(2, 0, 1))
+    assert torch.equal(load(folder).train_inputs[0], torch.from_numpy(pixels[0]).permute(2, 0, 1))
 
 
 def test_class_count_comes_from_the_schema_metadata_when_it_is_there(tmp_path, pixels):
@@ -117,7 +118,7 @@ def test_a_folder_path_is_a_dataset_name_and_the_environment_names_the_root(fold
     monkeypatch.setenv("SPFL_DATA_DIR", str(folder.parent))
     monkeypatch.setenv("SPFL_CACHE_DIR", str(folder.parent / "other"))
     by_environment = load_dataset("toy")
-    assert torch.equal(by_path.train_images, by_environment.train_images)
+    assert torch.equal(by_path.train_inputs, by_environment.train_inputs)
     assert list((folder.parent / "other").glob("*.safetensors"))
 
 
@@ -136,7 +137,7 @@ def test_hugging_face_splits_are_read_from_their_arrow_files(tmp_path, pixels, m
     monkeypatch.delenv("SPFL_DATA_DIR", raising=False)
     data = load_dataset("cifar10", cache_dir=tmp_path / "cache")
     assert asked == ["uoft-cs/cifar10"]
-    assert torch.equal(data.train_images, torch.from_numpy(pixels[:2]).permute(0, 3, 1, 2))
+    assert torch.equal(data.train_inputs, torch.from_numpy(pixels[:2]).permute(0, 3, 1, 2))
 
 
 def idx(array):
@@ -159,8 +160,8 @@ def idx_folder(tmp_path, pixels):
 def test_the_idx_files_of_the_mnist_family_gzipped_or_not(idx_folder, pixels):
     for _ in range(2):  # decoded, then from the cache
         data = load(idx_folder)
-        np.testing.assert_array_equal(data.train_images.numpy()[:, 0], pixels[:6, ..., 0])
-        np.testing.assert_array_equal(data.test_images.numpy()[:, 0], pixels[6:, ..., 0])
+        np.testing.assert_array_equal(data.train_inputs.numpy()[:, 0], pixels[:6, ..., 0])
+        np.testing.assert_array_equal(data.test_inputs.numpy()[:, 0], pixels[6:, ..., 0])
         assert (data.train_labels.tolist(), data.test_labels.tolist(), data.classes) == ([0, 1, 2, 0, 1, 2], [2, 0], 3)
     assert load_dataset(str(idx_folder), cache_dir=idx_folder.parent / "cache").shape == (1, 4, 6)
 
@@ -194,9 +195,9 @@ def test_half_of_the_idx_files_are_none(idx_folder):
 def test_digits_are_embedded_stretched_and_split_the_same_way_each_time(monkeypatch):
     data, again = load_dataset("digits"), load_dataset("digits")
     assert (len(data.train_labels), len(data.test_labels), data.shape) == (1437, 360, (1, 8, 8))
-    assert (int(data.train_images.min()), int(data.train_images.max())) == (0, 255)
+    assert (int(data.train_inputs.min()), int(data.train_inputs.max())) == (0, 255)
     assert torch.bincount(data.test_labels, minlength=10).min() >= 20
-    assert torch.equal(data.test_images, again.test_images)
+    assert torch.equal(data.test_inputs, again.test_inputs)
 
 
 # --- refusing -----------------------------------------------------------------------------------------------
@@ -268,9 +269,9 @@ def test_first_image_of_another_size_or_mode_is_named(folder, pixels):
     write_split(folder, "train", odd, [0, 1, 2, 0, 1, 2])
     with pytest.raises(DataError, match=r"row 4 is L 6x4, the first image is RGB 6x4"):
         load(folder)
-    odd[4] = png(pixels[4], "RGBA")
+    odd[4] = png(pixels[4], "1")
     write_split(folder, "train", odd, [0, 1, 2, 0, 1, 2])
-    with pytest.raises(DataError, match=r"row 4 has mode RGBA"):
+    with pytest.raises(DataError, match=r"row 4 has mode 1, must be L, LA, RGB, RGBA"):
         load(folder)
 
 
@@ -298,9 +299,9 @@ def only_cache(folder):
 
 def test_second_load_reads_the_cache_not_the_images(folder, monkeypatch):
     first = load(folder)
-    monkeypatch.setattr("spfl.data.dataset.decode", lambda source: pytest.fail("decoded again"))
+    monkeypatch.setattr("spfl.data.sources.decode", lambda source, data: pytest.fail("decoded again"))
     second = load(folder)
-    assert torch.equal(first.train_images, second.train_images)
+    assert torch.equal(first.train_inputs, second.train_inputs)
     assert torch.equal(first.test_labels, second.test_labels)
     assert (first.classes, first.name) == (second.classes, second.name)
 
@@ -331,8 +332,8 @@ def test_damaged_cache_is_rebuilt(folder, where):
     raw[where] ^= 0x55
     cache.write_bytes(raw)
     rebuilt = load(folder)
-    assert torch.equal(good.train_images, rebuilt.train_images)
-    assert torch.equal(good.test_images, rebuilt.test_images)
+    assert torch.equal(good.train_inputs, rebuilt.train_inputs)
+    assert torch.equal(good.test_inputs, rebuilt.test_inputs)
     assert torch.equal(good.train_labels, rebuilt.train_labels)
 
 
@@ -341,8 +342,8 @@ def test_truncated_cache_is_rebuilt_and_good_again(folder, monkeypatch):
     cache = only_cache(folder)
     cache.write_bytes(cache.read_bytes()[:40])
     load(folder)
-    monkeypatch.setattr("spfl.data.dataset.decode", lambda source: pytest.fail("decoded again"))
-    assert torch.equal(load(folder).train_images, good.train_images)
+    monkeypatch.setattr("spfl.data.sources.decode", lambda source, data: pytest.fail("decoded again"))
+    assert torch.equal(load(folder).train_inputs, good.train_inputs)
 
 
 def test_cache_folder_that_cannot_be_made_is_a_data_error(folder):
@@ -373,9 +374,9 @@ def test_normalisation_does_not_depend_on_the_number_of_threads(digits):
 
 def test_inputs_have_zero_mean_and_unit_deviation_per_channel():
     data = toy_dataset()
-    inputs = to_inputs(data.train_images, data)
+    inputs = to_inputs(data.train_inputs, data)
     assert inputs.dtype == torch.float32
-    expected = (data.train_images.double() - data.mean.view(1, 3, 1, 1)) / data.std.view(1, 3, 1, 1)
+    expected = (data.train_inputs.double() - data.mean.view(1, 3, 1, 1)) / data.std.view(1, 3, 1, 1)
     assert torch.allclose(inputs.double(), expected, atol=1e-5)
     assert torch.allclose(inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(inputs.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
@@ -383,17 +384,17 @@ def test_inputs_have_zero_mean_and_unit_deviation_per_channel():
 
 def test_statistics_come_from_train_images_only_and_constant_channels_are_safe():
     data = toy_dataset()
-    assert torch.allclose(data.mean, data.train_images.double().mean((0, 2, 3)))
+    assert torch.allclose(data.mean, data.train_inputs.double().mean((0, 2, 3)))
     flat = Dataset("flat", torch.full((3, 1, 2, 2), 7, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64),
-                   data.test_images[:, :1], data.test_labels, 4)  # fmt: skip
-    assert to_inputs(flat.train_images, flat).abs().max() == 0
+                   data.test_inputs[:, :1], data.test_labels, 4)  # fmt: skip
+    assert to_inputs(flat.train_inputs, flat).abs().max() == 0
 
 
 def test_pooled_averages_blocks():
     data = toy_dataset()
-    blocks = data.train_images.numpy().astype(float).reshape(40, 3, 2, 2, 3, 2).mean((3, 5))
-    assert np.array_equal(data.pooled(2).train_images.numpy(), np.rint(blocks).astype(np.uint8))
-    assert data.pooled(2).test_images.shape == (8, 3, 2, 3)
+    blocks = data.train_inputs.numpy().astype(float).reshape(40, 3, 2, 2, 3, 2).mean((3, 5))
+    assert np.array_equal(data.pooled(2).train_inputs.numpy(), np.rint(blocks).astype(np.uint8))
+    assert data.pooled(2).test_inputs.shape == (8, 3, 2, 3)
     with pytest.raises(ConfigError, match="pool factor must divide"):
         data.pooled(3)
 
@@ -401,18 +402,18 @@ def test_pooled_averages_blocks():
 def test_validation_split_holds_out_train_images_and_never_shows_the_test_set():
     data = toy_dataset()
     split = data.split_validation(0.25, np.random.default_rng(3))
-    parts = torch.cat([split.train_images, split.test_images]).flatten(1)
+    parts = torch.cat([split.train_inputs, split.test_inputs]).flatten(1)
     assert len(split.test_labels) == 10
-    assert sorted(map(tuple, parts.tolist())) == sorted(map(tuple, data.train_images.flatten(1).tolist()))
+    assert sorted(map(tuple, parts.tolist())) == sorted(map(tuple, data.train_inputs.flatten(1).tolist()))
     again = data.split_validation(0.25, np.random.default_rng(3))
-    assert torch.equal(split.test_images, again.test_images)
+    assert torch.equal(split.test_inputs, again.test_inputs)
     for fraction in (0.0, 1.0):
         with pytest.raises(ConfigError, match=r"data\.validation_fraction"):
             data.split_validation(fraction, np.random.default_rng(3))
 
 
 def test_flip_half_mirrors_about_half_of_the_images_and_no_other():
-    images = toy_dataset(n=2000).train_images
+    images = toy_dataset(n=2000).train_inputs
     flipped = flip_half(images, np.random.default_rng(5))
     kept = (flipped == images).flatten(1).all(1)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)

@@ -17,7 +17,7 @@ from spfl.figures.curves import accuracy_figure, importance_figure
 from spfl.figures.looks import COLOURS, KNOWN
 from spfl.figures.saving import save_figure
 from spfl.runs.experiment import run_experiment
-from spfl.runs.results import AccuracyCurve, read_curves, read_importance
+from spfl.runs.results import ScoreCurve, read_curves, read_importance
 
 
 def write_run(folder, accuracies, tail="", **sections):
@@ -38,8 +38,8 @@ def test_seeds_of_one_configuration_make_one_curve(tmp_path):
     first, second = read_curves([a, other, b])
     assert (first.label, second.label) == ("sp_fl", "error_free")
     np.testing.assert_array_equal(first.rounds, [2, 4, 6])
-    np.testing.assert_array_equal(first.accuracy, [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]])
-    assert second.accuracy.shape == (1, 3)
+    np.testing.assert_array_equal(first.score, [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]])
+    assert second.score.shape == (1, 3)
 
 
 def test_labels_tell_what_differs(tmp_path):
@@ -55,7 +55,7 @@ def test_an_unfinished_run_shortens_the_curve(tmp_path):
     a = write_run(tmp_path / "a", [0.1, 0.2, 0.3])
     b = write_run(tmp_path / "b", [0.2], seed=1, tail='{"round": 3, "test_acc')
     (curve,) = read_curves([a, b])
-    np.testing.assert_array_equal(curve.accuracy, [[0.1], [0.2]])
+    np.testing.assert_array_equal(curve.score, [[0.1], [0.2]])
 
 
 def test_folders_that_cannot_be_drawn(tmp_path):
@@ -73,8 +73,8 @@ def curves():
     rounds = np.arange(5, 105, 5)
     rng = np.random.default_rng(0)
     return [
-        AccuracyCurve("a", rounds, np.sort(rng.random((3, 20)), axis=1)),
-        AccuracyCurve("b", rounds, np.sort(rng.random((1, 20)), axis=1)),
+        ScoreCurve("a", rounds, np.sort(rng.random((3, 20)), axis=1)),
+        ScoreCurve("b", rounds, np.sort(rng.random((1, 20)), axis=1)),
     ]
 
 
@@ -83,11 +83,11 @@ def test_lines_and_bands_are_the_data():
     (axes,) = figure.axes
     for line, curve in zip(axes.lines, curves(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), curve.rounds)
-        np.testing.assert_array_equal(line.get_ydata(), curve.accuracy.mean(0))
+        np.testing.assert_array_equal(line.get_ydata(), curve.score.mean(0))
     (band,) = axes.collections  # one seed has no band
     heights = band.get_paths()[0].vertices[:, 1]
-    assert heights.min() == curves()[0].accuracy.min()
-    assert heights.max() == curves()[0].accuracy.max()
+    assert heights.min() == curves()[0].score.min()
+    assert heights.max() == curves()[0].score.max()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     assert legend.get_title().get_text() == "mean, lowest and highest, n = 1 to 3"
@@ -97,7 +97,7 @@ def test_lines_and_bands_are_the_data():
 
 
 def test_the_first_curves_differ_in_colour_dash_and_marker():
-    many = [AccuracyCurve(name, np.arange(3), np.zeros((1, 3))) for name in KNOWN[: len(COLOURS)]]
+    many = [ScoreCurve(name, np.arange(3), np.zeros((1, 3))) for name in KNOWN[: len(COLOURS)]]
     lines = accuracy_figure(many).axes[0].lines
     assert len({line.get_color() for line in lines}) == len(COLOURS)
     assert len({line.get_marker() for line in lines}) == len(COLOURS)

@@ -25,7 +25,7 @@ from spfl.figures.looks import MARKERS as MARKER_NAMES
 from spfl.figures.saving import save_figure
 from spfl.figures.style import FigureStyle
 from spfl.figures.tex import tex_text
-from spfl.runs.results import AccuracyCurve, SpentCurve
+from spfl.runs.results import ScoreCurve, SpentCurve
 from spfl.schemes import SCHEMES
 
 IEEE = FigureStyle("ieee")
@@ -34,7 +34,7 @@ IEEE = FigureStyle("ieee")
 def some_curves(*labels):
     rounds = np.arange(5, 105, 5)
     rng = np.random.default_rng(0)
-    return [AccuracyCurve(label, rounds, np.sort(rng.random((3, 20)), axis=1)) for label in labels]
+    return [ScoreCurve(label, rounds, np.sort(rng.random((3, 20)), axis=1)) for label in labels]
 
 
 # --- looks --------------------------------------------------------------------------------------------------

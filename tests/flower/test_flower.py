@@ -52,7 +52,7 @@ def run(config, digits, nodes=2, grid=InProcessGrid, **engine):
 
 
 def task(round_, devices, weights):
-    note = protocol.Task(round_, tuple(devices), np.zeros(0, np.float32), {}, one_exchange=False)
+    note = protocol.RoundTask(round_, tuple(devices), np.zeros(0, np.float32), {}, one_exchange=False)
     return protocol.task_content(note, weights)
 
 

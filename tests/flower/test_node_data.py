@@ -54,9 +54,9 @@ def write_parquet(path, images, labels):
 def deal(folder, dataset, parts, test=False):
     """A folder for each device, with its part of the data and, when asked, with all test images."""
     for device, part in enumerate(parts):
-        write_parquet(folder / f"{device}" / "train-0.parquet", dataset.train_images[part], dataset.train_labels[part])
+        write_parquet(folder / f"{device}" / "train-0.parquet", dataset.train_inputs[part], dataset.train_labels[part])
         if test:
-            write_parquet(folder / f"{device}" / "test-0.parquet", dataset.test_images, dataset.test_labels)
+            write_parquet(folder / f"{device}" / "test-0.parquet", dataset.test_inputs, dataset.test_labels)
     return [str(folder / f"{device}") for device in range(len(parts))]
 
 
@@ -71,7 +71,7 @@ def dealt(small_config, digits, tmp_path):
     """A partitioned experiment, the same data in folders, and the test set in one."""
     config = small_config(data={"devices": DEVICES}, training={"rounds": 3})
     folders = deal(tmp_path / "nodes", digits, World.build(config, digits).parts)
-    write_parquet(tmp_path / "test" / "train-0.parquet", digits.test_images, digits.test_labels)
+    write_parquet(tmp_path / "test" / "train-0.parquet", digits.test_inputs, digits.test_labels)
     return config, folders, str(tmp_path / "test")
 
 
@@ -116,7 +116,7 @@ def test_every_uplink_gives_the_same_bits(scheme, small_config, digits, tmp_path
 
 
 def test_moments_of_parts_are_those_of_the_whole(digits):
-    parts = [digits.train_images[start::7] for start in range(7)]
+    parts = [digits.train_inputs[start::7] for start in range(7)]
     mean, std = federated_moments([GreySums.of(part) for part in parts])
     assert (list(mean), list(std)) == (digits.mean.tolist(), digits.std.tolist())
 
@@ -140,7 +140,7 @@ def test_nodes_evaluate_when_the_server_has_no_test_set(small_config, digits, tm
     for device, folder in enumerate(folders):
         part = slice(cuts[device], cuts[device + 1])
         write_parquet(
-            tmp_path / "nodes" / str(device) / "test-0.parquet", digits.test_images[part], digits.test_labels[part]
+            tmp_path / "nodes" / str(device) / "test-0.parquet", digits.test_inputs[part], digits.test_labels[part]
         )
         assert folder
     settings = settings_of(config, out=str(tmp_path / "run"))
@@ -176,7 +176,7 @@ def class_folders(folder, digits, names):
     for label, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for row in np.flatnonzero(digits.train_labels.numpy() == label)[:2]:
-            Image.fromarray(digits.train_images[row, 0].numpy(), "L").save(folder / name / f"{row}.png")
+            Image.fromarray(digits.train_inputs[row, 0].numpy(), "L").save(folder / name / f"{row}.png")
 
 
 def test_a_folder_of_class_folders(digits, tmp_path):
@@ -187,7 +187,7 @@ def test_a_folder_of_class_folders(digits, tmp_path):
     assert images.shape == (20, 1, 8, 8)
     assert test is None
     row = np.flatnonzero(digits.train_labels.numpy() == 3)[0]
-    assert any(np.array_equal(image, digits.train_images[row]) for image in images)
+    assert any(np.array_equal(image, digits.train_inputs[row]) for image in images)
 
 
 def test_a_node_may_lack_classes_and_labels_stay_the_same(digits, tmp_path):
@@ -203,7 +203,7 @@ def test_a_node_may_lack_classes_and_labels_stay_the_same(digits, tmp_path):
 def test_idx_files_without_a_test_part(digits, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
-    images, labels = digits.train_images[:5, 0].numpy(), digits.train_labels[:5].numpy().astype(np.uint8)
+    images, labels = digits.train_inputs[:5, 0].numpy(), digits.train_labels[:5].numpy().astype(np.uint8)
     for name, array in (("images-idx3", images), ("labels-idx1", labels)):
         head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
         (folder / f"train-{name}-ubyte").write_bytes(head + array.tobytes())
@@ -442,7 +442,7 @@ def test_a_node_of_the_wrong_shape_is_refused_with_its_reason_and_repaired_later
     good = (tmp_path / "nodes" / "1" / "train-0.parquet").read_bytes()
     (tmp_path / "nodes" / "1" / "train-0.parquet").unlink()
     write_parquet(
-        tmp_path / "nodes" / "1" / "train-0.parquet", digits.pooled(2).train_images[:9], digits.train_labels[:9]
+        tmp_path / "nodes" / "1" / "train-0.parquet", digits.pooled(2).train_inputs[:9], digits.train_labels[:9]
     )
 
     class Repaired(Grid):

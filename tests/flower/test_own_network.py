@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, FlowerError
 from spfl.flower import client_app
 from spfl.flower.client_app import app

@@ -39,7 +39,7 @@ def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch,
         for row in range(place, 200, 2):
             folder = tmp_path / "data" / node / str(int(digits.train_labels[row]))
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.asarray(digits.train_images[row, 0]), "L").save(folder / f"{row}.png")
+            Image.fromarray(np.asarray(digits.train_inputs[row, 0]), "L").save(folder / f"{row}.png")
     Path("mine.toml").write_text(next(body for body in fenced("toml") if 'source = "node"' in body))
     Path("mine.py").write_text("\n".join(fenced("python")))
     commands = re.findall(r"^spfl flower (?:run|init) .*mine.*$", PAGE, re.MULTILINE)

@@ -37,7 +37,7 @@ def world_of(digits, **training):
 
 
 def inputs(digits):
-    images = digits.train_images.float()
+    images = digits.train_inputs.float()
     return (images - images.mean()) / images.std(correction=0)
 
 

@@ -40,7 +40,7 @@ def test_a_finished_run(finished):
     (found,) = read_progress(finished)
     assert (found.name, found.state, found.done, found.total, found.left_s) == ("one", "finished", 4, 4, None)
     rounds = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert found.accuracy == [rounds[1]["test_accuracy"], rounds[3]["test_accuracy"]]
+    assert found.scores == [rounds[1]["test_accuracy"], rounds[3]["test_accuracy"]]
     assert found.rounds_per_s == pytest.approx(4 / sum(r["seconds"]["total"] for r in rounds))
 
 

@@ -21,7 +21,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from spfl.config.files import load_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.runs.experiment import run_experiment
 run_experiment(load_config(Path(sys.argv[1])), load_dataset("digits"), Path(sys.argv[2]))
 """

@@ -44,7 +44,7 @@ def write_images(folder, digits, rows):
     for row in rows:
         label = folder / str(int(digits.train_labels[row]))
         label.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(digits.train_images[row, 0]), "L").save(label / f"{row}.png")
+        Image.fromarray(np.asarray(digits.train_inputs[row, 0]), "L").save(label / f"{row}.png")
     return str(folder)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from spfl.config.files import load_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, FlowerError
 from spfl.flower import deployment
 from spfl.flower.client_app import app

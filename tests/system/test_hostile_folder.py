@@ -17,7 +17,7 @@ import pytest
 
 from spfl.cli import commands as cli
 from spfl.config.files import load_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.runs.comparison import compare
 from spfl.runs.experiment import run_experiment
 from spfl.studies.runner import load_points, sweep

@@ -23,7 +23,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 from spfl.runs import folders
 from spfl.config.files import load_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.runs.experiment import run_experiment
 from spfl.studies.runner import load_points, sweep
 

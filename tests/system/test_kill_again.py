@@ -27,7 +27,7 @@ import json, os, shutil, signal, sys, warnings
 from pathlib import Path
 from spfl.runs import folders
 from spfl.config.files import load_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.report.page import write_report
 from spfl.runs.comparison import compare
 from spfl.runs.experiment import run_experiment

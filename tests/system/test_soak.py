@@ -12,7 +12,7 @@ import pytest
 LONG = """
 import json, os, resource, sys
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.runs.experiment import run_experiment
 from pathlib import Path
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import spfl
 from spfl.custom import Custom
 from spfl.errors import ConfigError
+from spfl.training import train
 from spfl.world.dry_pass import check_network
 from spfl.world.world import World
 
@@ -74,28 +75,23 @@ UNFIT = {
     "a state_dict": (lambda: head().state_dict(), "must be a network, a torch.nn.Module, got a mapping"),
     "a function": (lambda: F.relu, "must be a network, a torch.nn.Module, got function"),
     "nothing to train": (lambda: nn.Sequential(nn.Flatten()), "must have parameters"),
+    "all frozen": (lambda: head().requires_grad_(False), "got none that requires_grad"),
+    "functional dropout": (lambda: Calls(lambda m, x: m.layer(F.dropout(x, 0.1))), "must draw nothing in eval mode"),
+    "NumPy's draws": (lambda: Calls(drawn(np.random.rand)), "must draw nothing in eval mode"),
+    "Python's draws": (lambda: Calls(drawn(random.random)), "must draw nothing in eval mode"),
     "float64": (lambda: head().double(), "all of dtype float32, got torch.float64"),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "module.1.weight has no shape yet"),
     "meta": (lambda: head(nn.Linear(64, 64, device="meta")), "module.1.weight has no values"),
-    "five outputs": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), r"\(4, 10\) logits .* got \(4, 5\)"),
+    "five outputs": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), r"\(4, 10\) outputs .* got \(4, 5\)"),
     "three channels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10)), "got RuntimeError"),
     "a pair": (lambda: Calls(lambda m, x: (m.layer(x), x)), "got a tuple of 2"),
     "a dict": (lambda: Calls(lambda m, x: OrderedDict(out=m.layer(x))), "got a OrderedDict of 1"),
     "whole numbers": (lambda: Calls(lambda m, x: m.layer(x).long()), "torch.int64"),
     "no graph": (lambda: Calls(lambda m, x: m.layer(x).detach()), "differentiable"),
     "unused": (lambda: Calls(lambda m, x: m.layer(x), extra=nn.Linear(2, 2)), "module.extra.weight must have a part"),
-    "frozen": (lambda: head(nn.Linear(64, 64).requires_grad_(False)), "trainable parameters only"),
     "hooks": (lambda: head(torch.nn.utils.weight_norm(nn.Linear(64, 64))), "copy.deepcopy can copy"),
     "scripted": (lambda: torch.jit.script(head()), "weights would never move"),
     "traced": (lambda: torch.jit.trace(head(), torch.zeros(2, 1, 8, 8)), "weights would never move"),
-    "dropout layer": (lambda: head(nn.Dropout(0.1)), "module.1 draws from torch's global"),
-    "functional dropout": (lambda: Calls(lambda m, x: m.layer(F.dropout(x, 0.1))), "draws from torch's global"),
-    "dropout in an LSTM": (lambda: Recurrent(nn.LSTM(8, 16, 2, batch_first=True, dropout=0.2)), "module.cells draws"),
-    "dropout in attention": (lambda: Attention(0.2), "module.attend draws"),
-    "RReLU": (lambda: head(nn.Linear(64, 64), nn.RReLU()), "module.2 draws"),
-    "NumPy's draws": (lambda: Calls(drawn(np.random.rand)), "or NumPy's"),
-    "Python's draws": (lambda: Calls(drawn(random.random)), "or Python's"),
-    "batch norm": (lambda: head(nn.BatchNorm1d(64)), "module.1 keeps running statistics"),
     "spectral norm": (
         lambda: head(nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64))),
         r"changes with every call|remembers earlier calls",
@@ -111,7 +107,14 @@ FIT = {
     "dropout of nothing": lambda: head(nn.Dropout(0.0)),
     "tied": lambda: Calls(lambda m, x: m.layer(F.relu(x @ m.layer.weight.T) @ m.layer.weight)),
     "data parallel": lambda: nn.DataParallel(head()),
+    "frozen": lambda: head(nn.Linear(64, 64).requires_grad_(False)),
+    "dropout layer": lambda: head(nn.Dropout(0.1)),
+    "dropout in an LSTM": lambda: Recurrent(nn.LSTM(8, 16, 2, batch_first=True, dropout=0.2)),
+    "dropout in attention": lambda: Attention(0.2),
+    "RReLU": lambda: head(nn.Linear(64, 64), nn.RReLU()),
+    "batch norm": lambda: head(nn.BatchNorm1d(64)),
 }
+DRAWING = ("dropout layer", "dropout in an LSTM", "dropout in attention", "RReLU")
 
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch, of what it deprecates
@@ -119,7 +122,7 @@ FIT = {
 def test_what_does_not_fit_is_refused_in_one_line(digits, name):
     make, message = UNFIT[name]
     with pytest.raises(ConfigError, match=message) as caught:
-        check_network(Custom(module=make()).module, digits, on_device=False)
+        check_network(Custom(module=make()).module, digits)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -130,17 +133,29 @@ def test_what_fits_passes_and_is_left_as_it_was(digits, name):
     before = {key: value.clone() for key, value in module.state_dict().items()}
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    check_network(Custom(module=module).module, digits, on_device=False)
+    traits = check_network(Custom(module=module).module, digits)
+    assert traits.draws == (name in DRAWING)
+    assert traits.statistics == (("1.running_mean", "1.running_var") if name == "batch norm" else ())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("make", [lambda: Recurrent(nn.GRU(8, 16, batch_first=True)), lambda: nn.DataParallel(head())])
-def test_a_network_that_vmap_cannot_take_is_for_worker_threads(digits, make):
-    check_network(make(), digits, on_device=False)
-    with pytest.raises(ConfigError, match=r"torch_device must be absent with a network that torch\.func\.vmap"):
-        check_network(make(), digits, on_device=True)
+def test_a_network_that_vmap_cannot_take_is_looped_over_on_a_device(digits, small_config):
+    """Device by device, with the result of worker threads."""
+    torch.manual_seed(0)
+    module, weights = Recurrent(nn.GRU(8, 16, batch_first=True)), []
+    for device in (None, "cpu"):
+        config = small_config().model_copy(update={"torch_device": device})
+        *_, last = train(World.build(config, digits, Custom(module=module)))
+        weights.append(last.server.weights)
+    np.testing.assert_allclose(*weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_that_no_device_can_take_is_for_worker_threads(digits, small_config):
+    config = small_config().model_copy(update={"torch_device": "cpu"})
+    with pytest.raises(ConfigError, match=r"torch_device must be absent with a network that .*; worker threads can"):
+        list(train(World.build(config, digits, Custom(module=nn.DataParallel(head())))))
 
 
 def test_the_pass_comes_before_the_first_round(digits, small_config, tmp_path):

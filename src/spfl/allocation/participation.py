@@ -32,7 +32,7 @@ from spfl.radio.outage import Link, outage_exponent
 
 POINTS = 192  # of the grid of shares
 CHUNK = 4096  # devices a thread takes at once
-Part = TypeVar("Part")
+Answered = TypeVar("Answered")
 RUNGS = np.concatenate([np.geomspace(LEAST_SHARE, 1.0, 25), np.arange(1.125, MAX_PLANES + 0.01, 0.125)])  # bits a value
 
 
@@ -177,7 +177,7 @@ class BitTables:
         return np.where(sent, bits, 0.0), sent.astype(np.float64)
 
 
-def in_chunks(work: Callable[[int, int], Part], size: int) -> list[Part]:
+def in_chunks(work: Callable[[int, int], Answered], size: int) -> list[Answered]:
     """What `work(first, last)` gives for every chunk of devices, in their order; on all cores for many devices."""
     spans = [(first, min(first + CHUNK, size)) for first in range(0, size, CHUNK)]
     if len(spans) < 2:

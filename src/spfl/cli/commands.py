@@ -35,7 +35,7 @@ from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
 from spfl.cli.sweep import sweep_command
 from spfl.cli.verify import archive_command, verify_command
-from spfl.config.names import COMPARED
+from spfl.config.names import COMPARED, MODELS, TASKS
 from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file
 from spfl.terminal import print_table
@@ -141,14 +141,15 @@ def run(
     given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
     config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
-    from spfl.data.dataset import load_dataset
+    from spfl.data.sources import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
+    from spfl.runs.metrics import told_score
     from spfl.runs.results import Run
     from spfl.runs.trackers import check_trackers, tracking
 
     check_trackers(trackers or [])
     check_free(folder, _existing(overwrite, resume))
-    dataset = load_dataset(config.data.name, data_dir)
+    dataset = load_dataset(config.data, data_dir)
     with resumable(folder), progress_bars() as bar, tracking(trackers or [], config, folder) as track:
         advance = bar(config.scheme.name, config.training.rounds)
         summary = run_experiment(
@@ -163,7 +164,7 @@ def run(
     if as_json:
         _print_json(summary | {"folder": str(folder), "health": health})
         return
-    print(f"{summary['scheme']}, seed {summary['seed']}: test accuracy {summary['accuracy_final']:.2%}, {folder}")
+    print(f"{summary['scheme']}, seed {summary['seed']}: {told_score(summary)}, {folder}")
     for line in health.values():
         typer.echo(f"warning: {line}", err=True)
     if profile:
@@ -203,7 +204,7 @@ def compare(
         _existing(overwrite, resume),
     )
     folder = out or new_folder("compare")
-    from spfl.data.dataset import load_dataset
+    from spfl.data.sources import load_dataset
     from spfl.runs import comparison
     from spfl.runs.health import grouped
     from spfl.runs.results import Run
@@ -211,7 +212,7 @@ def compare(
     names, numbers = [name.strip() for name in schemes.split(",")], comparison.parse_seeds(seeds)
     if seeds.strip().isdecimal() and numbers[0] > 1:
         typer.echo(f"note: --seeds {seeds} is one seed; for {numbers[0]} seeds write 0-{numbers[0] - 1}", err=True)
-    dataset = load_dataset(config.data.name, data_dir)
+    dataset = load_dataset(config.data, data_dir)
     with resumable(folder), progress_bars() as bar:
         rows = comparison.compare(
             config,
@@ -228,7 +229,7 @@ def compare(
     if as_json:
         _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows, "health": health})
         return
-    print_table("", list(comparison.COLUMNS), [comparison.cells(row) for row in rows])
+    print_table("", comparison.headings(rows), [comparison.cells(row) for row in rows])
     print(comparison.CAPTION)
     print(f"table:  {folder / comparison.TABLE_MD}")
     if (folder / comparison.FIGURE).is_file():
@@ -239,7 +240,7 @@ def compare(
 
 @app.command()
 def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Versions, devices, datasets found, and the schemes with their sources.
+    """Versions, devices, networks, tasks, datasets found, and the schemes with their sources.
 
     Example: `spfl info --json`
     """
@@ -250,10 +251,12 @@ def info(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     found = datasets_at_hand(data_dir)
     schemes = [{"name": s.name, "source": s.source, "summary": s.summary} for s in SCHEMES.values()]
     if as_json:
-        _print_json(environment | {"devices": devices, "datasets": found, "schemes": schemes})
+        known = {"networks": list(MODELS), "tasks": list(TASKS)}
+        _print_json(environment | {"devices": devices, "datasets": found, "schemes": schemes} | known)
         return
     print("  ".join(f"{name} {number}" for name, number in environment["versions"].items()))
     print(*devices, sep="\n")
+    print(f"networks: {', '.join(MODELS)}; tasks: {', '.join(TASKS)}")
     print_table("Datasets", ["name", "where"], [[name, place] for name, place in found.items()])
     print_table("Schemes", ["name", "source", "summary"], [list(scheme.values()) for scheme in schemes])
 

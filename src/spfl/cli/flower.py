@@ -87,6 +87,8 @@ def run_command(
     data = str(data_dir.resolve()) if data_dir else settings.flower.data_dir
     changes = {"out": str(folder), "resume": resume, "data_dir": data}
     settings = settings.model_copy(update={"flower": settings.flower.model_copy(update=changes)})
+    from spfl.runs.metrics import told_score
+
     sources = node_data.split(",") if node_data else []
     nodes = len(sources) or nodes
     with resumable(folder), progress_bars() as bar:
@@ -95,9 +97,7 @@ def run_command(
     if as_json:
         print(dump_json(summary | {"folder": str(folder)}, indent=2))
     else:
-        accuracy = summary["accuracy_final"]
-        shown = "unknown" if accuracy is None else f"{accuracy:.2%}"
-        print(f"{scheme}, seed {seed}: test accuracy {shown}, {folder}")
+        print(f"{scheme}, seed {seed}: {told_score(summary)}, {folder}")
 
 
 @flower_app.command("keys")

@@ -28,7 +28,7 @@ def link_command(
     Example: `spfl link configs/demo.toml --out link.png`
     """
     from spfl.config.files import load_config
-    from spfl.data.dataset import load_dataset
+    from spfl.data.sources import load_dataset
     from spfl.figures.link import link_figure
     from spfl.figures.saving import save_figure
     from spfl.runs.jsons import dump_json
@@ -36,7 +36,7 @@ def link_command(
     from spfl.world.world import World
 
     config = load_config(chosen_path(config_path, preset), overrides or [])
-    budget = link_budget(World.build(config, load_dataset(config.data.name, data_dir)))
+    budget = link_budget(World.build(config, load_dataset(config.data, data_dir)))
     if out is not None:
         packets = {"single packet": budget.single, "signs": budget.sign, "signs and moduli": budget.modulus}
         out = save_figure(link_figure(budget.snr_db, packets), out)

@@ -13,6 +13,9 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[dict[str, Any]], 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from spfl.figures.scores import shown
+    from spfl.runs.metrics import metric_of, score_of
+
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[note]}")
     with Progress(
         *[TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns], console=Console(stderr=True)
@@ -23,8 +26,9 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[dict[str, Any]], 
 
             def advance(values: dict[str, Any]) -> None:
                 bars.update(task, completed=values["round"])
-                if values["test_accuracy"] is not None:
-                    bars.update(task, note=f"test accuracy {values['test_accuracy']:.1%}")
+                if (score := score_of(values)) is not None:
+                    metric = metric_of(values)
+                    bars.update(task, note=f"test {metric} {shown(metric, score)}")
 
             return advance
 

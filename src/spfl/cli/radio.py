@@ -59,14 +59,16 @@ def udp_command(
     `spfl radio udp configs/demo.toml --set training.rounds=5 --mtu 256`
     """
     from spfl.config.files import load_config
-    from spfl.data.dataset import load_dataset
+    from spfl.data.sources import load_dataset
+    from spfl.figures.scores import shown
     from spfl.udp import run_over_udp
 
     forced = ["channel.fading=independent", "channel.recovery=segment", f"channel.segment_bits={8 * mtu}"]
     forced.append(f"channel.sign_parity={parity}")
     config = load_config(config_path, [*(overrides or []), *forced])
     rate = None if rate_mbit is None else 1e6 * rate_mbit
-    rounds = list(run_over_udp(config, load_dataset(config.data.name), rate_bit_per_s=rate))
+    rounds = list(run_over_udp(config, load_dataset(config.data), rate_bit_per_s=rate))
     sent, received = (sum(counts[name] for _, counts in rounds) for name in ("sent", "received"))
-    accuracy = rounds[-1][0].test_accuracy
-    print(f"{config.scheme.name}: test accuracy {accuracy:.2%}, {received} of {sent} datagrams received")
+    last = rounds[-1][0]
+    score = f"test {last.metric} {shown(last.metric, last.test_score, 2)}"
+    print(f"{config.scheme.name}: {score}, {received} of {sent} datagrams received")

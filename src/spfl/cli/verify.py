@@ -43,7 +43,7 @@ def verify_command(
     Example: `spfl verify runs/first/sp_fl-0`
     """
     from spfl.cli.progress import progress_bars
-    from spfl.data.dataset import load_dataset
+    from spfl.data.sources import load_dataset
     from spfl.files import is_file
     from spfl.runs.experiment import check_own_code, read_config
     from spfl.runs.jsons import dump_json
@@ -59,7 +59,7 @@ def verify_command(
     with progress_bars() as bar:
         verdict = verify(
             folder,
-            load_dataset(config.data.name, data_dir),
+            load_dataset(config.data, data_dir),
             workers=workers,
             tolerance=tolerance,
             progress=bar(f"{folder}", config.training.rounds),

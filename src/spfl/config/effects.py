@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from spfl.config.data import READING
 from spfl.config.files import dotted
+from spfl.config.names import EMBEDDED_NAMES, MODELS
 from spfl.config.schema import Config
 from spfl.errors import ConfigError
 
@@ -46,7 +48,11 @@ OVERRIDDEN = (
         "channel.tau_s gives the uplink time; unset it (--set channel.tau_s=none)",
     ),
     Overridden(("channel.subbands",), lambda c: c.channel.fading != "selective", "it needs channel.fading = selective"),
-    Overridden(("channel.round_s",), lambda c: c.channel.doppler_hz is None, "it needs channel.doppler_hz"),
+    Overridden(
+        ("channel.round_s",),
+        lambda c: c.channel.doppler_hz is None and c.channel.movement == "none",
+        "it needs channel.doppler_hz or movement",
+    ),
     Overridden(("channel.bler_curves",), lambda c: c.channel.link != "bler", "it needs channel.link = bler"),
     Overridden(
         ("channel.carrier_hz", "channel.bs_height_m", "channel.device_height_m", "channel.indoor_share"),
@@ -66,6 +72,16 @@ OVERRIDDEN = (
     Overridden(("data.shards_per_device",), lambda c: c.data.partition != "shards", "it needs data.partition = shards"),
     Overridden(
         ("data.samples_per_device",), lambda c: c.data.partition != "sampled", "it needs data.partition = sampled"
+    ),
+    Overridden(
+        tuple(f"data.{key}" for key in READING if key not in ("name", "task")),
+        lambda c: c.data.name in EMBEDDED_NAMES,
+        "embedded data are not read from files",
+    ),
+    Overridden(
+        ("model.batch_norm",),
+        lambda c: c.model.factory is None and c.plugin.path is None and c.model.name in MODELS,
+        "the networks that model.name knows have no BatchNorm",
     ),
     Overridden(("scheme.trim",), lambda c: c.scheme.aggregation != "trimmed_mean", "it needs aggregation trimmed_mean"),
     Overridden(

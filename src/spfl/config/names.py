@@ -1,4 +1,4 @@
-"""The names that keys of [scheme] may have; apart from the keys, so that the command line has them at once."""
+"""The names that keys of [scheme], [data] and [model] may have; apart, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -8,5 +8,8 @@ WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
 AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
 COMPARED = ("error_free", "single_packet", "sp_fl", "sp_fl_plus")  # schemes, where none are named
-MODELS = ("softmax", "mlp", "small_cnn", "resnet18")
+EMBEDDED_NAMES = ("digits", "breast_cancer", "wine", "diabetes", "sentences")
+MODELS = ("softmax", "mlp", "small_cnn", "resnet18", "lstm", "transformer")
+TaskName = Literal["classification", "multi_label", "regression", "next_token"]
+TASKS: tuple[TaskName, ...] = ("classification", "multi_label", "regression", "next_token")
 SolverName = Literal["uniform", "alternating", "exact"]

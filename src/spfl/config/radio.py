@@ -39,6 +39,19 @@ class ChannelConfig(Section):
     drop: Literal["fixed", "per_round"] = Field(
         "fixed", description="Whether devices are placed once for the run (fixed) or anew each round (per_round)."
     )
+    movement: Literal["none", "waypoint"] = Field(
+        "none",
+        description="Whether devices stay where they were placed (none), or walk from one random point of the cell to "
+        "the next (waypoint); gains follow the path loss, and the shadowing stays.",
+    )
+    speed_m_per_s: float = Field(
+        1.4, gt=0, le=1e5, description="Speed of the devices in m/s (movement = waypoint); round_s passes in a round."
+    )
+    interferers: tuple[tuple[float, float, float], ...] | None = Field(
+        None,
+        description="Transmitters of other cells: [x_m, y_m, power_dbm] each, the base station at [0, 0]. What it "
+        "receives of them by the path loss is noise over the whole bandwidth; none when absent.",
+    )
     gains_db: tuple[float, ...] | None = Field(
         None, description="Mean power gains in dB, one for each device, in place of path loss and shadowing."
     )
@@ -86,7 +99,7 @@ class ChannelConfig(Section):
         None,
         ge=1e-9,
         le=1e9,
-        description="Seconds between rounds for doppler_hz; the uplink time of a round when absent.",
+        description="Seconds between rounds for doppler_hz and movement; the uplink time of a round when absent.",
     )
     csi_error_db: float = Field(
         0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
@@ -174,6 +187,7 @@ class ChannelConfig(Section):
         if self.link == "bler" and self.fading == "selective" and self.snr_gap_db > 0:
             raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
         self._fade_law_is_told()
+        self._places_are_told()
         if self.multiplex == "superposed" and (self.fading != "block" or self.link == "bler"):
             raise ValueError(
                 "multiplex = superposed needs fading = block and link = outage or gap: both packets share bandwidth, "
@@ -184,6 +198,19 @@ class ChannelConfig(Section):
         if self.sign_parity and self.segment_bits is None:
             raise ValueError(f"sign_parity needs segment_bits, got {self.sign_parity} without")
         return self
+
+    def _places_are_told(self) -> None:
+        moves, default = self.movement == "waypoint", type(self).model_fields["speed_m_per_s"].default
+        if moves and (self.drop != "fixed" or self.model != "macro" or self.gains_db is not None):
+            raise ValueError("movement = waypoint needs drop = fixed, model = macro and no gains_db")
+        if not moves and self.speed_m_per_s != default:
+            raise ValueError(f"speed_m_per_s has an effect with movement = waypoint only, got {self.speed_m_per_s}")
+        for x_m, y_m, power_dbm in self.interferers or ():
+            if not 1.0 <= x_m**2 + y_m**2 <= 1e18 or not -300 <= power_dbm <= 300:
+                raise ValueError("interferers must be [x_m, y_m, power_dbm], 1 m away or more, power in [-300, 300], "
+                                 f"got {[x_m, y_m, power_dbm]}")  # fmt: skip
+        if self.interferers and self.median_snr_db is not None:
+            raise ValueError("interferers needs median_snr_db to be absent: it scales the gains of devices only")
 
     def _fade_law_is_told(self) -> None:
         parameters = {"rician_k_db": "rician", "nakagami_m": "nakagami", "fade_spread_db": "lognormal"}

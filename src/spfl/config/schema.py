@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from spfl.config.data import DataConfig
 from spfl.config.names import AggregationName, CompensationName, SolverName, WeightsName
 from spfl.config.plugin import PluginConfig
 from spfl.config.radio import ChannelConfig, DeviceConfig
@@ -14,117 +15,31 @@ from spfl.config.section import Section, validated
 from spfl.config.training import ClientsConfig, TrainingConfig
 
 
-class DataConfig(Section):
-    """What is learned, and how it is spread over the devices."""
-
-    name: str = Field(
-        "digits",
-        description="The dataset: digits, cifar10, mnist, fashion_mnist, a Hugging Face id (owner/name), or the path "
-        "of a folder.",
-    )
-    source: Literal["partition", "node"] = Field(
-        "partition",
-        description="Whose the data are: one data set that is dealt to the devices (partition), or each node's own, "
-        "which stay there (node; docs/deploy.md).",
-    )
-    shape: tuple[int, int, int] | None = Field(
-        None, description="Channels, height and width of every node's images (source = node)."
-    )
-    classes: int | None = Field(None, ge=2, le=10**6, description="Number of classes (source = node).")
-    class_names: tuple[str, ...] | None = Field(
-        None, description="Names of nodes' class folders, in the order of the labels; 0, 1, ... when absent."
-    )
-    mean: tuple[float, ...] | None = Field(
-        None,
-        description="Mean grey level (0 to 255) of each channel, by which nodes normalise; found from sums that the "
-        "nodes tell when absent (source = node).",
-    )
-    std: tuple[float, ...] | None = Field(
-        None, description="Standard deviation of the grey level of each channel; goes with mean (source = node)."
-    )
-    devices: int = Field(20, ge=1, le=10**9, description="Number of devices K in the cell.")
-    cohort_size: int | None = Field(
-        None, ge=1, le=10**6, description="Devices drawn at random to take part in a round; all of them when absent."
-    )
-    partition: Literal["iid", "dirichlet", "shards", "sampled"] = Field(
-        "dirichlet",
-        description="How samples are spread over devices: iid, dirichlet (by class), shards (sorted by label), or "
-        "sampled, where each device draws images by a Dirichlet mixture of its own when it is needed, for"
-        " populations larger than the data.",
-    )
-    dirichlet_alpha: float = Field(
-        0.3,
-        ge=1e-6,
-        le=1e6,
-        description="Concentration of the Dirichlet draw, without unit: small values give each device few classes.",
-    )
-    shards_per_device: int = Field(
-        2, ge=1, le=10**6, description="Label-sorted shards that a device gets (partition = shards)."
-    )
-    samples_per_device: int = Field(100, ge=1, le=10**6, description="Images that a device has (partition = sampled).")
-    min_samples: int = Field(
-        8,
-        ge=1,
-        le=10**6,
-        description="Fewest samples a device may hold; the Dirichlet draw is repeated until all have that many.",
-    )
-    validation_fraction: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the training set, in [0, 1), that is held out and evaluated on in place of the test "
-        "set; tune on it.",
-    )
-    pool: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="Images are averaged over blocks of this many pixels squared, for quick studies; 1 leaves them as"
-        " they are.",
-    )
-
-    @model_validator(mode="after")
-    def _source_fits(self) -> DataConfig:
-        if self.source == "node":
-            return self._node_data_told()
-        for key in ("shape", "classes", "class_names", "mean", "std"):
-            if getattr(self, key) is not None:
-                raise ValueError(f"{key} has an effect with source = node only, got {getattr(self, key)}")
-        return self
-
-    def _node_data_told(self) -> DataConfig:
-        if self.shape is None or self.classes is None:
-            raise ValueError("source = node needs shape (channels, height, width) and classes")
-        if min(self.shape) < 1:
-            raise ValueError(f"shape must be three numbers >= 1, got {list(self.shape)}")
-        if self.class_names is not None and len(set(self.class_names)) != self.classes:
-            raise ValueError(f"class_names must be {self.classes} different names, got {list(self.class_names)}")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std must be given together")
-        for key, values, least in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
-            if values is not None and (len(values) != self.shape[0] or not all(least <= v <= 255 for v in values)):
-                raise ValueError(f"{key} must be {self.shape[0]} numbers in {least:g}..255, got {list(values)}")
-        if self.pool > 1:
-            raise ValueError(f"pool must be 1 with source = node, got {self.pool}")
-        return self
-
-
 class ModelConfig(Section):
     """The network."""
 
-    name: str = Field("mlp", description="The network: softmax, mlp, small_cnn or resnet18.")
+    name: str = Field(
+        "mlp",
+        description="The network: softmax, mlp, small_cnn or resnet18; for sequences of tokens lstm or transformer.",
+    )
     width: int | None = Field(
         None,
         ge=1,
         le=10**6,
-        description="Hidden units of mlp, or channels of the first layer of small_cnn and resnet18; the network's own"
-        " when absent.",
+        description="Hidden units of mlp, lstm and transformer, or channels of the first layer of small_cnn and "
+        "resnet18; the network's own when absent.",
     )
     factory: str | None = Field(
         None,
         max_length=400,
         description="Function that makes the network in place of name: package.module:function or file.py:function, "
         "such as torchvision.models:shufflenet_v2_x0_5.",
+    )
+    batch_norm: Literal["average", "group", "frozen"] = Field(
+        "average",
+        description="What becomes of BatchNorm in a network of your own: devices tell their running statistics and the "
+        "server averages them (average), GroupNorm takes its place (group), or its statistics stay as they came and "
+        "are used in training as well (frozen).",
     )
 
 

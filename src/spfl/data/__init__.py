@@ -1,4 +1,4 @@
-"""Images and labels: found, decoded, normalised, shared out to devices."""
+"""Inputs and labels: found, decoded, normalised, shared out to devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 DATA_DIR_ENV = "SPFL_DATA_DIR"
+SUFFIXES = (".parquet", ".csv", ".txt")  # of files of data
 
 
 def data_root(data_dir: Path | str | None) -> Path | None:

@@ -1,96 +1,116 @@
-"""Images as one resident uint8 tensor: found, decoded once, cached.
-
-A batch is an index array, turned into float32 inputs only when it is used.
-"""
+"""Samples in memory: inputs as they were read, turned into normalised float32 only when a batch is used."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import tempfile
-import warnings
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from spfl.data import DATA_DIR_ENV, data_root
-from spfl.data.digits import read_digits
-from spfl.data.image_files import Source, decode
-from spfl.errors import ConfigError, DataError, did_you_mean
-from spfl.machine import native
-from spfl.own_code import find_object
-from spfl.private_folder import private_folder, untrusted
+from spfl.config.data import DataConfig
+from spfl.config.names import TaskName
+from spfl.errors import ConfigError
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
-CACHE_DIR_ENV = "SPFL_CACHE_DIR"
-HUGGING_FACE_IDS = {
-    "cifar10": "uoft-cs/cifar10",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-    "mnist": "ylecun/mnist",
-}
-CACHE_VERSION = "1"
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+Scale = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images in memory.
+    """Labelled samples in memory.
 
     Args:
         name: What the run folder calls it.
-        train_images: uint8, (n, channels, height, width).
-        train_labels: int64, (n,), from 0 and below `classes`.
-        test_images: As the train images.
+        train_inputs: uint8 images (n, channels, height, width); float32 (n, ...), whose second axis is channels or
+            columns; or int64 (n, ...), indices such as tokens, which are never normalised.
+        train_labels: int64 (n,) from 0 (classification); float32 (n, classes) of 0 and 1 (multi_label); float32
+            (n, targets) (regression); int64 (n, length), each the token that follows (next_token).
+        test_inputs: As the train inputs.
         test_labels: As the train labels.
-        classes: Number of classes.
+        classes: Outputs of a network: the number of classes, of targets (regression), or of tokens (next_token).
+        task: What is learned.
+        clients: Whose each training sample is, int64 (n,), for `data.partition = column` and files; None where the
+            data have no natural clients.
+        normalise: By the moments of the training part, not at all (none), or by fixed (means, deviations).
     """
 
     name: str
-    train_images: torch.Tensor
+    train_inputs: torch.Tensor
     train_labels: torch.Tensor
-    test_images: torch.Tensor
+    test_inputs: torch.Tensor
     test_labels: torch.Tensor
     classes: int
+    task: TaskName = "classification"
+    clients: torch.Tensor | None = None
+    normalise: Literal["moments", "none"] | Moments = "moments"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of every image."""
-        channels, height, width = self.train_images.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Of an input: (channels, height, width) of an image, (columns,) of a table's row, (length,) of a sequence."""
+        return tuple(self.train_inputs.shape[1:])
+
+    @property
+    def is_images(self) -> bool:
+        """Whether inputs have the form (channels, height, width)."""
+        return len(self.shape) == 3 and self.train_inputs.dtype in (torch.uint8, torch.float32)
+
+    @property
+    def has_indices(self) -> bool:
+        """Whether inputs are whole numbers for an embedding, such as tokens."""
+        return self.train_inputs.dtype == torch.int64
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """One more than the highest index of the inputs; 0 where inputs are no indices."""
+        if not self.has_indices:
+            return 0
+        highest = max(int(part.max()) for part in (self.train_inputs, self.test_inputs) if len(part))
+        return max(1 + highest, self.classes if self.task == "next_token" else 0)
 
     @cached_property
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return moments_of(*grey_sums(self.train_images))
+        if isinstance(self.normalise, tuple):
+            mean, std = (torch.tensor(part, dtype=torch.float64) for part in self.normalise)
+            return mean, std
+        return channel_moments(self.train_inputs)
 
     @property
     def mean(self) -> torch.Tensor:
-        """Mean grey level (0..255) of each channel over the train images, float64 of shape (channels,)."""
+        """Mean of each channel or column over the train inputs (grey levels: 0..255), float64 of shape (channels,)."""
         return self._moments[0]
 
     @property
     def std(self) -> torch.Tensor:
-        """Standard deviation of the grey level of each channel, float64 of shape (channels,)."""
+        """Standard deviation of each channel or column, float64 of shape (channels,)."""
         return self._moments[1]
 
     @cached_property
-    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(scale, shift), float32 of shape (1, channels, 1, 1): inputs = scale * images + shift."""
+    def normalisation(self) -> Scale | None:
+        """(scale, shift), float32 of shape (1, channels, 1, ...): inputs are scale * x + shift. None: as they are."""
+        if self.has_indices or self.normalise == "none":
+            return None
         scale = 1 / torch.where(self.std > 0, self.std, 1.0)
-        shape = (1, -1, 1, 1)
+        shape = (1, -1, *[1] * (len(self.shape) - 1))
         return scale.float().view(shape), (-self.mean * scale).float().view(shape)
+
+    def normalised_by(self, data: DataConfig) -> Dataset:
+        """A copy with the normalisation that a configuration sets; itself where it sets none. Raises ConfigError."""
+        if data.mean is None or data.std is None:
+            return self if data.normalise == "moments" else replace(self, normalise="none")
+        if len(data.mean) != self.shape[0]:
+            raise ConfigError(f"data.mean must be {self.shape[0]} numbers for {self.name}, got {len(data.mean)}")
+        return replace(self, normalise=(data.mean, data.std))
 
     def pooled(self, factor: int) -> Dataset:
         """A copy with every factor x factor block averaged and rounded; raises ConfigError if it does not divide."""
+        if not self.is_images:
+            raise ConfigError(f"data.pool must be 1 where inputs are no images, got {factor} for inputs {self.shape}")
         if factor < 1 or self.shape[1] % factor or self.shape[2] % factor:
             raise ConfigError(f"pool factor must divide height and width {self.shape[1:]}, got {factor}")
-        return replace(self, train_images=_pool(self.train_images, factor), test_images=_pool(self.test_images, factor))
+        return replace(self, train_inputs=_pool(self.train_inputs, factor), test_inputs=_pool(self.test_inputs, factor))
 
     def split_validation(self, fraction: float, rng: np.random.Generator) -> Dataset:
         """For tuning: the same train images, a random `fraction` of them held out as the "test" part.
@@ -103,8 +123,14 @@ class Dataset:
             raise ConfigError(f"data.validation_fraction must leave images on both sides, got {fraction} of {size}")
         order = torch.from_numpy(rng.permutation(size))
         test, train = order[:held_out].sort().values, order[held_out:].sort().values
-        images, labels = self.train_images, self.train_labels
-        return Dataset(self.name, images[train], labels[train], images[test], labels[test], self.classes)
+        clients = None if self.clients is None else self.clients[train]
+        inputs, labels = self.train_inputs, self.train_labels
+        parts = (inputs[train], labels[train], inputs[test], labels[test])
+        return Dataset(self.name, *parts, self.classes, self.task, clients, self.normalise)
+
+    def hold_out(self, fraction: float) -> Dataset:
+        """With a fixed random `fraction` of the train samples as its test part: for data that have none."""
+        return self.split_validation(fraction, server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT))
 
 
 def grey_sums(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,238 +150,36 @@ def moments_of(pixels: torch.Tensor, total: torch.Tensor, square: torch.Tensor) 
     return mean, (mean_square - mean.square()).clamp_min(0).sqrt()
 
 
+def channel_moments(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation along the second axis, float64 (channels,), whatever the number of threads."""
+    if inputs.dtype == torch.uint8 and inputs.ndim == 4:
+        return moments_of(*grey_sums(inputs))
+    values = inputs.numpy()
+    axes = tuple(axis for axis in range(values.ndim) if axis != 1)
+    mean, std = values.mean(axes, dtype=np.float64), values.std(axes, dtype=np.float64)
+    return torch.from_numpy(np.atleast_1d(mean)), torch.from_numpy(np.atleast_1d(std))
+
+
 def _pool(images: torch.Tensor, factor: int) -> torch.Tensor:
     pool = torch.nn.functional.avg_pool2d
+    if images.dtype != torch.uint8:
+        return torch.cat([pool(chunk, factor) for chunk in images.split(2048)])
     return torch.cat([pool(chunk.float(), factor).round_().byte() for chunk in images.split(2048)])
 
 
-def to_inputs(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
-    """Normalised float32 inputs (n, channels, height, width) of uint8 `images` with the train statistics."""
-    scale, shift = dataset.normalisation
-    return torch.addcmul(shift, images.float(), scale)
+def to_inputs(inputs: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """What a network is given of stored `inputs` (n, ...): normalised float32, or indices as they are."""
+    return normalised(inputs, dataset.normalisation)
+
+
+def normalised(inputs: torch.Tensor, scale: Scale | None) -> torch.Tensor:
+    """See `Dataset.normalisation`."""
+    if scale is None:
+        return inputs if inputs.dtype == torch.int64 else inputs.float()
+    return torch.addcmul(scale[1], inputs.float(), scale[0])
 
 
 def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A copy of `images` in which each is mirrored left to right with probability one half."""
     mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).view(-1, 1, 1, 1)
     return torch.where(mirrored, images.flip(3), images)
-
-
-# --- where images come from ---------------------------------------------------------------------------------
-
-
-def load_dataset(name: str, data_dir: Path | str | None = None, *, cache_dir: Path | str | None = None) -> Dataset:
-    """A dataset by its name, from a folder or from the Hugging Face hub.
-
-    A folder holds train-*.parquet and test-*.parquet (or validation-*), or the four IDX files of the MNIST family
-    (train-images-idx3-ubyte and so on, gzipped or not). Decoded images are kept until a source file changes.
-
-    Args:
-        name: `digits` (embedded), `cifar10`, `mnist`, `fashion_mnist`, a Hugging Face id, or the path of a folder.
-        data_dir: Folder that is looked into first, for `data_dir`/`name`; else that of SPFL_DATA_DIR.
-        cache_dir: Where decoded images are kept; else SPFL_CACHE_DIR, else ~/.cache/spfl.
-
-    Returns:
-        All images in memory, uint8.
-
-    Raises:
-        DataError: Nothing is found (it says where it looked), or a file is unreadable (it says which).
-    """
-    if name == "digits":
-        return _digits()
-    if ":" in name and name.partition(":")[0].endswith(".py"):
-        return _made_by(name)
-    cache_dir = Path(cache_dir or os.environ.get(CACHE_DIR_ENV) or Path.home() / ".cache" / "spfl")
-    source = _find_source(name, data_dir)
-    cache_name = f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name)}-{_digest(source.place)}.safetensors"
-    cache, key = cache_dir / cache_name, _source_key(source)
-    cached = _read_cache(cache, name, key)
-    if cached is not None:
-        return cached
-    dataset = Dataset(source.name, *decode(source))
-    _write_cache(cache, dataset, key)
-    return dataset
-
-
-def _made_by(name: str) -> Dataset:
-    """The dataset that the function "file.py:name" returns. Raises DataError when it returns something else."""
-    dataset = find_object(name)()
-    if not isinstance(dataset, Dataset):
-        raise DataError(f"{name} must return a Dataset, as spfl.make_dataset does, got {type(dataset).__name__}")
-    return replace(dataset, name=name)
-
-
-def _digits() -> Dataset:
-    """1,797 digits of 8 x 8 pixels, grey levels 0..16 stretched to 0..255; one fixed 80/20 split."""
-    levels, classes = read_digits()
-    images = torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(classes)
-    order = torch.from_numpy(server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT).permutation(len(labels)))
-    train, test = order[: len(order) * 4 // 5], order[len(order) * 4 // 5 :]
-    return Dataset("digits", images[train], labels[train], images[test], labels[test], 10)
-
-
-def _find_source(name: str, data_dir: Path | str | None) -> Source:
-    """A path is a path; a name is looked for below the data folder first, and never means the folder ./NAME."""
-    folder = Path(name).expanduser()
-    if _is_path(name):
-        return _folder_source(folder.name, folder)
-    root = data_root(data_dir)
-    if root is not None and (root / name).is_dir():
-        return _folder_source(name, root / name)
-    if "/" in name and _holds_images(folder):
-        return _folder_source(folder.name, folder)
-    here = f"; for the folder ./{name} write ./{name}" if _holds_images(folder) else ""
-    looked = f"{root / name}" if root else f"no data folder (--data-dir or {DATA_DIR_ENV} is not set)"
-    hub_id = HUGGING_FACE_IDS.get(name, name)
-    if "/" not in hub_id:
-        hint = did_you_mean(name, ["digits", *HUGGING_FACE_IDS])
-        raise DataError(f"dataset {name!r} not found{hint}; looked in: {looked}{here}. {_how_to_get(name)}")
-    return _hub_source(name, hub_id, looked + here)
-
-
-def _holds_images(folder: Path) -> bool:
-    return folder.is_dir() and (any(folder.glob("*.parquet")) or any(folder.glob("*-idx3-ubyte*")))
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or "\\" in name
-
-
-def _how_to_get(name: str, hub_id: str = "owner/name") -> str:
-    return (
-        f"Put train-*.parquet and test-*.parquet (or MNIST's four IDX files) into DIR/{name} and pass --data-dir DIR "
-        f"(or set {DATA_DIR_ENV}=DIR), or use the Hugging Face dataset '{hub_id}'"
-    )
-
-
-def _folder_source(name: str, folder: Path) -> Source:
-    if not folder.is_dir():
-        raise DataError(f"dataset folder {folder} does not exist. {_how_to_get('NAME')}")
-    files = sorted(folder.glob("*.parquet"))
-    train = of_split(files, "train") or idx_pair(folder, "train")
-    test = of_split(files, "test") or of_split(files, "validation") or idx_pair(folder, "t10k")
-    if not (train and test):
-        found = ", ".join(path.name for path in files) or "no *.parquet file"
-        raise DataError(f"dataset folder {folder} must hold train-*.parquet and test-*.parquet, found {found}")
-    if both := [path.name for path in train if path in test]:
-        raise DataError(f"dataset folder {folder}: a file must be of one split, {both[0]} is of train and of test")
-    return Source(name, str(folder.resolve()), train, test)
-
-
-def of_split(files: Sequence[Path], split: str) -> list[Path]:
-    """The files of a split, by their names. Raises DataError for shards that are not one whole set."""
-    mine = [path for path in files if re.search(rf"(^|[-_.]){split}[-_.]", path.name)]
-    _check_shards(mine, split)
-    return mine
-
-
-def _check_shards(files: Sequence[Path], split: str) -> None:
-    """NNNNN-of-MMMMM: every number once, one M, and no file beside them; nor a copy that a browser has named."""
-    numbers = {path: match.groups() for path in files if (match := re.search(r"(\d{5})-of-(\d{5})", path.name))}
-    found = ", ".join(path.name for path in files)
-    if copies := [path.name for path in files if re.search(r" \(\d+\)\.| - Copy| copy", path.name)]:
-        raise DataError(f"{files[0].parent}: {copies[0]} looks like a second copy of a {split} file; remove it")
-    if not numbers:
-        return
-    totals = sorted({total for _, total in numbers.values()})
-    if len(totals) > 1 or len(numbers) < len(files):
-        raise DataError(f"{files[0].parent}: {split} files must be of one set of shards, found {found}")
-    have = sorted(int(number) for number, _ in numbers.values())
-    if len(set(have)) < len(have):
-        raise DataError(f"{files[0].parent}: a {split} shard must be there once, found {found}")
-    if have != list(range(int(totals[0]))):
-        missing = sorted(set(range(int(totals[0]))) - set(have)) or have
-        raise DataError(
-            f"{files[0].parent}: {split} shard {missing[0]:05d}-of-{totals[0]} is missing ({len(have)} of "
-            f"{int(totals[0])} are there); download it again"
-        )
-
-
-def idx_pair(folder: Path, split: str) -> list[Path]:
-    """The images and the labels of a split in the MNIST family's own format; nothing unless both are there."""
-    found = [next(iter(sorted(folder.glob(f"{split}-{kind}-ubyte*"))), None) for kind in ("images-idx3", "labels-idx1")]
-    return [path for path in found if path is not None] if None not in found else []
-
-
-def _hub_source(name: str, hub_id: str, looked: str) -> Source:
-    """Downloads (or finds in the Hugging Face cache) and returns the Arrow files of both splits."""
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise DataError(
-            f"dataset {name!r} not found; looked in: {looked}; to get '{hub_id}' from the Hugging Face hub, "
-            f"pip install 'spfl[hub]'. {_how_to_get(name, hub_id)}"
-        ) from None
-    try:
-        splits = datasets.load_dataset(hub_id)
-        names = ("train", "test" if "test" in splits else "validation")
-        train, test = ([Path(entry["filename"]) for entry in splits[split].cache_files] for split in names)
-    except Exception as error:  # the hub client raises dozens of kinds, from requests to fsspec
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(
-            f"dataset {name!r} not found; looked in: {looked}; Hugging Face '{hub_id}' ({reason}). "
-            f"{_how_to_get(name, hub_id)}"
-        ) from error
-    return Source(name, hub_id, train, test)
-
-
-# --- cache --------------------------------------------------------------------------------------------------
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
-
-
-def _source_key(source: Source) -> str:
-    """Names and contents of the files: sizes and times may agree by chance. Raises DataError."""
-    digest = hashlib.sha256(CACHE_VERSION.encode())
-    for path in (*source.train, *source.test):
-        digest.update(f"/{path.name}/".encode(errors="surrogateescape"))
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise DataError(f"{path}: unreadable ({error.strerror or error})") from error
-    return digest.hexdigest()[:24]
-
-
-def _checksum(tensors: dict[str, torch.Tensor]) -> str:
-    total = 0
-    for _, tensor in sorted(tensors.items()):
-        total = zlib.crc32(tensor.numpy().data.cast("B"), total)
-    return str(total)
-
-
-def _read_cache(cache: Path, name: str, key: str) -> Dataset | None:
-    """The cached dataset; None if there is none, its source has changed, it is damaged, or others can write it."""
-    try:
-        if fault := untrusted(cache.parent) or untrusted(cache):
-            warnings.warn(f"decoded images are not read from the cache: {fault}", stacklevel=3)
-            return None
-        with native(cache) as path, safe_open(path, framework="pt") as opened:
-            meta = opened.metadata() or {}
-            if meta.get("key") != key:
-                return None
-            tensors = {tensor: opened.get_tensor(tensor) for tensor in opened.keys()}  # noqa: SIM118
-        if meta["crc32"] != _checksum(tensors):
-            return None
-        return Dataset(name, **tensors, classes=int(meta["classes"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _write_cache(cache: Path, dataset: Dataset, key: str) -> None:
-    """Writes beside the final name and renames, so that a reader never sees half a file."""
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    tensors = {name: getattr(dataset, name) for name in names}
-    meta = {"key": key, "classes": str(dataset.classes), "crc32": _checksum(tensors)}
-    try:
-        private_folder(cache.parent)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
-            (Path(folder) / cache.name).write_bytes(save(tensors, meta))
-            os.replace(Path(folder) / cache.name, cache)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the cache {cache} ({error}); set {CACHE_DIR_ENV} to a writable folder"
-        ) from error

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spfl.config.data import DataConfig
+from spfl.data.dataset import Dataset
+from spfl.data.labels import Part, encode_labels, find_column, label_columns, number_clients, read_part
 from spfl.errors import DataError
 from spfl.machine import memory_bytes, native
 
 IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-CHANNELS = {"L": 1, "RGB": 3}  # Pillow mode -> channels
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # Pillow mode -> channels of 8 bits
+DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow modes of one channel of 16 bits
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # of image datasets; Pillow would run PostScript
 MOST_PIXELS = 2**24  # of an image: 4096 x 4096
 MEMORY_SHARE = 0.5  # of what is free, for the images of a file
-CLASSES_AT_LEAST = 1000  # with fewer classes than this, none are counted against the images
 
 
 class Source(NamedTuple):
@@ -36,86 +38,87 @@ class Source(NamedTuple):
     test: Sequence[Path]
 
 
-def decode(source: Source) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """(train images, train labels, test images, test labels, classes) as `spfl.data.dataset.Dataset` has them.
+def holds_images(file: Path, data: DataConfig) -> bool:
+    """Whether a file is of images: IDX, or with a column of them. Raises DataError when it is unreadable."""
+    import pyarrow as pa
 
-    Every image must look like the first one of the train split. Raises DataError, which names the file, otherwise.
+    if _is_idx(file) or data.image_column is not None:
+        return True
+    if file.suffix not in (".parquet", ".arrow") or data.input_columns is not None:
+        return False
+    schema = read_table(file, schema_only=True)
+    kinds = (pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary)
+    return any(name in IMAGE_COLUMNS for name in schema.names) or any(is_(t) for t in schema.types for is_ in kinds)
+
+
+def decode(source: Source, data: DataConfig) -> Dataset:
+    """Images and labels of files. Every image must look like the first one of the train split.
+
+    Raises DataError, which names the file, otherwise.
     """
-    train, form = read_split(source.train, None)
-    test, form = read_split(source.test, form)
-    classes = max((table.classes for table in train), default=0) or 1 + max(int(t.labels.max()) for t in train)
-    check_classes(source.place, classes, sum(len(table.labels) for table in train))
-    for table in [*train, *test]:
-        low, high = int(table.labels.min()), int(table.labels.max())
-        if low < 0 or high >= classes:
-            raise DataError(f"{table.file}: label must lie in 0..{classes - 1}, got {low if low < 0 else high}")
-    return *join(train), *join(test), classes
+    train, form = read_split(source.train, None, data)
+    test, form = read_split(source.test, form, data) if source.test else ([], form)
+    task = data.task or "classification"
+    if task == "next_token":
+        raise DataError(f"{source.place}: data.task = next_token needs text or tokens, got images")
+    labels = encode_labels([t.told for t in train], [t.told for t in test], task, numbered=True)
+    clients = number_clients([t.told for t in train], data.partition == "files")
+    images = torch.cat([table.images for table in train])
+    shown = torch.cat([table.images for table in test]) if test else images[:0]
+    return Dataset(source.name, images, labels.train, shown, labels.test, labels.classes, task, clients)
 
 
 class _Decoded(NamedTuple):
     file: Path
     images: torch.Tensor
-    labels: torch.Tensor
-    classes: int  # 0 if the file does not say
+    told: Part
 
 
 Form = tuple[str, tuple[int, int]]  # Pillow's mode and (width, height)
 
 
-def join(tables: Sequence[_Decoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images uint8 (n, channels, height, width) and labels (n,) of all tables."""
-    return torch.cat([table.images for table in tables]), torch.cat([table.labels for table in tables])
+def join(tables: Sequence[_Decoded], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 (n, channels, height, width) and labels (n,) of all tables; words by their sorted order."""
+    told = [table.told for table in tables]
+    if all(part.labels.dtype.kind == "i" for part in told):
+        labels = torch.from_numpy(np.concatenate([part.labels for part in told]))
+    else:
+        raise DataError(f"{told[0].file}: labels of a node must be integers, 0 to {classes - 1}, got words")
+    return torch.cat([table.images for table in tables]), labels
 
 
-def read_split(files: Sequence[Path], form: Form | None) -> tuple[list[_Decoded], Form]:
+def read_split(files: Sequence[Path], form: Form | None, data: DataConfig) -> tuple[list[_Decoded], Form]:
     """The tables of a split, and the form of its images, which must be `form` if that is given. Raises DataError."""
     if _is_idx(files[0]):
         return _read_idx_split(files[0], files[1], form)
     tables = []
     for file in files:
-        table = _read_table(file)
-        image, label = _find_column(file, table, IMAGE_COLUMNS), _find_column(file, table, LABEL_COLUMNS)
+        table = read_table(file)
+        image = find_column(file, table, IMAGE_COLUMNS if data.image_column is None else [data.image_column])
+        label = label_columns(file, table, data)[0]
         if table.num_rows == 0:
             continue
         images, form = _decode_images(file, table.column(image), form)
-        tables.append(_Decoded(file, images, _read_labels(file, table.column(label)), _count_classes(table, label)))
+        tables.append(_Decoded(file, images, read_part(file, table, data, _count_classes(table, label))))
     if not tables or form is None:
         raise DataError(f"{files[0]}: holds no images")
     return tables, form
 
 
-def _read_table(file: Path) -> Any:
+def read_table(file: Path, schema_only: bool = False) -> Any:
+    """A parquet file, or an Arrow stream; or its schema. Raises DataError."""
     import pyarrow
     from pyarrow import ipc, parquet
 
     try:
         if file.suffix == ".parquet":
             with file.open("rb") as opened:
-                return parquet.ParquetFile(opened).read()
+                return parquet.read_schema(opened) if schema_only else parquet.ParquetFile(opened).read()
         with native(file) as name, pyarrow.memory_map(name) as mapped:
-            return ipc.open_stream(mapped).read_all()
+            stream = ipc.open_stream(mapped)
+            return stream.schema if schema_only else stream.read_all()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file}: unreadable ({' '.join(str(error).split())[:200]})") from error
-
-
-def _find_column(file: Path, table: Any, known: Sequence[str]) -> str:
-    for name in known:
-        if table.column_names.count(name) > 1:
-            raise DataError(f"{file}: must have one column named {name}, found {table.column_names.count(name)}")
-        if name in table.column_names:
-            return name
-    found = ", ".join(table.column_names)
-    raise DataError(f"{file}: needs a column named {' or '.join(known)}, found {found}")
-
-
-def _read_labels(file: Path, column: Any) -> torch.Tensor:
-    try:
-        labels = column.to_numpy()
-    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's own are of these kinds
-        raise DataError(f"{file}: labels must be integers, got {column.type} ({error})") from error
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{file}: labels must be integers without nulls, got {column.type}")
-    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _count_classes(table: Any, label: str) -> int:
@@ -128,15 +131,15 @@ def _count_classes(table: Any, label: str) -> int:
 
 
 def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Tensor, Form]:
-    images: NDArray[np.uint8] | None = None
+    images: NDArray[Any] | None = None
     for row, cell in enumerate(column):
         pixels, found = decode_image(file, row, cell.as_py())
         form = form or found
         if found != form:
             raise DataError(f"{file}: row {row} is {_describe(found)}, the first image is {_describe(form)}")
         if images is None:
-            check_memory(file, len(column) * pixels.size)
-            images = np.empty((len(column), *pixels.shape), np.uint8)
+            check_memory(file, len(column) * pixels.nbytes)
+            images = np.empty((len(column), *pixels.shape), pixels.dtype)
         images[row] = pixels
     if images is None or form is None:
         raise DataError(f"{file}: holds no images")
@@ -145,8 +148,8 @@ def _decode_images(file: Path, column: Any, form: Form | None) -> tuple[torch.Te
     return channels_last.permute(0, 3, 1, 2).contiguous(), form
 
 
-def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Form]:
-    """The pixels of an image, bytes or a path, and its form. Raises DataError."""
+def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[Any], Form]:
+    """The pixels of an image, bytes or a path, and its form: uint8, or float32 of 16 bits. Raises DataError."""
     from PIL import Image
 
     try:
@@ -164,9 +167,18 @@ def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[np.uint8], Fo
             f"{file}: row {row} is not a readable image ({' '.join(str(error).split())[:160]}); "
             f"read are {', '.join(FORMATS)}"
         ) from error
+    if form[0] in DEEP:
+        return _deep(file, row, pixels), form
     if form[0] not in CHANNELS:
-        raise DataError(f"{file}: row {row} has mode {form[0]}, must be {' or '.join(CHANNELS)}")
+        raise DataError(f"{file}: row {row} has mode {form[0]}, must be {', '.join(CHANNELS)} or 16 bits of grey")
     return pixels, form
+
+
+def _deep(file: Path, row: int, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Grey levels of 16 bits, which float32 holds exactly. Pillow's mode I may hold more."""
+    if pixels.size and not 0 <= int(pixels.min()) <= int(pixels.max()) < 2**16:
+        raise DataError(f"{file}: row {row} has grey levels of more than 16 bits")
+    return pixels.astype(np.float32)
 
 
 def check_memory(file: Path, size: int) -> None:
@@ -175,14 +187,6 @@ def check_memory(file: Path, size: int) -> None:
     if size > most:
         raise DataError(
             f"{file}: its images take {size / 1e9:.1f} GB when decoded, must be at most {most / 1e9:.1f} GB here"
-        )
-
-
-def check_classes(place: Path | str, classes: int, images: int) -> None:
-    """Raises DataError for labels with gaps: more classes, by the highest label, than there are images of them."""
-    if classes > max(CLASSES_AT_LEAST, images):
-        raise DataError(
-            f"{place}: labels must be numbered from 0 without gaps, got {classes - 1} as the highest of {images} images"
         )
 
 
@@ -205,7 +209,7 @@ def _read_idx_split(images: Path, labels: Path, form: Form | None) -> tuple[list
     if found != (form or found):
         raise DataError(f"{images}: row 0 is {_describe(found)}, the first image is {_describe(form or found)}")
     grey = torch.from_numpy(pixels).unsqueeze(1)
-    return [_Decoded(images, grey, torch.from_numpy(targets.astype(np.int64)), 0)], found
+    return [_Decoded(images, grey, Part(images, targets.astype(np.int64)))], found
 
 
 def _read_idx(file: Path, axes: int) -> NDArray[np.uint8]:

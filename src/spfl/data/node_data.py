@@ -6,7 +6,7 @@ A node says how many samples it has and, where no normalisation is configured, t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,28 +14,30 @@ import numpy as np
 import torch
 
 from spfl.arrays import Indices
-from spfl.config.schema import Config, DataConfig
-from spfl.data.dataset import Dataset, grey_sums, idx_pair, moments_of, of_split
+from spfl.config.data import DataConfig
+from spfl.config.schema import Config
+from spfl.data.dataset import Dataset, Moments, grey_sums, moments_of
 from spfl.data.image_files import decode_image, join, read_split
+from spfl.data.sources import idx_pair, of_split
 from spfl.errors import ConfigError, DataError
 from spfl.imports import import_source
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
 IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+TRIED = 4  # images of a trial
 Pair = tuple[torch.Tensor, torch.Tensor]  # images uint8 (n, channels, height, width), labels int64 (n,)
-Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
 @dataclass(frozen=True, eq=False)
 class NodeData(Dataset):
     """One party's view of data that are spread over nodes.
 
-    At a node `train_images` are its own, and every device has them all. At the server there are none; `samples` says
+    At a node `train_inputs` are its own, and every device has them all. At the server there are none; `samples` says
     how many each device has, and grows as nodes come. `moments` stand in for those of all nodes' images together.
     """
 
-    samples: Mapping[int, int] | int
-    moments: list[Moments]  # one, once it is known
+    samples: Mapping[int, int] | int = field(kw_only=True)
+    moments: list[Moments] = field(kw_only=True)  # one, once it is known
 
     @property
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,9 +117,17 @@ def node_data(config: Config, source: str) -> NodeData:
         whole = Dataset("own", *train, *train, data.classes)
         rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
         held = whole.split_validation(data.validation_fraction, rng)
-        train, test = (held.train_images, held.train_labels), (held.test_images, held.test_labels)
+        train, test = (held.train_inputs, held.train_labels), (held.test_inputs, held.test_labels)
     test = test or (train[0][:0], train[1][:0])
     return NodeData("own", *train, *test, data.classes, samples=len(train[1]), moments=fixed_moments(data))
+
+
+def trial_data(data: NodeData) -> Dataset:
+    """A few made images in the form that all nodes agree upon, on which any party may try a network."""
+    rng = server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
+    images = torch.from_numpy(rng.integers(0, 256, (TRIED, *data.shape), dtype=np.uint8))
+    labels = torch.arange(TRIED) % data.classes
+    return Dataset("trial", images, labels, images, labels, data.classes)
 
 
 def check_fits(data: DataConfig, images: torch.Tensor, labels: torch.Tensor, whose: str) -> None:
@@ -158,8 +168,8 @@ def _call(source: str) -> tuple[Pair, Pair | None]:
     except Exception as error:  # whatever a caller's own code raises
         raise DataError(f"node data {source}: {type(error).__name__}: {error}") from error
     if isinstance(made, Dataset):
-        test = (made.test_images, made.test_labels) if len(made.test_labels) else None
-        return (made.train_images, made.train_labels), test
+        test = (made.test_inputs, made.test_labels) if len(made.test_labels) else None
+        return (made.train_inputs, made.train_labels), test
     try:
         pairs = [made] if len(made) == 2 and not isinstance(made[0], tuple) else list(made)
         train, *rest = [_pair(source, *pair) for pair in pairs]
@@ -186,8 +196,9 @@ def _read_folder(data: DataConfig, folder: Path) -> tuple[Pair, Pair | None]:
     if not train:
         return _read_class_folders(data, folder)
     test = of_split(files, "test") or of_split(files, "validation") or idx_pair(folder, "t10k")
-    tables, form = read_split(train, None)
-    return join(tables), join(read_split(test, form)[0]) if test else None
+    tables, form = read_split(train, None, data)
+    classes = data.classes or 0
+    return join(tables, classes), join(read_split(test, form, data)[0], classes) if test else None
 
 
 def _read_class_folders(data: DataConfig, folder: Path) -> tuple[Pair, Pair | None]:

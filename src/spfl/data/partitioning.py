@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spfl.arrays import Indices
+from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, DataError, did_you_mean
 from spfl.rng import SETUP_ROUND, Purpose, stream
 
-Partition = Literal["iid", "dirichlet", "shards", "sampled"]
+Partition = Literal["iid", "dirichlet", "shards"]
 DIRICHLET_TRIES = 100
 
 
@@ -46,6 +47,44 @@ def partition(
     if min(map(len, parts)) < min_samples:
         raise DataError(f"{kind}: a device got {min(map(len, parts))} samples, min_samples is {min_samples}")
     return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def labels_to_deal(dataset: Dataset, kind: str) -> NDArray[Any]:
+    """Labels (n,) that a partition of this kind may look at. Raises ConfigError for a task that has none of them."""
+    labels = dataset.train_labels.numpy()
+    if dataset.task == "classification" or kind == "iid":
+        return labels
+    if dataset.task == "regression" and labels.shape[1] == 1 and kind == "shards":
+        return np.asarray(labels[:, 0])
+    raise ConfigError(
+        f"data.partition = {kind} deals samples by their class; with data.task = {dataset.task} take iid, column, files"
+    )
+
+
+def natural_clients(dataset: Dataset, kind: str) -> Indices:
+    """Whose each training sample is, (n,). Raises ConfigError for data that do not say."""
+    if dataset.clients is None:
+        hint = {"column": "set data.client_column, or pass clients= to make_dataset", "files": "read them from files"}
+        raise ConfigError(f"data.partition = {kind} needs data that say whose a sample is; {hint[kind]}")
+    return dataset.clients.numpy()
+
+
+def deal_clients(clients: Indices, devices: int, min_samples: int, rng: np.random.Generator) -> list[Indices]:
+    """A device for a client, with all that the client has: those of at least `min_samples`, in their own order.
+
+    Where there are more of them than `devices`, some are drawn. Raises DataError where there are fewer.
+    """
+    order = np.argsort(clients, kind="stable").astype(np.int64)
+    names, starts = np.unique(clients[order], return_index=True)
+    parts = np.split(order, starts[1:])
+    enough = [part for part in parts if len(part) >= min_samples]
+    if len(enough) < devices:
+        raise DataError(
+            f"data.devices must be at most {len(enough)}, the clients with data.min_samples = {min_samples} samples or "
+            f"more of {len(names)} in all, got {devices}"
+        )
+    chosen = np.sort(rng.choice(len(enough), devices, replace=False))
+    return [np.sort(enough[client]) for client in chosen]
 
 
 class SampledParts(Sequence[Indices]):

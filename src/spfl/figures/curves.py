@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spfl.arrays import Floats
-from spfl.figures.drawing import MARKS, band, band_kind, draw_legend, draw_line, finish_accuracy_axes
+from spfl.figures.drawing import MARKS, band, band_kind, draw_legend, draw_line, finish_score_axes
+from spfl.figures.scores import common
 from spfl.figures.style import SCREEN, FigureStyle
 
 if TYPE_CHECKING:
@@ -18,22 +19,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AccuracyCurve:
-    """Test accuracy of runs that differ in the seed only: rounds (evaluation,), accuracy (seed, evaluation)."""
+class ScoreCurve:
+    """Test score of runs that differ in the seed only: rounds (evaluation,), score (seed, evaluation)."""
 
     label: str
     rounds: NDArray[np.int64]
-    accuracy: NDArray[np.float64]
+    score: NDArray[np.float64]
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
 class SpentCurve:
-    """As `AccuracyCurve`, with what was spent until each evaluation (payload_bits, round_s), each (evaluation,)."""
+    """As `ScoreCurve`, with what was spent until each evaluation (payload_bits, round_s), each (evaluation,)."""
 
     label: str
     rounds: NDArray[np.int64]
-    accuracy: Floats
+    score: Floats
     spent: Mapping[str, Floats]
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,26 @@ class Importance:
     moduli: NDArray[np.float64]
 
 
-def accuracy_figure(curves: Sequence[AccuracyCurve], title: str = "", style: FigureStyle = SCREEN) -> Figure:
-    """Test accuracy against rounds: the mean over seeds, in a band that shows how far it can be trusted."""
+def accuracy_figure(curves: Sequence[ScoreCurve], title: str = "", style: FigureStyle = SCREEN) -> Figure:
+    """Test score against rounds: the mean over seeds, in a band that shows how far it can be trusted."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     labels = [curve.label for curve in curves]
     looks, order = style.looks(labels), style.arranged(labels)
-    kind = band_kind(len(curve.accuracy) for curve in curves)
+    kind = band_kind(len(curve.score) for curve in curves)
     with style.applied():
         figure = Figure(figsize=style.size(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
         for i, curve in enumerate(sorted(curves, key=lambda curve: order.index(curve.label))):
-            accuracy, step = curve.accuracy, max(1, curve.accuracy.shape[1] // MARKS)
+            score, step = curve.score, max(1, curve.score.shape[1] // MARKS)
             every = (i * step // len(curves), step)
-            points = (curve.rounds, accuracy.mean(0))
-            draw_line(axes, looks[curve.label], points, style.text(curve.label), band(accuracy, kind), every)
+            points = (curve.rounds, score.mean(0))
+            draw_line(axes, looks[curve.label], points, style.text(curve.label), band(score, kind), every)
         axes.set(xlabel="Communication round", title=style.text(title))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
-        finish_accuracy_axes(axes)
+        finish_score_axes(axes, metric=common(curve.metric for curve in curves))
         draw_legend(figure, kind)
     return figure
 

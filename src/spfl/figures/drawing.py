@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from spfl.arrays import Floats
 from spfl.figures.looks import Look
+from spfl.figures.scores import SHARES, axis_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,13 +47,14 @@ def draw_line(
         axes.fill_between(points[0], *band, color=look.colour, alpha=0.15, linewidth=0)
 
 
-def finish_accuracy_axes(axes: Axes, part: str = "Test") -> None:
-    """Accuracy in per cent, at most 100."""
+def finish_score_axes(axes: Axes, part: str = "Test", metric: str = "accuracy") -> None:
+    """Scores: shares in per cent, at most 100, other numbers as they are."""
     from matplotlib.ticker import PercentFormatter
 
-    axes.set_ylabel(f"{part} accuracy (%)")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))  # None: as many as the ticks need
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
+    axes.set_ylabel(axis_label(metric, part))
+    if metric in SHARES:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))  # None: as many as ticks need
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
 
 
 def draw_legend(figure: Figure, note: str = "") -> None:

@@ -11,6 +11,7 @@ from spfl.arrays import Floats
 from spfl.figures.curves import SpentCurve
 from spfl.figures.drawing import band, band_kind
 from spfl.figures.looks import Look, assign_looks
+from spfl.figures.scores import axis_label, common, factor, unit
 
 DASHES = {"solid": "solid", "dashed": "dash", "dashdot": "dashdot", "dotted": "dot", "long": "longdash"}
 SYMBOLS = {"circle": "circle", "square": "square", "diamond": "diamond", "triangle": "triangle-up"}
@@ -80,8 +81,9 @@ def add_line(
 
 
 def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
-    """Accuracy against rounds, payload or time, and what the bands show."""
-    kind = band_kind(len(curve.accuracy) for curve in curves)
+    """Scores against rounds, payload or time, and what the bands show."""
+    kind, metric = band_kind(len(curve.score) for curve in curves), common(curve.metric for curve in curves)
+    scale_y, sign = factor(metric), unit(metric)
     looks = assign_looks(curve.label for curve in curves)
     figure, per_axis = new_figure(), []
     for name, xlabel, scale in (
@@ -93,12 +95,12 @@ def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
         for curve in curves:
             if not name or name in curve.spent:
                 x = scale * curve.spent[name] if name else curve.rounds
-                hover = f"{curve.label}<br>{xlabel}: %{{x:.4~g}}<br>accuracy: %{{y:.1f}} %<extra></extra>"
-                points, edges = (x, 100 * curve.accuracy.mean(0)), band(100 * curve.accuracy, kind)
+                hover = f"{curve.label}<br>{xlabel}: %{{x:.4~g}}<br>{metric}: %{{y:.4~g}}{sign}<extra></extra>"
+                points, edges = (x, scale_y * curve.score.mean(0)), band(scale_y * curve.score, kind)
                 look = looks[curve.label]
                 add_line(figure, look, points, curve.label, edges, hovertemplate=hover, visible=not name)
         per_axis.append((xlabel, range(before, len(figure.data))))
-    figure.update_layout(xaxis_title="Round", yaxis_title="Test accuracy (%)", updatemenus=[_switch(figure, per_axis)])
+    figure.update_layout(xaxis_title="Round", yaxis_title=axis_label(metric), updatemenus=[_switch(figure, per_axis)])
     figure.update_layout(margin_t=48, hovermode="closest")
     return figure, kind
 

@@ -25,8 +25,8 @@ class Fleet(Protocol):
     def receive(self, form: Format, arrived: Arrived, state: State) -> Update:
         """See `uplink.reception.receive`. Packets are those of the uploads, wherever they are kept."""
 
-    def evaluate(self, weights: Vector) -> tuple[float, float]:
-        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+    def evaluate(self, weights: Vector, statistics: Vector | None = None) -> tuple[float, float]:
+        """(mean loss, score) on the whole test (or validation) part; `statistics` are those of BatchNorm, if any."""
 
     def __enter__(self) -> Fleet: ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -24,8 +25,10 @@ from torch.nn import functional as F
 
 from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR
+from spfl.data.dataset import normalised
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError
+from spfl.flat_model import drawing, evaluating
 from spfl.models import ChannelsLast
 from spfl.packets import gpu as codec
 from spfl.rng import Purpose, stream
@@ -81,9 +84,13 @@ class TorchFleet:
         self._world, self._packing = world, world.format.packing
         self._device = use_device(world.config.torch_device)
         data = world.dataset
-        self._images, self._labels = data.train_images.to(self._device), data.train_labels.to(self._device)
-        self._normalisation = tuple(part.to(self._device) for part in data.normalisation)
-        self._module = _without_memory_format(world.model().module).to(self._device)
+        self._images, self._labels = data.train_inputs.to(self._device), data.train_labels.to(self._device)
+        scale = data.normalisation
+        self._scale = None if scale is None else (scale[0].to(self._device), scale[1].to(self._device))
+        model = world.model()
+        self._task, self._draws = model.task, model.traits.draws
+        self._module = _without_memory_format(model.module).to(self._device)
+        self._looped = not self._takes_vmap()
 
     def __enter__(self) -> TorchFleet:
         return self
@@ -134,40 +141,76 @@ class TorchFleet:
 
     def _batches(
         self, cohort: Sequence[int], round_: int
-    ) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor]]]:
-        """Devices with minibatches of one size, a chunk at a time: inputs (device, image, ...) and labels."""
+    ) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor, Sequence[int | None]]]]:
+        """Devices with minibatches of one size, a chunk at a time: inputs (device, sample, ...), labels and seeds."""
         training, seed = self._world.config.training, self._world.config.seed
-        by_size: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        by_size: dict[int, list[tuple[int, np.ndarray, np.ndarray, int | None]]] = {}
         for k in cohort:
             rng = stream(seed, round_, k, Purpose.BATCH)
             index = batch_indices(self._world.parts[k], training.batch_size, rng)
             flips = rng.random(len(index)) < 0.5 if training.flip else np.zeros(len(index), np.bool_)
-            by_size.setdefault(len(index), []).append((k, index, flips))
+            by_size.setdefault(len(index), []).append((k, index, flips, self._seed(rng)))
         for rows in by_size.values():
             for start in range(0, len(rows), self.chunk):
-                members, index, flips = zip(*rows[start : start + self.chunk], strict=True)
+                members, index, flips, seeds = zip(*rows[start : start + self.chunk], strict=True)
                 places = torch.from_numpy(np.stack(index)).to(self._device)
                 images = self._images[places.flatten()]
                 if training.flip:
                     mirrored = torch.from_numpy(np.concatenate(flips)).to(self._device).view(-1, 1, 1, 1)
                     images = torch.where(mirrored, images.flip(3), images)
                 inputs = self._inputs(images).view(*places.shape, *images.shape[1:])
-                yield list(members), (inputs, self._labels[places])
+                yield list(members), (inputs, self._labels[places], seeds)
 
     def _inputs(self, images: torch.Tensor) -> torch.Tensor:
-        scale, shift = self._normalisation
-        return torch.addcmul(shift, images.float(), scale)
+        return normalised(images, self._scale)
+
+    def _seed(self, rng: np.random.Generator) -> int | None:
+        return int(rng.integers(2**63)) if self._draws else None
 
     def _gradients(
-        self, weights: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+        self, weights: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients (device, dim) and mean losses (device,), in float32."""
+        if not self._looped:
+            made: tuple[torch.Tensor, torch.Tensor] = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))(
+                weights, inputs, labels
+            )
+            return made
+        rows = [self._one(weights, *row) for row in zip(inputs, labels, seeds, strict=True)]
+        return torch.stack([gradient for gradient, _ in rows]), torch.stack([loss for _, loss in rows])
 
-        def loss(flat: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return F.cross_entropy(functional_call(self._module, self._views(flat), (x,)), y)
+    def _loss(self, flat: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self._task.loss(functional_call(self._module, self._views(flat), (x,)), y)
+        return loss
 
-        gradients, losses = vmap(grad_and_value(loss), in_dims=(None, 0, 0))(weights, inputs, labels)
-        return gradients, losses
+    def _one(
+        self, weights: torch.Tensor, x: torch.Tensor, y: torch.Tensor, seed: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradient of one device: for networks that draw, or that vmap cannot take, such as an LSTM."""
+        flat = weights.clone().requires_grad_()
+        with nullcontext() if seed is None else drawing(seed):
+            loss = self._loss(flat, x, y)
+        return torch.autograd.grad(loss, flat)[0], loss.detach()
+
+    def _takes_vmap(self) -> bool:
+        """Whether gradients of several devices can be taken at once. Raises ConfigError where not even one can."""
+        inputs, labels = self._inputs(self._images[:2]), self._labels[:2]
+        parameters = dict(self._module.named_parameters())
+        weights = torch.cat([parameters[name].detach().flatten() for name in self._world.layout.names])
+        try:
+            if not self._draws:
+                vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))(weights, inputs[:, None], labels[:, None])
+                return True
+        except Exception:  # PyTorch raises what it likes for what it cannot take
+            pass
+        try:
+            self._one(weights, inputs, labels, 0 if self._draws else None)
+        except Exception as error:
+            raise ConfigError(
+                f"torch_device must be absent with a network that torch.func.functional_call cannot take, got "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:160]}; worker threads can"
+            ) from None
+        return False
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         layout = self._world.layout
@@ -321,18 +364,18 @@ class TorchFleet:
         return vectors
 
     @repeatable()
-    def evaluate(self, weights: Vector) -> tuple[float, float]:
-        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
+    def evaluate(self, weights: Vector, statistics: Vector | None = None) -> tuple[float, float]:
+        """(mean loss, score) on the whole test (or validation) part."""
         data, views = self._world.dataset, self._views(torch.from_numpy(weights).to(self._device))
-        loss, correct = 0.0, 0
-        with torch.inference_mode():
+        loss, score = 0.0, 0.0
+        with torch.inference_mode(), evaluating(self._module):
             for images, labels in zip(
-                data.test_images.split(EVAL_CHUNK), data.test_labels.to(self._device).split(EVAL_CHUNK), strict=True
+                data.test_inputs.split(EVAL_CHUNK), data.test_labels.to(self._device).split(EVAL_CHUNK), strict=True
             ):
                 logits = functional_call(self._module, views, (self._inputs(images.to(self._device)),))
-                loss += F.cross_entropy(logits, labels, reduction="sum").item()
-                correct += int((logits.argmax(1) == labels).sum())
-        return loss / len(data.test_labels), correct / len(data.test_labels)
+                totals = self._task.totals(logits, labels)
+                loss, score = loss + totals[0], score + totals[1]
+        return loss / len(data.test_labels), score / len(data.test_labels)
 
 
 def _without_memory_format(module: nn.Module) -> nn.Module:

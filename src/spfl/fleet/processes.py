@@ -56,10 +56,11 @@ class ProcessFleet:
         share = sum(len(part) * share for part, share in answers) / max(len(cohort), 1)
         return [next(dealt[i % count]) for i in range(len(cohort))], share
 
-    def evaluate(self, weights: Vector) -> tuple[float, float]:
+    def evaluate(self, weights: Vector, statistics: Vector | None = None) -> tuple[float, float]:
         """See `ThreadFleet.evaluate`."""
         starts, count = range(0, self._images, EVAL_CHUNK), len(self._members)
-        dealt = [iter(part) for part in self._ask([("scores", weights, starts[i::count]) for i in range(count)])]
+        asked = [("scores", weights, starts[i::count], statistics) for i in range(count)]
+        dealt = [iter(part) for part in self._ask(asked)]
         return mean_score([next(dealt[i % count]) for i in range(len(starts))])
 
     def _ask(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -22,9 +22,9 @@ import torch
 from spfl.arrays import Vector
 from spfl.data.dataset import to_inputs
 from spfl.errors import PacketError
+from spfl.flat_model import STATISTICS, FlatModel
 from spfl.learning.local import SHARED, Local, LocalTask, checked_local, configured, kept_key
 from spfl.machine import cores
-from spfl.models import FlatModel
 from spfl.rng import Purpose, stream
 from spfl.uplink.reception import receive
 from spfl.uplink.upload import Origin, Upload, encode, silent
@@ -32,7 +32,7 @@ from spfl.world.attack import FIRST_ROUND, disguise, tamper
 from spfl.world.state import ServerState
 from spfl.world.world import World
 
-Score = tuple[float, float, int]  # mean cross-entropy, accuracy, images
+Score = tuple[float, float, int]  # mean loss, score, samples
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -91,6 +91,7 @@ class ThreadFleet:
         attack, moment = world.config.attack if device in world.hostile else None, round_
         if attack is not None and attack.kind in ("replay", "stale"):
             weights, moment = world.start().weights, FIRST_ROUND
+        model.load_statistics(server.memory.get(STATISTICS))
         gradient, loss, kept = local_gradient(world, model, torch.from_numpy(weights), device, moment, server.memory)
         if attack is not None:
             gradient = disguise(attack, gradient, seed=world.config.seed, round_=round_, device=device)
@@ -100,22 +101,25 @@ class ThreadFleet:
             origin = Origin(device, sent, len(world.parts[device]), loss)
             upload = encode(world.format, gradient, server.memory, origin)
             upload = upload if kept is None else replace(upload, kept=kept)
+            upload = replace(upload, statistics=model.statistics()) if model.traits.statistics else upload
         except PacketError:  # a gradient that is not finite: the device is out of this round
             upload = silent(world.format, device)
         upload = upload if attack is None else tamper(attack, upload)
         return Work(upload, middle - started, time.perf_counter() - middle)
 
-    def evaluate(self, weights: Vector) -> tuple[float, float]:
-        """(mean cross-entropy, accuracy) on the whole test (or validation) part."""
-        return mean_score(self.scores(weights, range(0, len(self._world.dataset.test_labels), EVAL_CHUNK)))
+    def evaluate(self, weights: Vector, statistics: Vector | None = None) -> tuple[float, float]:
+        """(mean loss, score) on the whole test (or validation) part; `statistics` are those of BatchNorm."""
+        starts = range(0, len(self._world.dataset.test_labels), EVAL_CHUNK)
+        return mean_score(self.scores(weights, starts, statistics))
 
-    def scores(self, weights: Vector, starts: Sequence[int]) -> list[Score]:
-        """The score of each chunk of test images that begins at one of `starts`."""
-        images, labels = self._world.dataset.test_images, self._world.dataset.test_labels
+    def scores(self, weights: Vector, starts: Sequence[int], statistics: Vector | None = None) -> list[Score]:
+        """The score of each chunk of test samples that begins at one of `starts`."""
+        images, labels = self._world.dataset.test_inputs, self._world.dataset.test_labels
         flat = torch.from_numpy(weights)
 
         def chunk(model: FlatModel, start: int) -> Score:
             model.load(flat)
+            model.load_statistics(statistics)
             part = slice(start, start + EVAL_CHUNK)
             loss, accuracy = model.evaluate(images[part], labels[part], lambda x: to_inputs(x, self._world.dataset))
             return loss, accuracy, len(labels[part])
@@ -124,7 +128,7 @@ class ThreadFleet:
 
 
 def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
-    """(mean cross-entropy, accuracy) of chunks, summed in their order."""
+    """(mean loss, score) of chunks, summed in their order."""
     size = sum(count for _, _, count in scores)
     return sum(loss * count for loss, _, count in scores) / size, sum(a * count for _, a, count in scores) / size
 

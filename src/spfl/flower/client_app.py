@@ -19,8 +19,9 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from spfl.config.schema import Config
-from spfl.data.dataset import Dataset, load_dataset
-from spfl.data.node_data import GreySums, Moments, NodeData, node_data
+from spfl.data.dataset import Dataset, Moments
+from spfl.data.node_data import GreySums, NodeData, node_data
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, PacketError, SpflError
 from spfl.fleet.threads import ThreadFleet
 from spfl.flower import protocol
@@ -68,7 +69,7 @@ def _site(config: Config, module: str, source: str, moments: Moments | None) -> 
 
 def _dataset(config: Config, source: str, moments: Moments | None) -> Dataset:
     if config.data.source == "partition":
-        return load_dataset(config.data.name, Path(source) if source else None)
+        return load_dataset(config.data, Path(source) if source else None)
     data = node_data(config, source)
     if moments is not None:
         data.moments[:] = [moments]
@@ -110,7 +111,7 @@ def _hello(context: Context) -> protocol.Hello:
     hello, data = protocol.Hello(partition, partitions, identity, versions), site.world.dataset
     if not isinstance(data, NodeData):
         return hello
-    sums = None if data.moments else GreySums.of(data.train_images)
+    sums = None if data.moments else GreySums.of(data.train_inputs)
     log(INFO, "own data: %s training images, %s test images", len(data.train_labels), len(data.test_labels))
     return protocol.Hello(
         partition, partitions, identity, versions, len(data.train_labels), len(data.test_labels), sums

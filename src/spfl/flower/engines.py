@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
 from spfl.flower.client_app import app
 from spfl.flower.deployment import PREFIX, Federation
@@ -52,9 +52,7 @@ def run_flower(
         return run_on(grid, settings.experiment, settings.flower, progress)
     if settings.data.source == "partition":
         data_dir = Path(settings.flower.data_dir) if settings.flower.data_dir else None
-        World.build(
-            settings.experiment, load_dataset(settings.data.name, data_dir)
-        )  # a mistake is cheaper to find here
+        World.build(settings.experiment, load_dataset(settings.data, data_dir))  # a mistake is cheaper to find here
     _run_on_federation(settings, nodes, engine == "ray", progress, node_data)
     return read_json(folder / SUMMARY)
 

@@ -18,6 +18,8 @@ from spfl.runs.jsons import Json
 GAUGES = {
     "round": "last round that is complete",
     "test_accuracy": "accuracy on the test set after the last evaluation",
+    "test_f1": "F1 on the test set after the last evaluation",
+    "test_r2": "R^2 on the test set after the last evaluation",
     "loss": "mean training loss of the cohort",
     "signs_received": "sign packets received in the round",
     "moduli_received": "modulus packets received in the round",

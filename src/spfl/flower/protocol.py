@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR, last_key, residual_key
-from spfl.config.schema import DataConfig
-from spfl.data.node_data import GreySums, Moments
+from spfl.config.data import DataConfig
+from spfl.data.dataset import Moments
+from spfl.data.node_data import GreySums
 from spfl.errors import PacketError, printable
+from spfl.flat_model import STATISTICS
 from spfl.learning.local import SHARED, kept_key
 from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
@@ -42,7 +44,7 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord)
 
 
 @dataclass(frozen=True)
-class Task:
+class RoundTask:
     """What a node is to do in a round: gradients of its devices at `weights` (dim,), with what both ends remember."""
 
     round_: int
@@ -66,7 +68,7 @@ def read_weights(record: ArrayRecord, dim: int) -> Vector:
     return weights
 
 
-def task_content(task: Task, weights: ArrayRecord) -> RecordDict:
+def task_content(task: RoundTask, weights: ArrayRecord) -> RecordDict:
     """The content of a `train` message, which `read_task` reads; all nodes share the record `weights`."""
     note = ConfigRecord({"round": task.round_, "devices": list(task.devices), "one_exchange": task.one_exchange})
     arrays = ArrayRecord({name: _raw(array) for name, array in task.memory.items()})
@@ -91,11 +93,11 @@ def read_moments(content: RecordDict, config: DataConfig) -> Moments | None:
     return mean, std
 
 
-def read_task(content: RecordDict, world: World) -> Task:
+def read_task(content: RecordDict, world: World) -> RoundTask:
     """Raises PacketError for a message that the server of this experiment did not make."""
     note = _record(content, "task", ConfigRecord)
     dim, memory = world.layout.size, _record(content, "memory", ArrayRecord)
-    return Task(
+    return RoundTask(
         _value(note, "round", int),
         tuple(_integers(note, "devices")),
         read_weights(_record(content, "weights", ArrayRecord), dim),
@@ -108,7 +110,7 @@ def read_task(content: RecordDict, world: World) -> Task:
 def memory_for(memory: State, devices: Sequence[int]) -> State:
     """What devices know of the server's memory: the common vector, and their own arrays."""
     own = (last_key, residual_key, kept_key)
-    wanted = {VECTOR, SHARED, *(key(device) for key in own for device in devices)}
+    wanted = {VECTOR, SHARED, STATISTICS, *(key(device) for key in own for device in devices)}
     return {name: array for name, array in memory.items() if name in wanted}
 
 
@@ -336,6 +338,8 @@ def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
         rows["own_packet"] = (np.uint8, HEADER_BITS // 8 + _bytes(scheme.codec.bits(packets.size)))
     if world.config.training.correction != "none":  # the server keeps it for a node, which forgets
         rows["kept"] = (np.float32, form.layout.size)
+    if form.statistics:
+        rows["statistics"] = (np.float32, form.statistics)
     return rows
 
 

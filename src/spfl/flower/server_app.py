@@ -11,9 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
 from spfl.config.schema import Config
-from spfl.data.dataset import Dataset, load_dataset
+from spfl.data.dataset import Dataset
 from spfl.data.node_data import NodeData, load_own, server_data
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, RunFolderError
+from spfl.figures.scores import shown
 from spfl.fleet.threads import ThreadFleet
 from spfl.flower.monitoring import write_metrics
 from spfl.flower.own import load_own_parts
@@ -22,6 +24,7 @@ from spfl.flower.strategy import SpFl
 from spfl.runs.experiment import read_json, run_experiment
 from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json, dump_json
+from spfl.runs.metrics import metric_of, score_of
 from spfl.runs.trackers import tracking
 from spfl.training import RoundRecord
 from spfl.world.state import ServerState
@@ -51,6 +54,10 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
         world = World.build(config, dataset, own.custom)
         with ThreadFleet(world) as fleet:
             nodes_evaluate = isinstance(dataset, NodeData) and not len(dataset.test_labels)
+            if nodes_evaluate and world.traits.statistics:
+                raise ConfigError(
+                    "model.batch_norm must be group or frozen where nodes evaluate, or set flower.test_data"
+                )
             strategy = SpFl(world, None if nodes_evaluate else fleet.evaluate, engine, server)
             strategy.code = own.digest
             if server is not None:
@@ -99,7 +106,7 @@ def _check(config: Config, engine: FlowerConfig) -> None:
 
 def _dataset(config: Config, engine: FlowerConfig) -> Dataset:
     if config.data.source == "partition":
-        return load_dataset(config.data.name, Path(engine.data_dir) if engine.data_dir else None)
+        return load_dataset(config.data, Path(engine.data_dir) if engine.data_dir else None)
     if not engine.test_data:
         return server_data(config, None)
     train, test = load_own(config.data, engine.test_data)
@@ -107,11 +114,11 @@ def _dataset(config: Config, engine: FlowerConfig) -> Dataset:
 
 
 def _log_round(values: Json, config: Config) -> None:
-    accuracy = values["test_accuracy"]
+    metric, score = metric_of(values), score_of(values)
     log(
         INFO,
-        "round %s of %s: test accuracy %s, %s of %s sign packets received, %s devices rejected, %.1f s",
-        *(values["round"], config.training.rounds, "-" if accuracy is None else f"{accuracy:.2%}"),
+        "round %s of %s: test %s %s, %s of %s sign packets received, %s devices rejected, %.1f s",
+        *(values["round"], config.training.rounds, metric, shown(metric, score, 2)),
         *(values["signs_received"], config.cohort, values["rejected"], values["seconds"]["total"]),
     )
 

@@ -18,7 +18,10 @@ from spfl.config.schema import Config
 from spfl.config.section import Section, validated
 
 Scalar = str | int | float | bool
-LISTS = ("channel.gains_db", "data.shape", "data.class_names", "data.mean", "data.std")  # kept as text in a run config
+LISTS = (
+    "channel.gains_db", "data.shape", "data.class_names", "data.mean", "data.std", "data.split", "data.input_columns",
+    "data.label_column",
+)  # fmt: skip  # kept as text in a run config
 
 
 class FlowerConfig(Section):

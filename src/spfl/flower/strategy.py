@@ -27,7 +27,8 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from spfl.arrays import Vector
-from spfl.data.node_data import Moments, NodeData, federated_moments
+from spfl.data.dataset import Moments
+from spfl.data.node_data import NodeData, federated_moments
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import Score, mean_score
 from spfl.flower import protocol
@@ -192,7 +193,7 @@ class SpFl(Strategy):
 
     def _task(self, node: int, devices: tuple[int, ...], round_: int, arrays: ArrayRecord) -> Message:
         memory = protocol.memory_for(self.server.memory, devices)
-        task = protocol.Task(round_, devices, self.server.weights, memory, self.engine.one_exchange, self._moments)
+        task = protocol.RoundTask(round_, devices, self.server.weights, memory, self.engine.one_exchange, self._moments)
         content = protocol.task_content(task, arrays)
         return self._message(content, node, MessageType.TRAIN, round_)
 
@@ -311,6 +312,6 @@ def by_device(answers: Mapping[int, Sequence[Upload]]) -> dict[int, Upload]:
 
 def _metrics(record: RoundRecord) -> MetricRecord:
     """The round for Flower's own log; None is left out."""
-    values = {"loss": record.loss, "test_loss": record.test_loss, "test_accuracy": record.test_accuracy}
+    values = {"loss": record.loss, "test_loss": record.test_loss, f"test_{record.metric}": record.test_score}
     counts = {"signs_received": int(record.outcome.sign.sum()), "rejected": record.rejected}
     return MetricRecord({name: value for name, value in (values | counts).items() if value is not None})

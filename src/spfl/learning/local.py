@@ -20,7 +20,7 @@ from spfl.config.training import TrainingConfig
 from spfl.data.dataset import Dataset, flip_half, to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError
-from spfl.models import FlatModel
+from spfl.flat_model import FlatModel
 
 SHARED = "local/shared"  # what the server broadcasts beside the model: SCAFFOLD's c, FedDyn's mean
 
@@ -82,9 +82,10 @@ class LocalTask:
         if weights is not self.model.weights:
             self.model.load(weights)
         rows = torch.from_numpy(batch)
-        images = self.dataset.train_images[rows]
+        images = self.dataset.train_inputs[rows]
         images = flip_half(images, self.rng) if self.training.flip else images
-        loss = self.model.loss_and_gradient(to_inputs(images, self.dataset), self.dataset.train_labels[rows])
+        inputs, labels = to_inputs(images, self.dataset), self.dataset.train_labels[rows]
+        loss = self.model.loss_and_gradient(inputs, labels, self.model.seed(self.rng))
         return self.model.gradient, loss
 
 

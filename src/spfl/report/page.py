@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spfl.config.files import to_toml
 from spfl.errors import RunFolderError
 from spfl.figures.curves import Importance
+from spfl.figures.scores import factor, unit
 from spfl.files import is_file
 from spfl.report.again import reproduction, sources
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
@@ -168,7 +169,9 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
     head = [
         PageSection("Results", _results_note(groups), [Panel(tables=[_headline(groups)])]),
         PageSection(
-            "Accuracy", f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.", [Panel(figures=[accuracy])]
+            groups[0].metric.capitalize(),
+            f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.",
+            [Panel(figures=[accuracy])],
         ),
     ]
     matters = draw.importance_figure(_importance(groups))
@@ -246,12 +249,14 @@ def _results_note(groups: Sequence[Group]) -> str:
 
 
 def _headline(groups: Sequence[Group]) -> PageTable:
+    metric = groups[0].metric
+    scale, form = factor(metric), ".1f" if unit(metric) else ".3f"
     header = [
         "scheme",
-        "accuracy %",
+        f"{metric}{unit(metric)}",
         "±",
         "n",
-        "final %",
+        f"final{unit(metric)}",
         "sign arrives",
         "signs/round",
         "moduli/round",
@@ -262,13 +267,13 @@ def _headline(groups: Sequence[Group]) -> PageTable:
     energy = any(g.mean(lambda s: s.get("joules")) for g in groups)
     rows = []
     for g in groups:
-        spread = g.spread("accuracy_last")
+        spread = g.spread(f"{g.metric}_last")
         row = [
             g.label,
-            _number(g.mean(lambda s: s["accuracy_last"]), 100, ".1f"),
-            "-" if spread is None else f"{100 * spread:.1f}",
+            _number(g.score("last"), scale, form),
+            _number(spread, scale, form),
             str(len(g.runs)),
-            _number(g.mean(lambda s: s["accuracy_final"]), 100, ".1f"),
+            _number(g.score("final"), scale, form),
             _number(g.mean(lambda s: s["mean_q_s"]), 1, ".3f"),
             _number(g.mean(lambda s: s["signs_received"] / s["rounds"]), 1, ".1f"),
             _number(g.mean(lambda s: s["moduli_received"] / s["rounds"]), 1, ".1f"),

@@ -13,9 +13,11 @@ from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, refusal
 from spfl.figures.curves import accuracy_figure
 from spfl.figures.saving import save_figure
+from spfl.figures.scores import shown, unit
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
 from spfl.runs.folders import below, check_ours, locked, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
+from spfl.runs.metrics import metric_in
 from spfl.runs.results import read_curves
 from spfl.world.world import World
 
@@ -114,37 +116,55 @@ def tabulate(summaries: Sequence[Json]) -> list[Json]:
     rows = []
     for scheme in dict.fromkeys(summary["scheme"] for summary in summaries):
         mine = [summary for summary in summaries if summary["scheme"] == scheme]
-        accuracy = [summary["accuracy_last"] for summary in mine]
+        metric = metric_in(mine[0])
+        last = [summary[f"{metric}_last"] for summary in mine]
         rows.append(
             {
                 "scheme": scheme,
-                "accuracy_last": statistics.fmean(accuracy),
-                "accuracy_std": statistics.stdev(accuracy) if len(mine) > 1 else None,
+                f"{metric}_last": statistics.fmean(last),
+                f"{metric}_std": statistics.stdev(last) if len(mine) > 1 else None,
                 "n": len(mine),
-                "accuracy_final": statistics.fmean(s["accuracy_final"] for s in mine),
-                "accuracy_best": statistics.fmean(s["accuracy_best"] for s in mine),
+                f"{metric}_final": statistics.fmean(s[f"{metric}_final"] for s in mine),
+                f"{metric}_best": statistics.fmean(s[f"{metric}_best"] for s in mine),
                 "mean_q_s": statistics.fmean(s["mean_q_s"] for s in mine),
                 "bits_per_round": math.fsum(s["payload_bits"] / s["rounds"] for s in mine) / len(mine),
                 "received_bits_per_round": statistics.fmean(s.get("received_bits", 0) / s["rounds"] for s in mine),
                 "joules_per_round": statistics.fmean(s.get("joules", 0) / s["rounds"] for s in mine),
                 "seconds": statistics.fmean(s["seconds"]["total"] for s in mine),
-                "runs": [{"seed": s["seed"], "accuracy_last": s["accuracy_last"], "digest": s["digest"]} for s in mine],
+                "runs": [
+                    {"seed": s["seed"], f"{metric}_last": s[f"{metric}_last"], "digest": s["digest"]} for s in mine
+                ],
             }
         )
     return rows
 
 
+def columns(metric: str) -> list[str]:
+    """The headings of the table, with the name of the score."""
+    if metric == "accuracy":
+        return list(COLUMNS)
+    own = {"acc %": f"{metric}{unit(metric)}", "final %": f"final{unit(metric)}"}
+    return [own.get(name, name) for name in COLUMNS]
+
+
+def headings(rows: Sequence[Json]) -> list[str]:
+    """The headings of the table of these rows."""
+    return columns(metric_in(rows[0])) if rows else list(COLUMNS)
+
+
 def cells(row: Json) -> list[str]:
     """A row as text, one cell a column."""
-    spread = "-" if row["accuracy_std"] is None else f"{100 * row['accuracy_std']:.1f}"
-    percent = [f"{100 * row[key]:.1f}" for key in ("accuracy_last", "accuracy_final")]
+    metric = metric_in(row)
+    last, spread, final = (shown(metric, row[f"{metric}_{when}"], sign="") for when in ("last", "std", "final"))
     bits = [f"{row[key] / 1e6:.2f}" for key in ("bits_per_round", "received_bits_per_round")]
     tail = [f"{1e3 * row['joules_per_round']:.3g}", f"{row['seconds']:.1f}"]
-    return [row["scheme"], percent[0], spread, str(row["n"]), percent[1], f"{row['mean_q_s']:.3f}", *bits, *tail]
+    return [row["scheme"], last, spread, str(row["n"]), final, f"{row['mean_q_s']:.3f}", *bits, *tail]
 
 
 def markdown(rows: Sequence[Json]) -> str:
     """The table in Markdown, with a line that says what its columns are."""
-    lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, rows)]
+    metric = metric_in(rows[0])
+    lines = [headings(rows), ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{CAPTION}\n"
+    caption = CAPTION if metric == "accuracy" else CAPTION.replace("acc: test accuracy", f"{metric}: on the test part")
+    return f"{table}\n\n{caption}\n"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spfl.data import DATA_DIR_ENV, data_root
+from spfl.config.names import EMBEDDED_NAMES
+from spfl.data import DATA_DIR_ENV, SUFFIXES, data_root
 from spfl.version import __version__
 
 if TYPE_CHECKING:
@@ -47,19 +48,23 @@ def describe_devices() -> list[str]:
 
 def datasets_at_hand(data_dir: Path | None) -> dict[str, str]:
     """Datasets that need no download: name -> where. The others are looked for on the Hugging Face hub."""
-    found = {"digits": "embedded"}
+    found = dict.fromkeys(EMBEDDED_NAMES, "embedded")
     root = data_root(data_dir)
     if root is None:
         return found | {"others": f"neither --data-dir nor {DATA_DIR_ENV} is set"}
     if not root.is_dir():
         return found | {"others": f"{root} is not a folder"}
-    return found | {path.name: str(path) for path in sorted(root.iterdir()) if any(path.glob("*.parquet"))}
+    return found | {path.name: str(path) for path in sorted(root.iterdir()) if _holds_files(path)}
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(any(folder.glob(f"*{suffix}")) for suffix in SUFFIXES)
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Name, sizes and a CRC-32 over all images and labels."""
-    crc = 0
-    for part in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+    """Name, sizes and a CRC-32 over all inputs, labels and natural clients."""
+    crc, clients = 0, [] if dataset.clients is None else [dataset.clients]
+    for part in (dataset.train_inputs, dataset.train_labels, dataset.test_inputs, dataset.test_labels, *clients):
         crc = zlib.crc32(np.ascontiguousarray(part.numpy()).data, crc)
     return {
         "name": dataset.name,

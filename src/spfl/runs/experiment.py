@@ -169,12 +169,8 @@ def _finish(folder: Path, world: World, server: ServerState | None, setup_s: flo
         raise RunFolderError(f"no round was run in {folder}")
     check_ours(folder)  # before what is read there: it may be of another run now
     join_parts(folder)
-    layout, config = world.layout, world.config
-    tensors = {
-        name: server.weights[start:end].reshape(shape)
-        for name, shape, start, end in zip(layout.names, layout.shapes, layout.edges, layout.edges[1:], strict=False)
-    }
-    write_atomically(folder / WEIGHTS, save(tensors))
+    config = world.config
+    write_atomically(folder / WEIGHTS, save(world.tensors(server)))
     summary: Json = {"scheme": config.scheme.name, "seed": config.seed} | summarise(read_metrics(folder))
     summary["seconds"]["setup"] = setup_s
     summary["files"] = file_digests(folder, RESULT_FILES)

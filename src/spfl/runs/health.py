@@ -87,7 +87,7 @@ def grown_loss(course: Course) -> str | None:
 
 def chance(course: Course) -> str | None:
     last = course.rounds[-1]["round"]
-    late = [v["test_accuracy"] for v in course.rounds if v["test_accuracy"] is not None and v["round"] > 0.75 * last]
+    late = [a for v in course.rounds if (a := v.get("test_accuracy")) is not None and v["round"] > 0.75 * last]
     if course.classes is None or not late or last < FEW_ROUNDS:
         return None
     accuracy = statistics.fmean(late)

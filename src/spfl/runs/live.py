@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spfl.errors import RunFolderError, printable
+from spfl.figures.scores import shown
 from spfl.files import is_file
 from spfl.runs.experiment import SUMMARY, read_config
 from spfl.runs.folders import below, in_use
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import read_metrics
+from spfl.runs.metrics import metric_of, read_metrics, score_of
 from spfl.runs.past import METRICS
 from spfl.terminal import show
 
@@ -45,8 +46,8 @@ class Progress:
         return int(self.rounds[-1]["round"]) if self.rounds else 0
 
     @property
-    def accuracy(self) -> list[float]:
-        return [values["test_accuracy"] for values in self.rounds if values["test_accuracy"] is not None]
+    def scores(self) -> list[float]:
+        return [score for values in self.rounds if (score := score_of(values)) is not None]
 
     @property
     def rounds_per_s(self) -> float | None:
@@ -131,7 +132,7 @@ def _table(found: Sequence[Progress], left_out: Sequence[str], room: int) -> Tab
 
 
 def _cells(progress: Progress) -> list[str]:
-    recent, accuracy = progress.rounds[-RECENT:], progress.accuracy
+    recent, scores = progress.rounds[-RECENT:], progress.scores
     speed, left = progress.rounds_per_s, progress.left_s
     received = [sum(values[key] for values in recent) / len(recent) for key in ("signs_received", "moduli_received")]
     loss = recent[-1]["loss"]
@@ -139,13 +140,20 @@ def _cells(progress: Progress) -> list[str]:
         printable(progress.name),
         progress.state,
         f"{progress.done}/{progress.total}",
-        f"{100 * accuracy[-1]:.1f}" if accuracy else "-",
-        sparkline(accuracy),
+        _latest(metric_of(recent[-1]), scores),
+        sparkline(scores),
         "-" if loss is None else f"{loss:.3f}",
         *(f"{mean:.1f}" for mean in received),
         f"{speed:.1f}" if speed else "-",
         str(timedelta(seconds=round(left))) if left is not None else "-",
     ]
+
+
+def _latest(metric: str, scores: Sequence[float]) -> str:
+    """The last score, under its name where it is no accuracy."""
+    if metric == "accuracy" or not scores:
+        return f"{100 * scores[-1]:.1f}" if scores else "-"
+    return f"{metric} {shown(metric, scores[-1], sign='')}"
 
 
 def watch(folder: Path, *, every_s: float = 1.0, once: bool = False) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
+from spfl.figures.scores import shown
 from spfl.files import open_file, open_in_place
 from spfl.rng import SETUP_ROUND
 from spfl.runs.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 COSTS = ("joules", "round_s")  # what devices spend; with what they received it is told by the rest of the metrics
 MOST_ROWS = 10_000
+TEST = "test_"  # before the name of the score
 ALLOCATION, DEVICES = "allocation.parquet", "devices.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
 TOLD = ("received_bits", *COSTS)
@@ -48,7 +50,7 @@ def metrics(record: RoundRecord) -> Json:
         "round": record.round_,
         "loss": record.loss,
         "test_loss": record.test_loss,
-        "test_accuracy": record.test_accuracy,
+        f"{TEST}{record.metric}": record.test_score,
         "mean_q_s": float(np.mean(allocation.q_s)),
         "mean_r_m": float(np.mean(allocation.r_m)),
         "signs_received": int(outcome.sign.sum()),
@@ -63,6 +65,29 @@ def metrics(record: RoundRecord) -> Json:
         "solver": {"status": allocation.status.value, "gap": allocation.gap, "iterations": allocation.iterations},
         "seconds": record.seconds | {"solver": allocation.seconds},
     }
+
+
+def metric_of(values: Json) -> str:
+    """The name of the score in a round's metrics: accuracy, f1, r2 or the caller's own."""
+    return next(key for key in values if key.startswith(TEST) and key != "test_loss").removeprefix(TEST)
+
+
+def metric_in(summary: Json) -> str:
+    """The name of the score in a summary of a run, or in a row of a comparison."""
+    return next(key for key in summary if key.endswith("_last")).removesuffix("_last")
+
+
+def told_score(summary: Json) -> str:
+    """The score at the end of a run, in words."""
+    metric = metric_in(summary)
+    score = summary[f"{metric}_final"]
+    return f"test {metric} {'unknown' if score is None else shown(metric, score, 2)}"
+
+
+def score_of(values: Json) -> float | None:
+    """The score in a round's metrics; None in a round without an evaluation."""
+    score: float | None = values[f"{TEST}{metric_of(values)}"]
+    return score
 
 
 def allocation_rows(record: RoundRecord) -> pa.RecordBatch:
@@ -178,7 +203,8 @@ def devices_table(world: World) -> pa.Table | None:
     if len(world.parts) > MOST_ROWS:
         return None
     cell, labels = world.radio.cell(SETUP_ROUND), world.dataset.train_labels.numpy()
-    own = world.config.data.source == "node"  # then nobody tells the classes of his samples
+    # With data of their own nobody tells the classes of his samples, and other tasks have none.
+    own = world.config.data.source == "node" or world.dataset.task != "classification"
     columns = {
         "device": column(np.arange(len(world.parts), dtype=np.int32)),
         "distance_m": column(cell.distance_m),
@@ -210,12 +236,14 @@ def summarise(rounds: Iterable[Json]) -> Json:
     """Accuracies, totals, and the SHA-256 of everything in the metrics but `NOT_DIGESTED`.
 
     accuracy_last is the mean over the evaluations of the last quarter of the rounds: it forgives the noise of a single
-    evaluation. accuracy_best picks its round on the test set, so it flatters.
+    evaluation. accuracy_best picks its round on the test set, so it flatters. Where the score is another than accuracy,
+    its own name stands in these.
     """
     digest, seconds, totals = hashlib.sha256(), Counter[str](), Counter[str]()
     evaluations: list[tuple[int, float, float]] = []
-    last = 0
+    last, metric = 0, "accuracy"
     for values in rounds:
+        metric = metric_of(values)
         last = values["round"]
         seconds.update(values["seconds"])
         result = {key: value for key, value in values.items() if key not in NOT_DIGESTED}
@@ -226,14 +254,14 @@ def summarise(rounds: Iterable[Json]) -> Json:
         totals.update({key: values.get(key, 0) for key in TOLD})
         totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
         totals.update({"silent_rounds": int(not values["signs_received"])})
-        if values["test_accuracy"] is not None:
-            evaluations.append((last, values["test_accuracy"], values["test_loss"]))
-    late = [accuracy for round_, accuracy, _ in evaluations if round_ > 0.75 * last]
+        if (score := score_of(values)) is not None:
+            evaluations.append((last, score, values["test_loss"]))
+    late = [score for round_, score, _ in evaluations if round_ > 0.75 * last]
     return {
         "rounds": last,
-        "accuracy_final": evaluations[-1][1] if evaluations else None,
-        "accuracy_best": max((accuracy for _, accuracy, _ in evaluations), default=None),
-        "accuracy_last": math.fsum(late) / len(late) if late else None,
+        f"{metric}_final": evaluations[-1][1] if evaluations else None,
+        f"{metric}_best": max((score for _, score, _ in evaluations), default=None),
+        f"{metric}_last": math.fsum(late) / len(late) if late else None,
         "test_loss_final": evaluations[-1][2] if evaluations else None,
         "mean_q_s": totals["q_s"] / max(last, 1),
         "payload_bits": totals["payload_bits"],

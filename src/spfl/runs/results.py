@@ -19,13 +19,14 @@ from spfl.arrays import Floats
 from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
 from spfl.errors import RunFolderError, plain_errors
-from spfl.figures.curves import AccuracyCurve, Importance, SpentCurve
+from spfl.figures.curves import Importance, ScoreCurve, SpentCurve
+from spfl.figures.scores import common, shown
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.folders import below
 from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, read_metrics, summarise
+from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, metric_of, read_metrics, score_of, summarise
 from spfl.runs.parquet import read_table, values
 from spfl.runs.past import METRICS
 
@@ -69,16 +70,16 @@ class Run:
         return cls(path, read_config(path), list(read_metrics(path)))
 
     def __repr__(self) -> str:
-        accuracy = self.summary["accuracy_final"]
-        reached = "no evaluation yet" if accuracy is None else f"test accuracy {accuracy:.1%}"
+        score = self.summary[f"{self.metric}_final"]
+        reached = "no evaluation yet" if score is None else f"test {self.metric} {shown(self.metric, score)}"
         return f"Run({self.config.scheme.name}, seed {self.config.seed}: {reached} after {len(self.rounds)} rounds)"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the totals of the run."""
         told = {"scheme": self.config.scheme.name, "seed": self.config.seed, **self.summary}
-        shown = [key for key in SHOWN if told.get(key) is not None]
-        words = [f"{told[key]:.4g}" if isinstance(told[key], float) else str(told[key]) for key in shown]
-        return html_table(["", "run"], zip(shown, words, strict=True))
+        keys = [key for key in SHOWN if told.get(key) is not None]
+        words = [f"{told[key]:.4g}" if isinstance(told[key], float) else str(told[key]) for key in keys]
+        return html_table(["", "run"], zip(keys, words, strict=True))
 
     @cached_property
     def metrics(self) -> pa.Table:
@@ -92,8 +93,13 @@ class Run:
         return load(read_file(path)) if is_file(path) else None
 
     def plot(self) -> go.Figure:
-        """Test accuracy against rounds, payload or time: an interactive plotly figure."""
+        """Test score against rounds, payload or time: an interactive plotly figure."""
         return plot([Group(self.config.scheme.name, [self])])
+
+    @property
+    def metric(self) -> str:
+        """What the score is: accuracy, f1, r2 or the caller's own."""
+        return metric_of(self.rounds[0]) if len(self.rounds) else "accuracy"
 
     @property
     def finished(self) -> bool:
@@ -165,6 +171,15 @@ class Group:
         found = [v for run in self.runs if (v := value(run.summary)) is not None]
         return statistics.fmean(found) if found else None
 
+    @property
+    def metric(self) -> str:
+        """What the score of these runs is."""
+        return self.runs[0].metric
+
+    def score(self, when: str) -> float | None:
+        """The score over seeds: last (mean of the last quarter of the evaluations), final or best."""
+        return self.mean(lambda summary: summary[f"{self.metric}_{when}"])
+
     def spread(self, name: str) -> float | None:
         """Standard deviation (n - 1) over seeds of a value of the summaries; None for fewer than two."""
         found = [run.summary[name] for run in self.runs if run.summary[name] is not None]
@@ -178,7 +193,7 @@ def read_groups(folder: Path) -> list[Group]:
     """
     every = group_runs(run_folders(folder))
     groups = [Group(label, runs) for label, members in every.items() if (runs := _read_runs(members))]
-    return sorted(groups, key=lambda group: group.mean(lambda summary: summary["accuracy_last"]) or 0.0, reverse=True)
+    return sorted(groups, key=lambda group: group.score("last") or 0.0, reverse=True)
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -197,17 +212,18 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
 
 @plain_errors()
 def plot(groups: Sequence[Group]) -> go.Figure:
-    """Test accuracy of groups against rounds, payload or time."""
+    """Test score of groups against rounds, payload or time."""
     from spfl.figures.interactive import accuracy_figure
 
     return accuracy_figure([progress(group) for group in groups])[0]
 
 
 def progress(group: Group) -> SpentCurve:
-    """How the accuracy of a group grew, against rounds and against what had been spent (mean over seeds)."""
-    rounds, accuracy = group.series(lambda values: values["test_accuracy"])
+    """How the score of a group grew, against rounds and against what had been spent (mean over seeds)."""
+    rounds, score = group.series(score_of)
     known = [name for name in ("payload_bits", "round_s") if name in group.runs[0].rounds[0]]
-    return SpentCurve(group.label, rounds, accuracy, {name: _until(group, name, rounds) for name in known})
+    spent: dict[str, Floats] = {name: _until(group, name, rounds) for name in known}
+    return SpentCurve(group.label, rounds, score, spent, group.metric)
 
 
 def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
@@ -243,7 +259,7 @@ def check_report(folder: Path, groups: Sequence[Group], has_table: bool) -> None
         raise RunFolderError(f"{folder} holds no run that has finished a round, and no results of a sweep")
 
 
-def read_curves(folders: Iterable[Path]) -> list[AccuracyCurve]:
+def read_curves(folders: Iterable[Path]) -> list[ScoreCurve]:
     """Curves of run folders, those of one configuration together, in the order in which they are met.
 
     A label is the scheme, and each setting in which the configurations differ. Unfinished runs shorten the curve.
@@ -273,17 +289,17 @@ def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _curve(label: str, folders: Sequence[Path]) -> AccuracyCurve:
+def _curve(label: str, folders: Sequence[Path]) -> ScoreCurve:
     series = [
-        [(m["round"], m["test_accuracy"]) for m in read_metrics(folder) if m["test_accuracy"] is not None]
+        [(m["round"], score, metric_of(m)) for m in read_metrics(folder) if (score := score_of(m)) is not None]
         for folder in folders
     ]
     length = min(map(len, series))
     if not length:
         empty = folders[[len(s) for s in series].index(0)]
         raise RunFolderError(f"{empty} has no evaluation yet")
-    table = np.array([s[:length] for s in series])
-    return AccuracyCurve(label, table[0, :, 0].astype(np.int64), table[:, :, 1])
+    table = np.array([[row[:2] for row in s[:length]] for s in series])
+    return ScoreCurve(label, table[0, :, 0].astype(np.int64), table[:, :, 1], common(s[0][2] for s in series))
 
 
 def read_importance(folders: Iterable[Path], groups: int = 5) -> list[Importance]:

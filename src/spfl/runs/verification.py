@@ -189,11 +189,11 @@ def _weights(folder: Path, world: World, server: ServerState | None, tolerance: 
         old = load(read_file(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
         return f"{WEIGHTS} cannot be read: {error}"
-    layout = world.layout
-    if server is None or old.keys() != set(layout.names):
-        return f"{WEIGHTS} holds {', '.join(old)}, again {', '.join(layout.names)}"
-    for name, start, end in zip(layout.names, layout.edges, layout.edges[1:], strict=False):
-        a, b = old[name].ravel(), server.weights[start:end]
+    again = {} if server is None else world.tensors(server)
+    if old.keys() != again.keys():
+        return f"{WEIGHTS} holds {', '.join(old)}, again {', '.join(again)}"
+    for name, tensor in again.items():
+        a, b = old[name].ravel(), tensor.ravel()
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"{WEIGHTS}: {name} has shape {old[name].shape} of {a.dtype}"
         off = ~np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -16,7 +16,7 @@ import numpy as np
 from spfl import training
 from spfl.config.files import to_toml
 from spfl.config.schema import Config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, RunFolderError, WorkerError
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.environment import fingerprint
@@ -26,7 +26,7 @@ from spfl.runs.jsons import Json, as_written
 from spfl.runs.metrics import metrics
 from spfl.studies.plan import PLAN
 from spfl.studies.readme import readme
-from spfl.studies.runner import DONE, RESULTS, SWEEP, Point, load_points, measure, read_results
+from spfl.studies.runner import DONE, RESULTS, SWEEP, Point, load_points, measure, name_of_data, read_results
 from spfl.studies.tables import CURVES, SUMMARY, TABLE
 
 SUMS, README, REQUIREMENTS, CONFIGS, OWN, FIGURES = (
@@ -190,8 +190,8 @@ def _changed(folder: Path, files: Sequence[tuple[str, str]]) -> str | None:
 def _again(folder: Path, point: Point, old: Json, tolerance: float, data_dir: Path | None) -> str | None:
     """The first difference between a row and the same point run again."""
     config = point.config.model_copy(update={"processes": 1, "workers": 1})
-    dataset = load_dataset(config.data.name, data_dir)
-    then = read_json(folder / ENVIRONMENT).get("datasets", {}).get(config.data.name)
+    dataset = load_dataset(config.data, data_dir)
+    then = read_json(folder / ENVIRONMENT).get("datasets", {}).get(name_of_data(config.data))
     if then != fingerprint(dataset):
         raise RunFolderError(f"cannot verify {folder}: its data are {then}, got {fingerprint(dataset)}")
     new = as_written(measure(_rounds(config, dataset)))

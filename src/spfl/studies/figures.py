@@ -18,7 +18,7 @@ from spfl.figures.drawing import (
     band_kind,
     draw_legend,
     draw_line,
-    finish_accuracy_axes,
+    finish_score_axes,
 )
 from spfl.figures.looks import Look
 from spfl.figures.saving import save_figure
@@ -242,7 +242,7 @@ def _page(
         axes.remove()
     finish(list(grid[: len(page)]))
     for i, axes in enumerate(grid[: len(page)]):
-        finish_accuracy_axes(axes, study.part.capitalize())
+        finish_score_axes(axes, study.part.capitalize())
         axes.set_ylabel("" if i % columns else axes.get_ylabel())
         bottom = i + columns >= len(page)
         axes.set_xlabel(axes.get_xlabel() if bottom else "")

@@ -31,10 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from spfl import training
+from spfl.config.data import DataConfig
 from spfl.config.effects import check_swept
 from spfl.config.files import assign, dotted, load_config, parse_override, read_toml
 from spfl.config.schema import NO_EFFECT, Config, build_config
-from spfl.data.dataset import Dataset, load_dataset
+from spfl.data.dataset import Dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, RunFolderError, did_you_mean
 from spfl.files import is_file, open_in_place, read_file
 from spfl.fleet.workers import Failure, map_processes
@@ -151,9 +153,13 @@ def _name(config: Config) -> str:
 
 
 @lru_cache(maxsize=4)
-def _dataset(name: str, data_dir: Path | None) -> Dataset:
+def _read(data: DataConfig, data_dir: Path | None) -> Dataset:
+    return load_dataset(data, data_dir)
+
+
+def _dataset(data: DataConfig, data_dir: Path | None) -> Dataset:
     """Loaded once a process; forked processes find what the parent has loaded."""
-    return load_dataset(name, data_dir)
+    return _read(data.reading(), data_dir)
 
 
 def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = None) -> Json:
@@ -161,7 +167,7 @@ def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = No
     import torch
 
     torch.set_num_threads(1)
-    dataset, began = _dataset(point.config.data.name, data_dir), time.perf_counter()
+    dataset, began = _dataset(point.config.data, data_dir), time.perf_counter()
     rounds, table = _rounds(point, dataset, runs)
     wall_s = time.perf_counter() - began
     health = findings(course_of(rounds, dataset.classes, table))
@@ -265,7 +271,7 @@ def _sweep(
     progress: Callable[[Point, Json, bool], None],
 ) -> list[Json]:
     with writing(folder):
-        begin(folder, {p.config.data.name for p in points}, data_dir, source)
+        begin(folder, {p.config.data.reading() for p in points}, data_dir, source)
         write_atomically(folder / PLAN, plan_text((point.settings, point.config) for point in points).encode())
     rows = {row["key"]: row for row in read_results(folder) if row["status"] == DONE}
     for point in points:
@@ -320,7 +326,17 @@ def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
         kind = (config.data, config.model)
         if kind not in seen:
             seen.add(kind)
-            _ = World.build(config, _dataset(config.data.name, data_dir)).layout
+            world = World.build(config, _dataset(config.data, data_dir))
+            _check_accuracy(world)
+
+
+def _check_accuracy(world: World) -> None:
+    """Raises ConfigError for a network that does not fit, and for scores that the tables of a sweep do not know."""
+    _ = world.layout
+    if world.task.metric != "accuracy":
+        raise ConfigError(
+            f"a sweep tabulates accuracy, got {world.task.metric} ({world.dataset.task}); take spfl compare"
+        )
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
@@ -338,9 +354,10 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise RunFolderError(f"nothing to resume in {folder}: it is not the folder of a sweep; left as it is")
 
 
-def begin(folder: Path, datasets: Iterable[str], data_dir: Path | None, source: Path | None) -> None:
+def begin(folder: Path, datasets: Iterable[DataConfig], data_dir: Path | None, source: Path | None) -> None:
     """Make the folder, or check that one that is there was made with the same data; drop a torn last line."""
-    now = describe_environment() | {"datasets": {n: fingerprint(_dataset(n, data_dir)) for n in sorted(datasets)}}
+    read = {name_of_data(data): fingerprint(_dataset(data, data_dir)) for data in datasets}
+    now = describe_environment() | {"datasets": dict(sorted(read.items()))}
     if (folder / ENVIRONMENT).exists():
         _check_same(folder, now)
     folder.mkdir(parents=True, exist_ok=True)
@@ -349,6 +366,13 @@ def begin(folder: Path, datasets: Iterable[str], data_dir: Path | None, source: 
         file.truncate(file.read().rfind(b"\n") + 1)
     if source is not None:
         write_atomically(folder / SWEEP, source.read_bytes())
+
+
+def name_of_data(data: DataConfig) -> str:
+    """The name of a dataset, and of the keys that say what is read of it those that are set."""
+    told = data.reading().model_dump(exclude_defaults=True)
+    others = {key: value for key, value in told.items() if key != "name"}
+    return " ".join([data.name, *([json.dumps(others, sort_keys=True)] if others else [])])
 
 
 def _check_same(folder: Path, now: Json) -> None:

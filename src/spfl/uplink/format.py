@@ -35,6 +35,7 @@ class Format:
 
     `in_packet`: side information is part of the first packet, paid for and lost with it; else it arrives reliably.
     `instantaneous`: a device's link adapts to the fade that it meets; else to its mean gain.
+    `statistics`: floats of running statistics (BatchNorm) that a device tells beside its gradient.
     `classes` (device, class) are the label shares that devices told when they joined, for schemes that use them.
     """
 
@@ -45,6 +46,7 @@ class Format:
     seed: int
     in_packet: bool = False
     instantaneous: bool = False
+    statistics: int = 0
     classes: Floats | None = field(default=None, compare=False, repr=False)
 
     # --- the vector ---------------------------------------------------------------------------------------------
@@ -53,7 +55,8 @@ class Format:
     def packing(self) -> Packing:
         """From parameters to the vector in packets. With `calibrated`, the output bias (last tensor) is apart."""
         last = self.layout.sizes[-1]
-        calibrated = self.scheme.rule == "calibrated" and len(self.layout.sizes) > 1 and last <= LARGEST_ASIDE
+        is_bias = len(self.layout.sizes) > 1 and len(self.layout.shapes[-1]) == 1 and last <= LARGEST_ASIDE
+        calibrated = self.scheme.rule == "calibrated" and is_bias
         return Packing(self.layout, self.scheme.rotated, last if calibrated else 0)
 
     @property
@@ -134,13 +137,13 @@ class Format:
     def _side_bits(self) -> int:
         """n_k and five float32 (||v||^2, ||vbar||^2, <v, vbar>, delta^2, loss); and where a mean modulus may stand in
         for what is not sent or not received, or scales a vote, one float32 a tensor or rotated block (one in all with
-        `one_mean`); and the output bias.
+        `one_mean`); the output bias; and running statistics.
         """
         scheme = self.scheme
         stands_in = scheme.uplink in ("split", "sign") and scheme.compensation != "zero"
         scales = 1 if scheme.one_mean else len(self.packets.names)
         told = stands_in or scheme.rule == "vote" or scheme.uplink == "ladder"
-        return SCALAR_BITS * (6 + (scales if told else 0) + self.packing.output_biases)
+        return SCALAR_BITS * (6 + (scales if told else 0) + self.packing.output_biases + self.statistics)
 
     def payload_bits(self, allocation: AllocationResult, packets: tuple[int, int] | None = None) -> int:
         """Bits that all devices with bandwidth send in a round, every attempt counted; float32 on the ideal uplink.

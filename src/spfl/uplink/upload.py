@@ -38,6 +38,7 @@ class Upload:
     `gradient` float32 (dim,) stays only where no packet replaces it (ideal and analogue uplinks) or error feedback
     needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent. `held` is
     the fleet's own record of packets that stay on a PyTorch device.
+    `statistics` are what BatchNorm kept of the device's batches, sent as side information.
     """
 
     device: int
@@ -56,6 +57,7 @@ class Upload:
     ladder_packet: bytes = b""
     own_packet: bytes = b""
     kept: Vector | None = None
+    statistics: Vector | None = None
     held: object = field(default=None, compare=False, repr=False)
 
 

@@ -1,28 +1,24 @@
 """A network of the caller's, tried on a few images before the first round.
 
 Everything that the rounds take for granted is looked at, by what the network does and not by the names of its layers:
-it can be copied, it takes these images, its logits fit the classes, its weights are those in the vector of the model,
-each of them gets a gradient, and a gradient is a function of weights and batch alone.
+it can be copied, it takes these inputs, its outputs fit the labels, its weights are those in the vector of the model,
+each of them gets a gradient, and a gradient is a function of weights, batch and seed alone.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, grad, vmap
-from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 from spfl.custom import copy_module
 from spfl.data.dataset import Dataset, to_inputs
 from spfl.errors import ConfigError, SpflError
-from spfl.models import FlatModel
+from spfl.flat_model import FlatModel, Traits, evaluating, kept_generators, seed_generators
+from spfl.tasks import CLASSIFICATION, Task, expected_outputs
 from spfl.world.torch_device import repeatable
 
 IMAGES = 4  # enough for a batch, and two devices of two
@@ -41,27 +37,26 @@ class Pass:
 
 
 @repeatable()
-def check_network(module: nn.Module, dataset: Dataset, on_device: bool) -> None:
-    """Raises ConfigError, with what was expected and what came, for a network that cannot be trained as it is meant.
-
-    `on_device`: whole rounds run in PyTorch, and gradients of several devices are taken at once, by `torch.func.vmap`.
+def check_network(module: nn.Module, dataset: Dataset, task: Task = CLASSIFICATION) -> Traits:
+    """What a network does beside computing. Raises ConfigError, with what was expected and what came, for one that
+    cannot be trained as it is meant.
     """
     size = min(IMAGES, len(dataset.train_labels))
-    inputs, labels = to_inputs(dataset.train_images[:size], dataset), dataset.train_labels[:size]
-    with _generators_kept():
-        model = _copied(module)
+    inputs, labels = to_inputs(dataset.train_inputs[:size], dataset), dataset.train_labels[:size]
+    with kept_generators():
+        model = _copied(module, task)
         before = _state_of(model.module)
-        _check_logits(model.module, inputs, dataset.classes)
+        _check_outputs(model.module, inputs, expected_outputs(dataset, size))
         _check_gradients(model, inputs, labels)
-        _check_repeats(model, inputs, labels)
-        _check_unchanged(before, _state_of(model.module))
-        if on_device:
-            _check_vmap(model, inputs, labels)
+        draws = _check_repeats(model, inputs, labels)
+        statistics = _changed(model.module, before, _state_of(model.module))
+        _check_evaluation(model.module, inputs)
+        return Traits(draws, statistics, 1 if _takes_one(model, inputs, labels) else 2)
 
 
-def _copied(module: nn.Module) -> FlatModel:
+def _copied(module: nn.Module, task: Task) -> FlatModel:
     try:
-        return FlatModel(copy_module(module))
+        return FlatModel(copy_module(module), task)
     except SpflError:
         raise
     except Exception as error:
@@ -71,8 +66,8 @@ def _copied(module: nn.Module) -> FlatModel:
         ) from None
 
 
-def _check_logits(module: nn.Module, inputs: torch.Tensor, classes: int) -> None:
-    expected = f"module must return ({len(inputs)}, {classes}) logits for inputs {_shape(inputs)}"
+def _check_outputs(module: nn.Module, inputs: torch.Tensor, shape: tuple[int, ...]) -> None:
+    expected = f"module must return {shape} outputs (logits) for inputs {_shape(inputs)}"
     try:
         with torch.no_grad():
             logits: Any = module(inputs)
@@ -80,26 +75,29 @@ def _check_logits(module: nn.Module, inputs: torch.Tensor, classes: int) -> None
         raise ConfigError(f"{expected}, got {_line(error)}") from None
     if not isinstance(logits, torch.Tensor):
         raise ConfigError(f"{expected}, got a {type(logits).__name__}{_length(logits)}")
-    if tuple(logits.shape) != (len(inputs), classes) or not logits.is_floating_point():
+    if tuple(logits.shape) != shape or not logits.is_floating_point():
         raise ConfigError(f"{expected}, got {_shape(logits)} of {logits.dtype}")
 
 
 def _check_gradients(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> None:
     """Each parameter has a part in the loss, and the vectors of the model are what forward and backward work on."""
-    names = dict(model.module.named_parameters())
+    names = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
+    seed_generators(1)
     try:
-        loss = F.cross_entropy(model.module(inputs), labels)
+        loss = model.task.loss(model.module(inputs), labels)
         found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ConfigError(f"module must be differentiable by its parameters, got {_line(error)}") from None
     unused = [name for name, part in zip(names, found, strict=True) if part is None]
     if unused:
         raise ConfigError(
             f"module.{unused[0]} must have a part in the loss, got no gradient; remove it, or use a buffer"
         )
+    seed_generators(1)
     here = _pass(model, inputs, labels)
     start = model.weights.clone()
     model.load(start * 0.5 + 0.01)
+    seed_generators(1)
     moved = _pass(model, inputs, labels)
     model.load(start)
     arrived = any(bool(part.any()) for part in found if part is not None) == bool(here.gradient.any())
@@ -110,10 +108,11 @@ def _check_gradients(model: FlatModel, inputs: torch.Tensor, labels: torch.Tenso
         )
 
 
-def _check_repeats(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+def _check_repeats(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether a pass draws random numbers; what it draws must be all that tells two passes apart."""
     passes = []
     for seed in (1, 1, 2):
-        _seed(seed)
+        seed_generators(seed)
         passes.append(_pass(model, inputs, labels))
     first, again, other = passes
     if not first.same(again):
@@ -121,27 +120,56 @@ def _check_repeats(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor)
             "module must give the same gradient for the same weights and batch, got another at the second call: "
             "it remembers earlier calls, and each worker has a copy of its own"
         )
-    if not first.same(other):
-        where = next((f".{n}" for n, m in model.module.named_modules() if n and _has_chance(m)), "")
+    return not first.same(other)
+
+
+def _check_evaluation(module: nn.Module, inputs: torch.Tensor) -> None:
+    """In eval mode a network draws nothing, and takes a single sample."""
+    shown = []
+    for seed in (1, 2):
+        seed_generators(seed)
+        with torch.no_grad(), evaluating(module):
+            shown.append(module(inputs))
+    if not torch.equal(*shown):
         raise ConfigError(
-            f"module{where} draws from torch's global generator (or NumPy's, or Python's); runs would not be "
-            "reproducible: set its dropout to 0"
+            "module must draw nothing in eval mode, got two results for one batch; pass training=self.training to "
+            "functional dropout"
         )
+    try:
+        with torch.no_grad(), evaluating(module):
+            module(inputs[:1])
+    except Exception as error:
+        raise ConfigError(f"module must take a single sample in eval mode, got {_line(error)}") from None
 
 
-def _has_chance(layer: nn.Module) -> bool:
-    """Whether a layer looks like the one that draws: for the message only."""
-    return isinstance(layer, nn.RReLU) or any(bool(getattr(layer, name, 0)) for name in ("p", "dropout"))
+def _takes_one(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether a training pass can be of one sample, which batch statistics are not."""
+    try:
+        model.loss_and_gradient(inputs[:1], labels[:1])
+    except Exception:
+        return False
+    return True
 
 
-def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+def _changed(module: nn.Module, before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the running statistics that a pass changes. Raises ConfigError for anything else that it changes."""
+    kept = {
+        f"{name}.{buffer}".lstrip("."): buffer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _NormBase)
+        for buffer in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    found = []
     for name, value in before.items():
         other = after.get(name)
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) and other is not None else value == other
-        if not same:
-            statistics = "running" in name or "batches_tracked" in name
-            hint = "; use nn.GroupNorm" if statistics else ""
-            raise ConfigError(f"module.{name} changes with every call, and no device sends it{hint}")
+        if same:
+            continue
+        if name not in kept:
+            raise ConfigError(f"module.{name} changes with every call, and no device sends it")
+        if kept[name] != "num_batches_tracked":
+            found.append(name)
+    return tuple(found)
 
 
 def _state_of(module: nn.Module) -> dict[str, Any]:
@@ -153,45 +181,12 @@ def _state_of(module: nn.Module) -> dict[str, Any]:
     return state
 
 
-def _check_vmap(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-    weights = {name: p.detach() for name, p in model.module.named_parameters()}
-
-    def loss(values: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(functional_call(model.module, values, (x,)), y)
-
-    try:
-        vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs.unsqueeze(1), labels.unsqueeze(1))
-    except Exception as error:
-        raise ConfigError(
-            f"torch_device must be absent with a network that torch.func.vmap cannot take, got {_line(error)} from a "
-            f"{_kind(model.module)}; worker threads can"
-        ) from None
-
-
 def _pass(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> Pass:
     try:
         loss = model.loss_and_gradient(inputs, labels)
     except Exception as error:
         raise ConfigError(f"module must allow a backward pass, got {_line(error)}") from None
     return Pass(loss, model.gradient.clone())
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """What the pass draws from the caller's generators is given back."""
-    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 (the caller's, not ours)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(ours)
-            np.random.set_state(numpys)  # noqa: NPY002
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
 
 
 def _kind(module: nn.Module) -> str:

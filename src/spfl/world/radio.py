@@ -16,9 +16,10 @@ from spfl.packets.segments import parity_overhead, segment_count, segment_overhe
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fade_laws import FadedLaw, fade_law
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
+from spfl.radio.movement import Waypoints
 from spfl.radio.nr_blocks import transport_curves
 from spfl.radio.outage import Fading, Link, draw_fades
-from spfl.radio.path_loss import Cell, drop_cell, scale_to_median_snr
+from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_snr
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
 from spfl.radio.tr38901 import drop_gains
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
@@ -45,7 +46,31 @@ class Radio:
 
     def cell(self, round_: int) -> Cell:
         """Where the devices of the cell are in a round: one drop for the whole run, or one a round."""
+        if self.config.channel.movement == "waypoint":
+            return self._walked(round_)
         return self._fixed_cell if self.config.channel.drop == "fixed" else self._drop(round_)
+
+    def _walked(self, round_: int) -> Cell:
+        """The cell after the seconds of so many rounds: gains by the path loss, with the shadowing of the start."""
+        channel, start = self.config.channel, self._fixed_cell
+        distance_m = self._waypoints.distance_m(round_ * (channel.round_s or self.tau_s))
+        distance_m = np.maximum(distance_m, channel.min_distance_m)
+        return Cell(distance_m, start.gain * db_to_linear(path_loss_db(start.distance_m) - path_loss_db(distance_m)))
+
+    @cached_property
+    def _waypoints(self) -> Waypoints:
+        channel = self.config.channel
+        if self.custom.gains is not None:
+            raise ConfigError("channel.movement must be none with gains of your own, got waypoint")
+        return Waypoints(self.config.seed, self._fixed_cell.distance_m, channel.radius_m, channel.speed_m_per_s)
+
+    @cached_property
+    def interference_w_per_hz(self) -> float:
+        """What the base station receives of the transmitters of other cells, over the bandwidth."""
+        found = np.array(self.config.channel.interferers or [], np.float64).reshape(-1, 3)
+        loss_db = path_loss_db(np.hypot(found[:, 0], found[:, 1]))
+        received_w = dbm_to_watt(found[:, 2]) * db_to_linear(-loss_db)
+        return float(np.sum(received_w)) / self.config.channel.bandwidth_hz
 
     @cached_property
     def _fixed_cell(self) -> Cell:
@@ -198,7 +223,7 @@ class Radio:
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
             bandwidth_hz=channel.bandwidth_hz,
-            noise_w_per_hz=self.noise_w_per_hz(channel.noise_figure_db),
+            noise_w_per_hz=self.noise_w_per_hz(channel.noise_figure_db) + self.interference_w_per_hz,
             power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
             gain=gain,
             tau_s=np.full(gain.shape, self.tau_s / self.scheme.attempts),

@@ -74,7 +74,7 @@ def device_name(name: str | None) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else name
 
 
-def check_supported(config: Config, scheme: Scheme, own_local: bool = False) -> None:
+def check_supported(config: Config, scheme: Scheme, own_local: bool = False, statistics: bool = False) -> None:
     """Raises ConfigError, with one line, for what a round on a device does not do. Worker threads do all of it."""
     wrong = {
         f"the uplink of {scheme.name}": scheme.uplink not in UPLINKS,
@@ -87,6 +87,7 @@ def check_supported(config: Config, scheme: Scheme, own_local: bool = False) -> 
         "a local rule of your own": own_local,
         "channel.segment_bits": config.channel.segment_bits is not None,
         "channel.downlink = stale": config.channel.downlink == "stale",
+        "model.batch_norm = average and running statistics": statistics,
         "hostile devices": config.attack.devices > 0,
         "scheme.aggregation": config.scheme.aggregation != "mean",
         "scheme.device_clip": config.scheme.device_clip is not None,

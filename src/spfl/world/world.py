@@ -2,39 +2,92 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats, Indices, State, Vector
 from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_parts, copy_module
 from spfl.data.dataset import Dataset
-from spfl.data.node_data import NodeData, NodeParts
-from spfl.data.partitioning import SampledParts, partition
+from spfl.data.node_data import NodeData, NodeParts, trial_data
+from spfl.data.partitioning import SampledParts, deal_clients, labels_to_deal, natural_clients, partition
 from spfl.errors import ConfigError
+from spfl.flat_model import PLAIN, STATISTICS, FlatModel, Traits
 from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
-from spfl.models import FlatModel, build_model
+from spfl.models import build_model, image_shape
 from spfl.packets.layout import Layout
 from spfl.plugins import with_plugin
 from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
 from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
+from spfl.sequence_models import SEQUENCE_MODELS, build_sequence_model
+from spfl.tasks import Task, task_of
 from spfl.units import dbm_to_watt
-from spfl.uplink.format import Format
+from spfl.uplink.format import LARGEST_ASIDE, Format
 from spfl.uplink.reception import Update
 from spfl.uplink.upload import Upload
 from spfl.world.attack import hostile_devices
+from spfl.world.batch_norm import average_statistics, check_batches, with_batch_norm
 from spfl.world.dry_pass import check_network
 from spfl.world.energy import Spent, clocks_hz, spend
 from spfl.world.radio import Radio
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
+
+
+def _as_asked(config: Config, dataset: Dataset) -> Dataset:
+    """The data, normalised as configured. Raises ConfigError where they do not fit the configuration."""
+    data = config.data
+    if data.task is not None and data.task != dataset.task:
+        raise ConfigError(f"data.task must be {dataset.task} for {dataset.name}, got {data.task}")
+    if config.training.flip and not dataset.is_images:
+        raise ConfigError(f"training.flip must be false where inputs are no images, got true for {dataset.shape}")
+    return dataset.normalised_by(data)
+
+
+def _dealt(config: Config, dataset: Dataset, custom: Custom) -> Sequence[Indices]:
+    """The samples of each device. Raises ConfigError or DataError."""
+    data = config.data
+    rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
+    if custom.partition is not None:
+        return checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
+    if data.partition == "column" or data.partition == "files":
+        return deal_clients(natural_clients(dataset, data.partition), data.devices, data.min_samples, rng)
+    labels = labels_to_deal(dataset, data.partition)
+    if data.partition == "sampled":
+        return SampledParts(
+            labels,
+            data.devices,
+            seed=config.seed,
+            dirichlet_alpha=data.dirichlet_alpha,
+            samples=data.samples_per_device,
+        )
+    return partition(
+        labels,
+        data.devices,
+        kind=data.partition,
+        rng=rng,
+        dirichlet_alpha=data.dirichlet_alpha,
+        shards_per_device=data.shards_per_device,
+        min_samples=data.min_samples,
+    )
+
+
+def _tried(config: Config, dataset: Dataset, custom: Custom) -> tuple[Custom, Traits]:
+    """The caller's parts with the network as `model.batch_norm` has it, and what it does. Raises ConfigError."""
+    if custom.module is None:
+        return custom, PLAIN
+    module = with_batch_norm(custom.module, config.model.batch_norm)
+    return replace(custom, module=module), check_network(module, dataset, task_of(dataset, custom.loss, custom.metric))
 
 
 @dataclass(frozen=True)
@@ -46,6 +99,7 @@ class World:
     parts: Sequence[Indices]
     scheme: Scheme
     custom: Custom = AS_CONFIGURED
+    traits: Traits = PLAIN
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset, custom: Custom = AS_CONFIGURED) -> World:
@@ -55,13 +109,15 @@ class World:
         if data.source == "node":
             if not isinstance(dataset, NodeData):
                 raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
-            return cls(config, dataset, NodeParts(dataset, data.devices), resolve(config.scheme, custom.scheme), custom)
+            custom, traits = _tried(config, trial_data(dataset), custom)
+            parts: Sequence[Indices] = NodeParts(dataset, data.devices)
+            return cls(config, dataset, parts, resolve(config.scheme, custom.scheme), custom, traits)
+        dataset = _as_asked(config, dataset)
         if data.pool > 1:
             dataset = dataset.pooled(data.pool)
         if data.validation_fraction > 0:
             rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
             dataset = dataset.split_validation(data.validation_fraction, rng)
-        rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
         scheme = resolve(config.scheme, custom.scheme)
         if scheme.uplink == "ladder" and config.channel.segment_bits is not None:
             raise ConfigError(
@@ -71,48 +127,71 @@ class World:
         if config.torch_device is not None:
             check_supported(config, scheme, custom.local is not None)
             find_device(config.torch_device)
-        if custom.module is not None:
-            check_network(custom.module, dataset, config.torch_device is not None)
-        if custom.partition is not None:
-            parts = checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
-            return cls(config, dataset, parts, scheme, custom)
-        if data.partition == "sampled":
-            drawn = SampledParts(
-                labels,
-                data.devices,
-                seed=config.seed,
-                dirichlet_alpha=data.dirichlet_alpha,
-                samples=data.samples_per_device,
+        parts = _dealt(config, dataset, custom)
+        custom, traits = _tried(config, dataset, custom)
+        check_batches(config, parts, traits)
+        if config.torch_device is not None:
+            check_supported(config, scheme, custom.local is not None, bool(traits.statistics))
+        world = cls(config, dataset, parts, scheme, custom, traits)
+        world._check_calibration()
+        return world
+
+    @cached_property
+    def task(self) -> Task:
+        """What is learned: loss and score."""
+        return task_of(self.dataset, self.custom.loss, self.custom.metric)
+
+    def _check_calibration(self) -> None:
+        """Tell of a network without an output bias, by which weights would be calibrated."""
+        scheme = self.scheme
+        if self.custom.module is None or scheme.rule != "calibrated" or scheme.auxiliary != "bias":
+            return
+        last, classes = self.layout.shapes[-1], self.dataset.classes
+        if last != (classes,) or self.format.packing.output_biases == 0:
+            warnings.warn(
+                f"{scheme.name} calibrates weights by the gradient of an output bias; the last tensor of this network, "
+                f"{self.layout.names[-1]} of shape {last}, is none of {classes} outputs, at most {LARGEST_ASIDE}, so "
+                "the weights are plain ones; set scheme.auxiliary = labels, or end the network in a bias",
+                stacklevel=3,
             )
-            return cls(config, dataset, drawn, scheme, custom)
-        parts = partition(
-            labels,
-            data.devices,
-            kind=data.partition,
-            rng=rng,
-            dirichlet_alpha=data.dirichlet_alpha,
-            shards_per_device=data.shards_per_device,
-            min_samples=data.min_samples,
-        )
-        return cls(config, dataset, parts, scheme, custom)
 
     def model(self) -> FlatModel:
         """A new copy of the network with its initial weights."""
         if self.custom.module is not None:
-            return FlatModel(copy_module(self.custom.module))
-        channels, height, width = self.dataset.shape
+            return FlatModel(copy_module(self.custom.module), self.task, self.traits)
+        return FlatModel(self._named_module(), self.task)
+
+    def _named_module(self) -> nn.Module:
+        """The network that `model.name` names. Raises ConfigError where it does not take these inputs."""
+        data, name = self.dataset, self.config.model.name
+        if name in SEQUENCE_MODELS:
+            return self._sequence_module()
+        channels, height, width = image_shape(data, name)
         size = self.config.model.width
         sizes = {} if size is None else {"hidden": size, "base_channels": size}
-        module = build_model(
-            self.config.model.name,
+        return build_model(
+            name,
             channels=channels,
             height=height,
             width=width,
-            classes=self.dataset.classes,
+            classes=data.classes,
             rng=server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS),
             **sizes,
         )
-        return FlatModel(module)
+
+    def _sequence_module(self) -> nn.Module:
+        data, model = self.dataset, self.config.model
+        if not data.has_indices or len(data.shape) != 1:
+            raise ConfigError(f"model.name = {model.name} needs rows of tokens, got inputs {data.shape} of {data.name}")
+        return build_sequence_model(
+            model.name,
+            vocabulary=data.vocabulary,
+            length=data.shape[0],
+            outputs=data.classes,
+            every_place=data.task == "next_token",
+            width=model.width or 64,
+            rng=server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS),
+        )
 
     def start(self) -> ServerState:
         """The server before the first round."""
@@ -124,16 +203,32 @@ class World:
         """Names and shapes of the parameter tensors."""
         return self.model().layout
 
+    def tensors(self, server: ServerState) -> dict[str, NDArray[np.float32]]:
+        """Weights by tensor name, and the running statistics that the server has averaged; frozen tensors are not."""
+        layout = self.layout
+        edges = zip(layout.names, layout.shapes, layout.edges, layout.edges[1:], strict=False)
+        found = {name: server.weights[start:end].reshape(shape) for name, shape, start, end in edges}
+        statistics = server.memory.get(STATISTICS)
+        return found if statistics is None else found | self.model().named_statistics(statistics)
+
     @cached_property
     def format(self) -> Format:
         """How gradients travel: what devices and server have agreed upon."""
         config, channel = self.config, self.config.channel
         in_packet, adapts = channel.side_information == "in_packet", channel.device_csi == "instantaneous"
         told = self._label_shares() if self.scheme.auxiliary == "labels" else None
-        return Format(self.scheme, config.scheme, self.layout, config.codec, config.seed, in_packet, adapts, told)
+        agreed = (self.scheme, config.scheme, self.layout, config.codec, config.seed)
+        return Format(*agreed, in_packet, adapts, self._statistics, told)
+
+    @cached_property
+    def _statistics(self) -> int:
+        """Floats of running statistics."""
+        return self.model().statistics().size if self.traits.statistics else 0
 
     def _label_shares(self) -> Floats:
-        """The share of each class in the samples of each device, (device, class)."""
+        """The share of each class in the samples of each device, (device, class). ConfigError without classes."""
+        if self.dataset.task != "classification":
+            raise ConfigError(f"scheme.auxiliary = labels needs classes, got data.task = {self.dataset.task}")
         labels, classes = self.dataset.train_labels.numpy(), self.dataset.classes
         counts = [np.bincount(labels[part], minlength=classes) / max(len(part), 1) for part in self.parts]
         return np.array(counts, np.float64)
@@ -184,6 +279,8 @@ class World:
         kept = {u.device: u.kept for u, ok in zip(uploads, received, strict=True) if ok and u.kept is not None}
         if training.correction != "none" or kept:
             state = remember_round(training, state, kept, update.gradient, int(received.sum()) / devices)
+        if self.traits.statistics:
+            state = average_statistics(state, uploads, received if self.format.in_packet else None)
         if self.config.clients.selection != "random":
             told = [u.device for u in uploads], [u.loss for u in uploads]
             state = state | {LOSSES: remember_losses(state.get(LOSSES), devices, *told)}

@@ -1,0 +1,107 @@
+"""What is learned: the loss that devices descend, and the score that is told, of each task or of the caller's own.
+
+A score is a mean over samples, and larger is better: tuning and tables count on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from spfl.config.names import TaskName
+from spfl.data.dataset import Dataset
+from spfl.errors import ConfigError
+
+Measure = Callable[[torch.Tensor, torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Loss and score of a batch, both means over its samples, from (outputs, labels).
+
+    metric: the name of the score in metrics.jsonl (after test_), tables and figures.
+    classes: whether the totals of a test part are counted as those of classification.
+    """
+
+    metric: str
+    loss: Measure
+    score: Measure
+    classes: bool = False
+
+    def totals(self, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+        """Loss and score of a batch, summed over its samples."""
+        if self.classes:
+            correct = int((outputs.argmax(1) == labels).sum())
+            return F.cross_entropy(outputs, labels, reduction="sum").item(), correct
+        return float(self.loss(outputs, labels)) * len(labels), float(self.score(outputs, labels)) * len(labels)
+
+
+def task_of(dataset: Dataset, loss: Measure | None = None, metric: Measure | None = None) -> Task:
+    """The task of a dataset, with a loss or a metric of the caller's in place of its own."""
+    task = _TASKS[dataset.task](dataset)
+    if loss is None and metric is None:
+        return task
+    name = task.metric if metric is None else _name_of(metric)
+    return Task(name, loss or task.loss, metric or task.score)
+
+
+def _name_of(metric: Measure) -> str:
+    name = str(getattr(metric, "__name__", "score"))
+    name = name if name.isidentifier() else "score"
+    if name == "loss":
+        raise ConfigError("metric must have a name of its own, got a function named loss")
+    return name
+
+
+def expected_outputs(dataset: Dataset, count: int) -> tuple[int, ...]:
+    """The shape of what a network returns for `count` samples."""
+    inner = dataset.train_labels.shape[1:] if dataset.task == "next_token" else ()
+    return (count, *inner, dataset.classes)
+
+
+def _classification(_: Dataset) -> Task:
+    return CLASSIFICATION
+
+
+def _multi_label(_: Dataset) -> Task:
+    return Task("f1", F.binary_cross_entropy_with_logits, sample_f1)
+
+
+def _regression(dataset: Dataset) -> Task:
+    """Mean squared error, and R^2: one minus the error relative to that of the test part's mean."""
+    labels = dataset.test_labels if len(dataset.test_labels) > 1 else dataset.train_labels
+    spread = labels.double().var(0, correction=0).clamp_min(1e-30).float()
+
+    def r2(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 1 - ((outputs - targets).square() / spread.to(outputs.device)).mean()
+
+    return Task("r2", F.mse_loss, r2)
+
+
+def _next_token(_: Dataset) -> Task:
+    def loss(outputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs.flatten(0, -2), tokens.flatten())
+
+    return Task("accuracy", loss, lambda outputs, tokens: (outputs.argmax(-1) == tokens).float().mean())
+
+
+def sample_f1(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """F1 of the classes that a sample is given (logit > 0), averaged over samples; 1 where it has and is given none."""
+    given = (outputs > 0).float()
+    together, either = (given * labels).sum(1), given.sum(1) + labels.sum(1)
+    return torch.where(either > 0, 2 * together / either.clamp_min(1), 1.0).mean()
+
+
+CLASSIFICATION = Task(
+    "accuracy", F.cross_entropy, lambda outputs, labels: (outputs.argmax(1) == labels).float().mean(), classes=True
+)
+_TASKS: dict[TaskName, Callable[[Dataset], Task]] = {
+    "classification": _classification,
+    "multi_label": _multi_label,
+    "regression": _regression,
+    "next_token": _next_token,
+}
