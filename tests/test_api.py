@@ -121,8 +121,9 @@ def test_own_parts_are_used_named_and_needed_for_a_resume(tmp_path, digits):
     assert run.environment["custom"]["module"] == "Sequential"
     assert run.environment["custom"]["partition"].endswith("halves")
     assert (run.config.data.name, run.config.model.name, run.config.scheme.name) == ("mine", "Sequential", "mine")
-    assert run.devices["samples"].tolist() == [240] * 3 + [239] * 3
-    np.testing.assert_allclose(run.devices["gain"] / run.devices["gain"][0], 1.0)
+    assert run.devices["samples"].to_pylist() == [240] * 3 + [239] * 3
+    gain = run.devices["gain"].to_numpy()
+    np.testing.assert_allclose(gain / gain[0], 1.0)
     assert run.summary["signs_received"] == 12  # everybody at the same SNR, 3 dB above the mean
     with pytest.raises(RunFolderError, match="its own parts are"):
         spfl.run(SMALL, **{**parts, "partition": None}, out=tmp_path / "r", existing="resume")

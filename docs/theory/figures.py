@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from spfl.allocation.allocator import allocate
 from spfl.allocation.bound import Devices, Objective, device_cost
 from spfl.allocation.problem import Limits
-from spfl.figures.style import COLOURS
+from spfl.figures.looks import COLOURS
 from spfl.radio.outage import Link, success
 
 HERE = Path(__file__).parent

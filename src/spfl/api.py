@@ -24,13 +24,14 @@ from spfl.fleet.workers import Failure, map_processes
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
 from spfl.plugins import own_scheme
-from spfl.runs.comparison import cells, tabulate
+from spfl.runs.comparison import COLUMNS, cells, tabulate
 from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
-from spfl.runs.results import Group, Run, plot
+from spfl.runs.results import Group, Run, html_table, plot
 from spfl.schemes import Scheme, resolve
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 ConfigSource = Config | str | Path | Mapping[str, Any] | None
@@ -123,6 +124,15 @@ class Comparison:
 
     def __repr__(self) -> str:
         return "\n".join(f"{row[0]}: {row[1]} ± {row[2]} % (n = {row[3]})" for row in map(cells, self.table))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All rounds of all runs in one long DataFrame: a row a run and round, with its scheme and seed."""
+        from spfl.studies.long import rounds_table
+
+        return rounds_table(self.groups).to_pandas()
+
+    def _repr_html_(self) -> str:
+        return html_table(COLUMNS, map(cells, self.table))
 
     def plot(self) -> go.Figure:
         """Test accuracy of all schemes against rounds, payload or time: an interactive plotly figure."""

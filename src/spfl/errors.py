@@ -11,7 +11,14 @@ from difflib import get_close_matches
 UNWRITABLE = "null byte", "null character"  # of a path: what Python's ValueError says
 NO_HOME = "home directory"  # of a path that begins with ~: what pathlib's RuntimeError says
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # what PyTorch's RuntimeError says
-EXTRAS = {"matplotlib": "plots", "plotly": "report", "jinja2": "report", "datasets": "hub", "pandas": "tables"}
+EXTRAS = {
+    "matplotlib": "plots",
+    "plotly": "report",
+    "jinja2": "report",
+    "datasets": "hub",
+    "pandas": "tables",
+    "openpyxl": "tables",
+}
 NO_THREAD = "can't start new thread"
 
 

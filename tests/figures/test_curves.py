@@ -14,7 +14,8 @@ from spfl.config.files import to_toml
 from spfl.config.schema import build_config
 from spfl.errors import RunFolderError
 from spfl.figures.curves import accuracy_figure, importance_figure
-from spfl.figures.style import COLOURS, save_figure
+from spfl.figures.looks import COLOURS, KNOWN
+from spfl.figures.saving import save_figure
 from spfl.runs.experiment import run_experiment
 from spfl.runs.results import AccuracyCurve, read_curves, read_importance
 
@@ -78,7 +79,8 @@ def curves():
 
 
 def test_lines_and_bands_are_the_data():
-    (axes,) = accuracy_figure(curves(), "title").axes
+    figure = accuracy_figure(curves(), "title")
+    (axes,) = figure.axes
     for line, curve in zip(axes.lines, curves(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), curve.rounds)
         np.testing.assert_array_equal(line.get_ydata(), curve.accuracy.mean(0))
@@ -86,14 +88,16 @@ def test_lines_and_bands_are_the_data():
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.min() == curves()[0].accuracy.min()
     assert heights.max() == curves()[0].accuracy.max()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a  (n = 3)", "b  (n = 1)"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert legend.get_title().get_text() == "mean, lowest and highest, n = 1 to 3"
     assert axes.get_xlabel() == "Communication round"
     assert axes.get_ylabel() == "Test accuracy (%)"
     assert axes.get_title() == "title"
 
 
 def test_the_first_curves_differ_in_colour_dash_and_marker():
-    many = [AccuracyCurve(str(i), np.arange(3), np.zeros((1, 3))) for i in range(len(COLOURS))]
+    many = [AccuracyCurve(name, np.arange(3), np.zeros((1, 3))) for name in KNOWN[: len(COLOURS)]]
     lines = accuracy_figure(many).axes[0].lines
     assert len({line.get_color() for line in lines}) == len(COLOURS)
     assert len({line.get_marker() for line in lines}) == len(COLOURS)

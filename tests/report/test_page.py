@@ -107,6 +107,7 @@ def test_every_section_has_what_it_promises(page):
         "Results",
         "Accuracy",
         "The cell",
+        "Who matters and who is received",
         "Packets round by round",
         "Training loss",
         "Allocation certificate",
@@ -222,3 +223,73 @@ def test_a_browser_shows_it(kind, width, request):
     assert widest == width
     assert smallest >= 9
     assert hidden == sections
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_at_night_on_paper_and_under_the_pointer(compared, tmp_path):
+    """Dark where the system is, light on paper with every tab drawn; the tool bar covers no plot; its file is saved."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = write_report(compared[0], tmp_path / "report.html")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme="dark")
+        view.goto(path.as_uri())
+        view.wait_for_selector("html[data-ready=true]")
+
+        def brightness(selector, name):
+            return view.evaluate(
+                f"getComputedStyle(document.querySelector('{selector}')).{name}.match(/\\d+/g).slice(0, 3)"
+                ".reduce((sum, part) => sum + Number(part), 0) / 765"
+            )
+
+        assert brightness("body", "backgroundColor") < 0.2
+        assert brightness(".xtick text", "fill") > 0.8
+        view.hover(".figure .nsewdrag")
+        covered = view.evaluate(
+            "[...document.querySelectorAll('.figure .main-svg')].filter(svg => {"
+            " const bar = svg.parentElement.parentElement.querySelector('.modebar-group');"
+            " const plot = svg.querySelector('.plot');"
+            " const bottom = bar && bar.getBoundingClientRect().bottom;"
+            " return bar && plot && bottom > plot.getBoundingClientRect().top + 1; }).length"
+        )
+        with view.expect_download() as saved:
+            view.click("header a[download]")
+        assert load_config(saved.value.path()) == load_config(compared[0] / "config.toml")
+        view.evaluate("dispatchEvent(new Event('beforeprint'))")
+        undrawn = view.evaluate("[...document.querySelectorAll('.figure')].filter(f => !f.firstChild).length")
+        ink = brightness(".xtick text", "fill")
+        widest = view.evaluate(
+            "Math.max(...[...document.querySelectorAll('.main-svg')].map(f => f.getAttribute('width')))"
+        )
+        paper = view.pdf(prefer_css_page_size=True)
+        browser.close()
+    assert covered == 0
+    assert (undrawn, widest <= 680, ink < 0.3) == (0, True, True)
+    assert re.search(rb"/MediaBox ?\[0 0 59\d(\.\d+)? 84\d", paper)  # A4
+
+
+def test_do_it_again_says_what_works(compared, swept, tmp_path):
+    """A comparison, a run, a sweep by its plan; and what no command can do."""
+    assert "spfl compare" in write_report(compared[0], tmp_path / "a.html").read_text()
+    text = write_report(swept, tmp_path / "b.html").read_text()
+    assert f"spfl sweep {swept / 'plan.toml'} --out runs/again" in text
+    assert f"spfl verify {swept}" in text
+    old = tmp_path / "old"
+    shutil.copytree(swept, old)
+    (old / "plan.toml").unlink()
+    assert "No command runs this again: an older version wrote it" in write_report(old).read_text()
+    own = tmp_path / "own"
+    shutil.copytree(compared[0] / "sp_fl_plus-0", own)
+    environment = json.loads((own / "environment.json").read_text())
+    (own / "environment.json").write_text(json.dumps(environment | {"custom": {"module": "Net"}}))
+    text = write_report(own).read_text()
+    assert "No command runs this again: it has parts of its caller&#39;s own (module = Net)" in text
+    assert "module: Net" in re.search(r"<dl>.*?</dl>", text, re.DOTALL).group()
+
+
+def test_solvers_without_a_bound_are_called_that(page):
+    table = unescape(page.partition("Allocation certificate</h2>")[2].partition("</table>")[0])
+    rows = {row[0]: row for row in rows_of(table)}
+    assert rows["single_packet"][2] == "none: shares are fixed, nothing is optimised"
+    assert float(rows["sp_fl_plus"][2]) >= 0
+    assert "no proof" not in page

@@ -12,8 +12,8 @@ from scipy import stats
 
 from spfl.cli import commands as cli
 from spfl.errors import ConfigError, RunFolderError
-from spfl.figures.style import band, band_kind, half_width
-from spfl.studies.figures import axis_figures, curve_figures, forest_figure, make_figures
+from spfl.figures.drawing import band, band_kind, half_width
+from spfl.studies.figures import Drawing, axis_figures, curve_figures, forest_figure, make_figures
 from spfl.studies.runner import load_points, sweep
 from spfl.studies.statistics import accuracy_table, choose_reference, paired, paired_table, target_table
 from spfl.studies.study import Study, curves, read_study, title
@@ -197,7 +197,7 @@ def labels(figure):
 
 
 def test_curves_are_the_data(study):
-    (figure,) = curve_figures(study, "payload_bits", "Mbit", 1e-6)
+    (figure,) = curve_figures(Drawing(study), "payload_bits", "Mbit", 1e-6)
     assert labels(figure) == list(SCHEMES)
     assert [axes.get_title() for axes in figure.axes] == [title(setting) for setting in study.slices()]
     for axes, rows in zip(figure.axes, study.slices().values(), strict=True):
@@ -213,12 +213,12 @@ def test_curves_are_the_data(study):
 
 
 def test_axis_figures_hold_the_slices_that_vary_along_them(study):
-    (snr,) = axis_figures(study, "channel.median_snr_db")
+    (snr,) = axis_figures(Drawing(study), "channel.median_snr_db")
     assert [axes.get_title() for axes in snr.axes] == ["α = 0.3"]
     assert [line.get_xdata().tolist() for line in snr.axes[0].lines] == [[-3.0, 3.0]] * 3
     np.testing.assert_allclose(snr.axes[0].lines[1].get_ydata(), [0.5 + 0.01 - 0.03 + 0.03, 0.5 + 0.01 + 0.03 + 0.03])
     assert snr.axes[0].get_xlabel() == "Median SNR (dB)"
-    (alpha,) = axis_figures(study, "data.dirichlet_alpha")
+    (alpha,) = axis_figures(Drawing(study), "data.dirichlet_alpha")
     assert [axes.get_title() for axes in alpha.axes] == ["−3 dB"]
     assert [text.get_text() for text in alpha.axes[0].get_xticklabels()] == ["0.1", "0.3", "IID"]
     assert alpha.axes[0].get_xscale() == "log"
@@ -227,7 +227,7 @@ def test_axis_figures_hold_the_slices_that_vary_along_them(study):
 def test_many_slices_make_several_figures(tmp_path):
     rows = [point("sp_fl", 0, 0.5, data__devices=n, codec__bits=b) for n in range(1, 6) for b in (1, 2)]
     study = study_of(rows, tmp_path)
-    figures = list(curve_figures(study, "round", "Round"))
+    figures = list(curve_figures(Drawing(study), "round", "Round"))
     assert [len(figure.axes) for figure in figures] == [9, 1]
     names = sorted(path.name for path in make_figures(tmp_path))
     assert names == [
@@ -255,14 +255,14 @@ def test_bands_say_what_they_are():
 
 def test_forest(study):
     table = paired_table(study, "sp_fl")
-    figure = forest_figure(table, "sp_fl", list(SCHEMES))
+    figure = forest_figure(table, "sp_fl", Drawing(study))
     assert [axes.get_title() for axes in figure.axes] == ["error_free", "single_packet"]
     for axes in figure.axes:
         mine = [row for row in table if row["series"] == axes.get_title()]
         drawn = [bar.lines[0].get_xydata()[0] for bar in axes.containers]
         np.testing.assert_allclose(drawn, [(100 * row["difference"], y) for y, row in enumerate(mine)])
         assert {bar.lines[0].get_markerfacecolor() for bar in axes.containers} == {"white"}  # three seeds: no claim
-    one_slice = forest_figure(table[:2], "sp_fl", list(SCHEMES))
+    one_slice = forest_figure(table[:2], "sp_fl", Drawing(study))
     assert len(one_slice.axes) == 1
 
 

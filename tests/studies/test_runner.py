@@ -155,7 +155,9 @@ def test_points_equal_single_runs_and_the_table_holds_them(write, digits, tmp_pa
         assert columns[name] == [row[name] for row in rows]
     assert columns["seconds_gradients"] == [row["seconds_per_round"]["gradients"] for row in rows]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "curves.parquet",
         "environment.json",
+        "plan.toml",
         "results.jsonl",
         "results.parquet",
         "summary.md",

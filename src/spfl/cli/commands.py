@@ -14,6 +14,7 @@ import typer
 from spfl.cli.allocate import allocate_command
 from spfl.cli.completion import complete_key, complete_schemes
 from spfl.cli.ending import Commands, run_app
+from spfl.cli.figures import export_command, figures_command, plot_command
 from spfl.cli.flower import flower_app
 from spfl.cli.init import init_command
 from spfl.cli.link import link_command
@@ -24,7 +25,6 @@ from spfl.cli.options import (
     OwnCode,
     Preset,
     Resume,
-    a_path,
     check_resume,
     chosen_path,
     new_folder,
@@ -33,8 +33,8 @@ from spfl.cli.progress import progress_bars
 from spfl.cli.radio import radio_app
 from spfl.cli.report import report_command, watch_command
 from spfl.cli.signals import resumable
-from spfl.cli.sweep import figures_command, sweep_command
-from spfl.cli.verify import verify_command
+from spfl.cli.sweep import sweep_command
+from spfl.cli.verify import archive_command, verify_command
 from spfl.config.names import COMPARED
 from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file
@@ -59,10 +59,13 @@ app.add_typer(radio_app, name="radio")
 app.command("init")(init_command)
 app.command("allocate")(allocate_command)
 app.command("sweep")(sweep_command)
+app.command("plot")(plot_command)
 app.command("figures")(figures_command)
+app.command("export")(export_command)
 app.command("report")(report_command)
 app.command("watch")(watch_command)
 app.command("verify")(verify_command)
+app.command("archive")(archive_command)
 app.command("link")(link_command)
 
 Overrides = Annotated[
@@ -232,34 +235,6 @@ def compare(
         print(f"figure: {folder / comparison.FIGURE}")
     for line in grouped(health):
         typer.echo(f"warning: {line}", err=True)
-
-
-@app.command()
-def plot(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders, finished or not.", parser=a_path)
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: png, pdf or svg.", parser=a_path)] = Path(
-        "accuracy.png"
-    ),
-    title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
-    importance: Annotated[
-        bool,
-        typer.Option(
-            "--importance", help="Draw who got the bandwidth and who was received, by importance of the device."
-        ),
-    ] = False,
-) -> None:
-    """Draw test accuracy against rounds: one curve a configuration, mean and band over its seeds.
-
-    Example: `spfl plot runs/sp_fl-0 runs/sp_fl-1 runs/single_packet-0 --out accuracy.pdf`
-    """
-    from spfl.figures.curves import accuracy_figure, importance_figure
-    from spfl.figures.style import save_figure
-    from spfl.runs.results import read_curves, read_importance
-
-    draws = importance_figure(read_importance(folders), title) if importance else None
-    print(save_figure(draws or accuracy_figure(read_curves(folders), title), out))
 
 
 @app.command()

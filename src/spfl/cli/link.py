@@ -30,7 +30,7 @@ def link_command(
     from spfl.config.files import load_config
     from spfl.data.dataset import load_dataset
     from spfl.figures.link import link_figure
-    from spfl.figures.style import save_figure
+    from spfl.figures.saving import save_figure
     from spfl.runs.jsons import dump_json
     from spfl.world.link_budget import link_budget
     from spfl.world.world import World

@@ -1,4 +1,4 @@
-"""`spfl sweep` and `spfl figures`: a study over grids of configurations, and its figures and tables."""
+"""`spfl sweep`: a study over grids of configurations."""
 
 from __future__ import annotations
 
@@ -79,33 +79,6 @@ def sweep_command(
     for line in grouped({_settings(row): row.get("health", {}) for row in rows}):
         typer.echo(f"warning: {line}", err=True)
     _exit_if_failed(rows, folder)
-
-
-def figures_command(
-    folder: Annotated[
-        Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, with its results.parquet.", parser=a_path)
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder; SWEEP_DIR/figures if left out.", parser=a_path)
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(metavar="SERIES", help="What others are compared with; sp_fl_plus or sp_fl if left out."),
-    ] = None,
-    target: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Accuracy whose cost is asked for; 0.9 of the reference's if left out."),
-    ] = None,
-    suffix: Annotated[str, typer.Option("--format", help="Of the figures: png, pdf or svg.")] = "png",
-) -> None:
-    """Remake all figures and tables of a sweep: accuracy against rounds, payload and every swept number; paired tests.
-
-    Example: `spfl figures runs/study --reference sp_fl`
-    """
-    from spfl.studies.figures import make_figures
-
-    for path in make_figures(folder, out, reference=reference, target=target, suffix=suffix):
-        print(path)
 
 
 def _exit_if_failed(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spfl.arrays import Floats
-from spfl.figures.style import MARKS, draw_line, finish_accuracy_axes
+from spfl.figures.drawing import MARKS, band, band_kind, draw_legend, draw_line, finish_accuracy_axes
+from spfl.figures.style import SCREEN, FigureStyle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,50 +49,49 @@ class Importance:
     moduli: NDArray[np.float64]
 
 
-def accuracy_figure(curves: Sequence[AccuracyCurve], title: str = "") -> Figure:
-    """Test accuracy against rounds: the mean over seeds, in a band from the lowest to the highest of them."""
+def accuracy_figure(curves: Sequence[AccuracyCurve], title: str = "", style: FigureStyle = SCREEN) -> Figure:
+    """Test accuracy against rounds: the mean over seeds, in a band that shows how far it can be trusted."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=200, layout="constrained")
-    axes = figure.subplots()
-    for i, curve in enumerate(curves):
-        accuracy, seeds, step = curve.accuracy, len(curve.accuracy), max(1, curve.accuracy.shape[1] // MARKS)
-        band = (accuracy.min(0), accuracy.max(0)) if seeds > 1 else None
-        every = (i * step // max(len(curves), 1), step)
-        draw_line(axes, i, curve.rounds, accuracy.mean(0), band, f"{curve.label}  (n = {seeds})", every)
-    several = any(len(curve.accuracy) > 1 for curve in curves)
-    axes.set(xlabel="Communication round", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
-    finish_accuracy_axes(axes)
-    axes.legend(
-        frameon=False,
-        loc="lower right",
-        handlelength=3.2,
-        title="mean, lowest and highest of n seeds" if several else None,
-        title_fontsize="small",
-        fontsize="small",
-    )
+    labels = [curve.label for curve in curves]
+    looks, order = style.looks(labels), style.arranged(labels)
+    kind = band_kind(len(curve.accuracy) for curve in curves)
+    with style.applied():
+        figure = Figure(figsize=style.size(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for i, curve in enumerate(sorted(curves, key=lambda curve: order.index(curve.label))):
+            accuracy, step = curve.accuracy, max(1, curve.accuracy.shape[1] // MARKS)
+            every = (i * step // len(curves), step)
+            points = (curve.rounds, accuracy.mean(0))
+            draw_line(axes, looks[curve.label], points, style.text(curve.label), band(accuracy, kind), every)
+        axes.set(xlabel="Communication round", title=style.text(title))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
+        finish_accuracy_axes(axes)
+        draw_legend(figure, kind)
     return figure
 
 
-def importance_figure(found: Sequence[Importance], title: str = "") -> Figure:
-    """Bandwidth share, and how often signs and moduli are received, from the least to the most important devices."""
+def importance_figure(found: Sequence[Importance], title: str = "", style: FigureStyle = SCREEN) -> Figure:
+    """Share of the bandwidth, how often signs and moduli are received, from the least to the most important devices."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 3.4), dpi=200, layout="constrained")
-    panels = figure.subplots(1, 3)
-    for i, one in enumerate(found):
-        x = (np.arange(one.share.size) + 0.5) * 100 / one.share.size
-        for axes, values in zip(panels, (one.share, 100 * one.signs, 100 * one.moduli), strict=True):
-            draw_line(axes, i, x, values, None, one.label)
-    names = ("Bandwidth (1: an equal share)", "Signs received (%)", "Moduli received (%)")
-    for axes, name in zip(panels, names, strict=True):
-        axes.set(xlabel="Importance w‖v‖, percentile", ylabel=name, xlim=(0, 100))
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, linewidth=0.6)
-    figure.suptitle(title)
-    panels[0].legend(frameon=False, fontsize="small", handlelength=3.2)
+    labels = [one.label for one in found]
+    looks, order = style.looks(labels), style.arranged(labels)
+    with style.applied():
+        figure = Figure(figsize=style.size(9.0, 3.4, panels=3), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for one in sorted(found, key=lambda one: order.index(one.label)):
+            x = (np.arange(one.share.size) + 0.5) * 100 / one.share.size
+            for axes, values in zip(panels, (one.share, 100 * one.signs, 100 * one.moduli), strict=True):
+                draw_line(axes, looks[one.label], (x, values), style.text(one.label))
+        for axes, name in zip(panels, IMPORTANCE_PANELS, strict=True):
+            axes.set(xlabel="Importance w‖v‖, percentile", ylabel=name, xlim=(0, 100))
+            axes.set_ylim(bottom=0)
+        figure.suptitle(style.text(title))
+        draw_legend(figure)
     return figure
+
+
+IMPORTANCE_PANELS = ("Bandwidth (1: an equal share)", "Signs received (%)", "Moduli received (%)")

@@ -9,9 +9,14 @@ import plotly.graph_objects as go
 
 from spfl.arrays import Floats
 from spfl.figures.curves import SpentCurve
-from spfl.figures.style import COLOURS, band, band_kind
+from spfl.figures.drawing import band, band_kind
+from spfl.figures.looks import Look, assign_looks
 
-DASHES = ("solid", "dash", "dashdot", "dot")
+DASHES = {"solid": "solid", "dashed": "dash", "dashdot": "dashdot", "dotted": "dot", "long": "longdash"}
+SYMBOLS = {"circle": "circle", "square": "square", "diamond": "diamond", "triangle": "triangle-up"}
+SYMBOLS |= {"down": "triangle-down", "plus": "cross", "cross": "x", "left": "triangle-left", "right": "triangle-right"}
+SYMBOLS |= {"star": "star", "pentagon": "pentagon"}
+MARKS = 12  # markers along a curve
 
 
 INK, GRID = "#1f2933", "#e4e7eb"
@@ -22,11 +27,13 @@ LAYOUT: dict[str, Any] = {
     "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "margin": {"l": 60, "r": 12, "t": 12, "b": 52},
+    "margin": {"l": 60, "r": 12, "t": 44, "b": 52},  # the tool bar stands above the plot
     "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "font": {"size": 12}},
     "hoverlabel": {"bgcolor": "white", "font": {"color": INK}},
-    "height": 400,
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#7b8794", "activecolor": "#0072B2"},
+    "height": 420,
 }
+BUTTON = {"bgcolor": "#FFFFFF", "font": {"size": 12, "color": "#000001"}}  # light in the dark as well, see report.html
 
 
 AXIS: dict[str, Any] = {
@@ -46,33 +53,36 @@ def new_figure(**layout: Any) -> go.Figure:
     return figure
 
 
-def paint(i: int, opacity: float = 1.0) -> str:
-    red, green, blue = (int(COLOURS[i % len(COLOURS)][k : k + 2], 16) for k in (1, 3, 5))
+def paint(colour: str, opacity: float = 1.0) -> str:
+    """A colour #RRGGBB as plotly takes it."""
+    red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
 def add_line(
     figure: go.Figure,
-    i: int,
+    look: Look,
+    points: tuple[Any, Floats],
     label: str,
-    x: Any,
-    y: Floats,
     edges: tuple[Floats, Floats] | None,
-    hover: str,
     **more: Any,
 ) -> None:
-    """A line and the band around it, switched on and off together by one entry of the legend."""
-    style = {"color": paint(i), "width": 2, "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+    """A line through points (x, y) and the band around it, switched on and off together by one entry of the legend."""
+    x, y = points
     if edges is not None:
-        around = {"x": [*x, *x[::-1]], "y": [*edges[1], *edges[0][::-1]], "fill": "toself", "fillcolor": paint(i, 0.15)}
-        shown = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-        figure.add_scatter(**around, **shown, legendgroup=label, **more)
-    figure.add_scatter(x=x, y=y, name=label, legendgroup=label, line=style, mode="lines", hovertemplate=hover, **more)
+        fill = {"fill": "toself", "fillcolor": paint(look.colour, 0.15), "hoverinfo": "skip", "showlegend": False}
+        around = {"x": [*x, *x[::-1]], "y": [*edges[1], *edges[0][::-1]], "mode": "lines", "line": {"width": 0}}
+        shown = {key: value for key, value in more.items() if key == "visible"}
+        figure.add_scatter(**around, **fill, **shown, legendgroup=label)
+    line = {"color": paint(look.colour), "width": 2, "dash": DASHES[look.dash]}
+    marks = {"symbol": SYMBOLS[look.marker], "size": 7, "maxdisplayed": MARKS}
+    figure.add_scatter(x=x, y=y, name=label, legendgroup=label, mode="lines+markers", line=line, marker=marks, **more)
 
 
 def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
     """Accuracy against rounds, payload or time, and what the bands show."""
     kind = band_kind(len(curve.accuracy) for curve in curves)
+    looks = assign_looks(curve.label for curve in curves)
     figure, per_axis = new_figure(), []
     for name, xlabel, scale in (
         ("", "Round", 1.0),
@@ -80,12 +90,13 @@ def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
         ("round_s", "Time (s)", 1.0),
     ):
         before = len(figure.data)
-        for i, curve in enumerate(curves):
+        for curve in curves:
             if not name or name in curve.spent:
                 x = scale * curve.spent[name] if name else curve.rounds
                 hover = f"{curve.label}<br>{xlabel}: %{{x:.4~g}}<br>accuracy: %{{y:.1f}} %<extra></extra>"
-                edges = band(100 * curve.accuracy, kind)
-                add_line(figure, i, curve.label, x, 100 * curve.accuracy.mean(0), edges, hover, visible=not name)
+                points, edges = (x, 100 * curve.accuracy.mean(0)), band(100 * curve.accuracy, kind)
+                look = looks[curve.label]
+                add_line(figure, look, points, curve.label, edges, hovertemplate=hover, visible=not name)
         per_axis.append((xlabel, range(before, len(figure.data))))
     figure.update_layout(xaxis_title="Round", yaxis_title="Test accuracy (%)", updatemenus=[_switch(figure, per_axis)])
     figure.update_layout(margin_t=48, hovermode="closest")
@@ -103,5 +114,5 @@ def _switch(figure: go.Figure, choices: Sequence[tuple[str, range]]) -> dict[str
         for label, traces in choices
         if traces
     ]
-    place = {"x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "pad": {"b": 2}, "font": {"size": 12}}
-    return {"type": "buttons", "direction": "right", "showactive": True, "buttons": buttons, "bgcolor": "white"} | place
+    place = {"x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "pad": {"b": 2}}
+    return {"type": "buttons", "direction": "right", "showactive": True, "buttons": buttons} | place | BUTTON

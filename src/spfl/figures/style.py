@@ -1,147 +1,152 @@
-"""How every figure looks: colours, dashes, markers, labels of axes, bands around a mean."""
+"""How printed figures look: size, font, names and order of the schemes. `FigureStyle` is all that a caller may say."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Sequence
-from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
+from spfl.errors import ConfigError, did_you_mean
+from spfl.figures.looks import Look, assign_looks, scheme_of
 
-from spfl.arrays import Floats
-from spfl.errors import RunFolderError
-from spfl.files import replace_file
+StyleName = Literal["screen", "ieee"]
+COLUMN_IN, PAGE_IN = 3.5, 7.16  # widths of one column and of both, of IEEE's transactions
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-
-# Okabe and Ito's palette, told apart by the colour-blind; the dashes and markers tell them apart in grey as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-DASHES = ("-", "--", "-.", ":")
-
-
-MARKERS = "osD^vPX"
-
-
-MARKS = 10  # markers along a curve
-
-
-def draw_line(
-    axes: Axes,
-    i: int,
-    x: NDArray[Any],
-    y: NDArray[np.float64],
-    band: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-    label: str,
-    every: tuple[int, int] = (0, 1),
-) -> None:
-    """Line number `i` of a figure, in its colour, dash and marker, and the band around it."""
-    colour = COLOURS[i % len(COLOURS)]
-    axes.plot(
-        x,
-        y,
-        color=colour,
-        linestyle=DASHES[i % len(DASHES)],
-        marker=MARKERS[i % len(MARKERS)],
-        markersize=4,
-        markevery=every,
-        linewidth=1.6,
-        label=label,
-    )
-    if band is not None:
-        axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
-
-
-def finish_accuracy_axes(axes: Axes, part: str = "Test") -> None:
-    """Accuracy in per cent, at most 100, on a light grid."""
-    from matplotlib.ticker import PercentFormatter
-
-    axes.set_ylabel(f"{part} accuracy (%)")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))  # None: as many as the ticks need
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure in the format of its suffix, PNG without one, and return the path of what was written.
-
-    Names in titles and legends are drawn as they are: a dollar sign begins no mathematics.
-    Raises RunFolderError for a folder, and for a suffix that matplotlib does not know.
-    """
-    _as_it_stands(figure)
-    try:
-        if path.is_dir():
-            raise RunFolderError(f"figure {path} is a folder; name a file in it, such as {path / 'accuracy.png'}")
-        path = path if path.suffix else path.with_name(f"{path.name}.png")
-        drawn = BytesIO()
-        figure.savefig(drawn, format=path.suffix[1:])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, drawn.getvalue())
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"figure {path} cannot be written: {' '.join(str(error).split())}") from None
-    return path
-
-
-def _as_it_stands(figure: Figure) -> None:
-    """No mathematics in titles, legends and labels, whose names are a user's; ticks keep theirs."""
-    texts: list[Text] = list(figure.texts)
-    for axes in figure.axes:
-        legend = axes.get_legend()
-        texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
-        texts += [] if legend is None else [legend.get_title(), *legend.get_texts()]
-    for text in texts:
-        text.set_parse_math(False)
-
-
-LABELS = {
-    "channel.median_snr_db": "Median SNR (dB)",
-    "channel.power_dbm": "Transmit power (dBm)",
-    "channel.bandwidth_hz": "Bandwidth (Hz)",
-    "channel.tau_s": "Uplink time of a round (s)",
-    "channel.symbols_per_parameter": "Complex symbols per parameter and device",
-    "data.dirichlet_alpha": "Dirichlet concentration \N{GREEK SMALL LETTER ALPHA}",
-    "data.devices": "Devices",
-    "data.cohort_size": "Devices of a round",
-    "codec.bits": "Bits of a modulus",
-    "training.rate": "Learning rate",
-    "training.batch_size": "Batch size",
-    "training.local_steps": "Local steps",
-    "scheme.shrink": "Shrinkage of the stand-in modulus",
+# Alike in all figures: ticks, grid, frame; TrueType, because IEEE's checker of PDF files refuses Type 3 fonts.
+COMMON: dict[Any, Any] = {
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.hashsalt": "spfl",  # equal figures are equal files
+    "pgf.rcfonts": False,  # the fonts of the paper that takes it in
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "xtick.direction": "out",
+    "ytick.direction": "out",
+    "legend.frameon": False,
+    "legend.handlelength": 3.6,
+    "lines.dash_capstyle": "butt",
+    "figure.dpi": 200,
+    "savefig.dpi": "figure",
+    "savefig.bbox": None,  # what is asked for is the size of the page
+    "text.usetex": False,
+}
+SIZES = ("axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+TITLES = ("legend.title_fontsize", "figure.titlesize", "figure.labelsize")
+OF_STYLE: dict[StyleName, dict[Any, Any]] = {
+    "screen": {
+        "font.size": 10.0,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 4.0,
+        **dict.fromkeys(("axes.titlesize", "legend.fontsize", "legend.title_fontsize", "figure.labelsize"), "small"),
+    },
+    "ieee": {
+        "font.family": "STIXGeneral",  # Times, as the text around it; it comes with matplotlib
+        "mathtext.fontset": "stix",
+        "font.size": 8.0,
+        "lines.linewidth": 1.1,
+        "lines.markersize": 3.2,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "grid.linewidth": 0.4,
+        "figure.dpi": 600,
+        **dict.fromkeys((*SIZES, *TITLES), "medium"),  # nothing smaller than the font asked for
+    },
 }
 
 
-def band_kind(counts: Iterable[int]) -> str:
-    """What a band shows: a confidence interval needs three seeds everywhere; two have extremes, one has none."""
-    fewest, most = (min(found), max(found)) if (found := list(counts)) else (1, 1)
-    n = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
-    if fewest >= 3:
-        return f"mean and its 95 % confidence interval, {n}"
-    return f"mean, lowest and highest, {n}" if most > 1 else n
+@dataclass(frozen=True)
+class FigureStyle:
+    """What a paper asks of its figures; left alone, figures are made for the screen.
+
+    Args:
+        name: `screen`, or `ieee`: 3.5 inches wide (7.16 where panels stand side by side), 8 pt Times.
+        width_in: Width of the page in inches, in place of the style's.
+        height_in: Its height in inches.
+        font_size_pt: Size of all text in points.
+        labels: What stands for a scheme or series in legends and titles, by its name.
+        order: Names of schemes or series that come first, in this order.
+        colours: Colour of a scheme or series by its name, in any form that matplotlib reads.
+
+    Raises:
+        ConfigError: A size is not positive, or a colour is none.
+    """
+
+    name: StyleName = "screen"
+    width_in: float | None = None
+    height_in: float | None = None
+    font_size_pt: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    order: Sequence[str] = ()
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in OF_STYLE:
+            raise ConfigError(f"style: unknown style '{self.name}'" + did_you_mean(self.name, OF_STYLE))
+        for name, most in (("width_in", 100), ("height_in", 100), ("font_size_pt", 200)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise ConfigError(f"{name} must be in (0, {most}], got {value}")
+        if self.colours:
+            from matplotlib.colors import is_color_like
+
+            for label, colour in self.colours.items():
+                if not is_color_like(colour):
+                    raise ConfigError(f"colours: {label} = '{colour}' is no colour; such as #0072B2 or black")
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it, matplotlib makes and saves figures in this style."""
+        from matplotlib import rc_context, rcParamsDefault
+
+        defaults: dict[Any, Any] = {key: rcParamsDefault[key] for key in rcParamsDefault if key != "backend"}
+        size: dict[Any, Any] = {} if self.font_size_pt is None else {"font.size": self.font_size_pt}
+        with rc_context(defaults | COMMON | OF_STYLE[self.name] | size):
+            yield
+
+    def size(self, width_in: float, height_in: float, panels: int = 1) -> tuple[float, float]:
+        """Width and height for a figure that on the screen has these, with so many panels side by side."""
+        width = width_in if self.name == "screen" else (PAGE_IN if panels > 1 else COLUMN_IN)
+        width = self.width_in or width
+        return width, self.height_in or height_in * min(1.0, width / width_in * (1.0 if panels > 1 else 1.15))
+
+    def text(self, label: str) -> str:
+        """What stands for a label: the words given for it, or for its scheme, with its notes."""
+        scheme = scheme_of(label)
+        return self.labels.get(label) or self.labels.get(scheme, scheme) + label[len(scheme) :]
+
+    def arranged(self, labels: Iterable[str]) -> list[str]:
+        """The labels in the order asked for, the others behind."""
+        found = list(dict.fromkeys(labels))
+        return sorted(found, key=lambda label: _rank(self.order, label))
+
+    def looks(self, labels: Iterable[str]) -> dict[str, Look]:
+        """The look of each label of a figure."""
+        return {
+            label: replace(look, colour=self.colours.get(label) or self.colours.get(scheme_of(label), look.colour))
+            for label, look in assign_looks(labels).items()
+        }
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Raises ConfigError for names that no label or scheme of a figure has."""
+        known = dict.fromkeys([*labels, *map(scheme_of, labels)])
+        for option, names in (("labels", self.labels), ("order", self.order), ("colours", self.colours)):
+            for name in names:
+                if name not in known:
+                    raise ConfigError(f"{option}: no scheme or series '{name}' here" + did_you_mean(name, known))
 
 
-def band(values: Floats, kind: str) -> tuple[Floats, Floats] | None:
-    """Lower and upper edge (x,) of values (seed, x); None for one seed."""
-    if len(values) < 2:
-        return None
-    if "95 %" not in kind:
-        return values.min(0), values.max(0)
-    half = np.array([half_width(column) or 0.0 for column in values.T.tolist()])
-    return values.mean(0) - half, values.mean(0) + half
+SCREEN = FigureStyle()
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % t interval of the mean; None for a single value."""
-    if len(values) < 2:
-        return None
-    return float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+def _rank(order: Sequence[str], label: str) -> int:
+    """The place of a label in an order: by itself, or else by its scheme; behind all without one."""
+    places = [order.index(name) for name in (label, scheme_of(label)) if name in order]
+    return places[0] if places else len(order)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spfl.arrays import Floats
-from spfl.figures.interactive import AXIS, DASHES, GRID, INK, LAYOUT, new_figure, paint
-from spfl.figures.style import COLOURS
+from spfl.figures.curves import IMPORTANCE_PANELS, Importance
+from spfl.figures.interactive import AXIS, GRID, INK, LAYOUT, add_line, new_figure, paint
+from spfl.figures.looks import COLOURS, assign_looks
+from spfl.runs.results import Group, Run, Value, numbers
 from spfl.units import linear_to_db
-
-if TYPE_CHECKING:
-    from spfl.runs.results import Group, Run, Value  # which draws by this module
-
 
 SIGN, MODULUS = COLOURS[0], COLOURS[4]
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
@@ -28,12 +26,13 @@ GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 def by_round_figure(groups: Sequence[Group], values: Mapping[str, Value], ytitle: str) -> go.Figure:
     """Values of every round, smoothed, mean over seeds: a colour a group, a dash a value."""
     figure = new_figure(yaxis_title=ytitle, xaxis_title="Round")
-    for i, group in enumerate(groups):
+    looks = assign_looks(group.label for group in groups)
+    for group in groups:
         for j, (name, value) in enumerate(values.items()):
             rounds, table = group.series(value)
             if not rounds.size or (j > 0 and group.one_packet):
                 continue
-            line = {"color": paint(i), "width": 2 - 0.5 * j, "dash": DASHES[j % len(DASHES)]}
+            line = {"color": paint(looks[group.label].colour), "width": 2 - 0.5 * j, "dash": ("solid", "dash")[j % 2]}
             hover = f"{group.label}, {name}<br>round %{{x}}: %{{y:.3~g}}<extra></extra>"
             y, legend = smooth(table.mean(0), window(len(rounds))), {"legendgroup": group.label, "showlegend": j == 0}
             figure.add_scatter(x=rounds, y=y, name=group.label, line=line, mode="lines", hovertemplate=hover, **legend)
@@ -56,15 +55,40 @@ def gap_figure(groups: Sequence[Group]) -> go.Figure | None:
     """Certified gap by round, of the first seed; None when no solver proves anything."""
     figure = new_figure(xaxis_title="Round", yaxis_title="Gap")
     figure.update_yaxes(type="log", tickformat=".0e", nticks=6)
-    for i, group in enumerate(groups):
+    looks = assign_looks(group.label for group in groups)
+    for group in groups:
         gaps = [(r["round"], r["solver"]["gap"]) for r in group.runs[0].rounds if r.get("solver", {}).get("gap")]
         if gaps:
             x, y = zip(*gaps, strict=True)
             hover = f"{group.label}<br>round %{{x}}: gap %{{y:.1e}}<extra></extra>"
             figure.add_scatter(
-                x=x, y=y, name=group.label, mode="markers", hovertemplate=hover, marker={"color": paint(i), "size": 5}
+                x=x,
+                y=y,
+                name=group.label,
+                mode="markers",
+                hovertemplate=hover,
+                marker={"color": paint(looks[group.label].colour), "size": 5},
             )
     return figure if figure.data else None
+
+
+def importance_figure(found: Sequence[Importance]) -> go.Figure | None:
+    """Bandwidth, signs and moduli received, from the least to the most important devices; None without a run."""
+    if not found:
+        return None
+    figure, looks = make_subplots(1, 3, horizontal_spacing=0.09), assign_looks(one.label for one in found)
+    figure.update_layout(LAYOUT | {"height": 380})
+    figure.update_xaxes(AXIS | {"title_text": "Importance, percentile", "range": [0, 100]})
+    figure.update_yaxes(AXIS | {"rangemode": "tozero"})
+    for one in found:
+        x = (np.arange(one.share.size) + 0.5) * 100 / one.share.size
+        for column, values in enumerate((one.share, 100 * one.signs, 100 * one.moduli), 1):
+            hover = f"{one.label}<br>{IMPORTANCE_PANELS[column - 1]}: %{{y:.3~g}}<extra></extra>"
+            more = {"hovertemplate": hover, "showlegend": column == 1, "row": 1, "col": column}
+            add_line(figure, looks[one.label], (x, values), one.label, None, **more)
+    for column, name in enumerate(IMPORTANCE_PANELS, 1):
+        figure.update_yaxes(title_text=name, row=1, col=column)
+    return figure
 
 
 def phase_figure(groups: Sequence[Group]) -> go.Figure:
@@ -77,7 +101,12 @@ def phase_figure(groups: Sequence[Group]) -> go.Figure:
         ]
         hover = f"%{{y}}<br>{phase}: %{{x:.2f}} ms<extra></extra>"
         figure.add_bar(
-            x=x, y=[g.label for g in groups], name=phase, orientation="h", marker_color=paint(j), hovertemplate=hover
+            x=x,
+            y=[g.label for g in groups],
+            name=phase,
+            orientation="h",
+            marker_color=COLOURS[j % len(COLOURS)],
+            hovertemplate=hover,
         )
     figure.update_yaxes(autorange="reversed", automargin=True, ticks="")
     figure.update_layout(legend={"y": -0.9 / (1 + 0.34 * len(groups)), "traceorder": "normal"}, margin_l=10)
@@ -94,11 +123,12 @@ def cell_figure(run: Run) -> go.Figure | None:
     """
     if run.devices is None or run.allocation is None:
         return None
-    distance, mean = run.devices["distance_m"], run.by_device("beta", "alpha", "rho", "q_s", "r_m")
+    device = numbers(run.devices, "distance_m", "gain", "samples")
+    distance, mean = device["distance_m"], run.by_device("beta", "alpha", "rho", "q_s", "r_m")
     angle = GOLDEN_ANGLE * np.argsort(np.argsort(distance))
     share = np.nan_to_num(mean["beta"])
     split = bool(np.nanmin(np.where(share > 0, mean["alpha"], np.nan), initial=1.0) < 1.0)
-    figure = new_figure(height=500, margin={"l": 8, "r": 8, "t": 8, "b": 8}, showlegend=False)
+    figure = new_figure(height=500, margin={"l": 8, "r": 8, "t": 44, "b": 8}, showlegend=False)
     radius = run.config.channel.radius_m
     for ring in (radius / 2, radius):
         figure.add_shape(
@@ -127,8 +157,8 @@ def cell_figure(run: Run) -> go.Figure | None:
     facts = np.stack(
         [
             distance,
-            linear_to_db(run.devices["gain"]),
-            run.devices["samples"],
+            linear_to_db(device["gain"]),
+            device["samples"],
             share,
             *(mean[n] for n in ("alpha", "q_s", "r_m")),
         ],
@@ -168,7 +198,7 @@ def devices_figure(run: Run) -> go.Figure | None:
     """Band of each device by packet, and what arrives of it: from the nearest device to the farthest."""
     if run.devices is None or run.allocation is None:
         return None
-    order = np.argsort(run.devices["distance_m"], kind="stable")
+    order = np.argsort(numbers(run.devices, "distance_m")["distance_m"], kind="stable")
     mean = run.by_device("beta", "rho", "q_s", "r_m", "sign", "modulus")
     names = [str(k) for k in order]
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import statistics
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,16 +13,16 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
-from spfl.config.files import dotted, to_toml
+from spfl.config.files import to_toml
 from spfl.errors import RunFolderError
-from spfl.files import LARGEST_TEXT, is_file, read_file
+from spfl.figures.curves import Importance
+from spfl.files import is_file
+from spfl.report.again import reproduction, sources
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.experiment import ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
 from spfl.runs.health import grouped
-from spfl.runs.jsons import Json
-from spfl.runs.past import CONFIG
-from spfl.runs.results import Group, Run, Value, check_report, differing, progress, read_groups
+from spfl.runs.results import Group, Run, Value, check_report, differing, progress, read_groups, read_importance
 from spfl.studies.tables import TABLE
 from spfl.version import __version__
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 REPORT = "report.html"
-SWEEP_FILE = "sweep.toml"
+MOST_SOURCES = 12  # configurations that can be saved from the head of a page
 FOREIGN_TAG = re.compile(r"<(?!/?(?:br|b|i|sub|sup|extra)>)")  # in plotly's texts a name could link out, or load
-PLAIN = re.compile(r"[0-9A-Za-z.+-]{1,80}")  # what a version or a commit looks like
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -45,9 +44,10 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     check_report(folder, groups, has_table)
     sections = _sweep(folder) if has_table else []
     sections += _run_sections(folder, groups, compared=not has_table) if groups else []
-    sections.append(_reproduction(folder, groups))
+    sections.append(reproduction(folder, groups))
     path = out or folder / REPORT
-    page = render(_title(folder, groups), _facts(groups), sections).encode(errors="backslashreplace")
+    facts = _facts(groups) or study_facts(folder)
+    page = render(_title(folder, groups), facts, sections, sources(folder, groups)).encode(errors="backslashreplace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page)
@@ -62,8 +62,13 @@ def _sweep(folder: Path) -> list[PageSection]:
     return study_sections(folder)
 
 
-def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[PageSection]) -> str:
-    """The page: text escaped, figures as JSON, plotly and the style within it."""
+def render(
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[PageSection],
+    sources: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page: text escaped, figures as JSON, plotly and the style within it; `sources` can be saved from it."""
     from importlib.resources import files
 
     from jinja2 import Environment
@@ -74,6 +79,9 @@ def render(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Page
     template = environment.from_string(files("spfl.report").joinpath("report.html").read_text(encoding="utf-8"))
     made = f"spfl {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     parts = {"title": title, "facts": facts, "sections": sections, "made": made, "plotly": get_plotlyjs()}
+    parts["sources"] = [
+        (name, b64encode(text.encode(errors="replace")).decode()) for name, text in sources[:MOST_SOURCES]
+    ]
     return template.render(parts, nonce=token_urlsafe(16))  # a script that a name brings along does not know it
 
 
@@ -88,6 +96,18 @@ def _without_links(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_links(item) for item in value]
     return FOREIGN_TAG.sub("&lt;", value) if isinstance(value, str) else value
+
+
+def study_facts(folder: Path) -> list[tuple[str, str]]:
+    """What a sweep is, in short, for a folder that keeps no runs."""
+    from spfl.studies.study import read_study, short
+
+    study = read_study(folder)
+    schemes, seeds = ({row[key] for row in study.rows} for key in ("scheme", "seed"))
+    facts = [("Runs", str(len(study.rows))), ("Schemes", str(len(schemes))), ("Seeds", str(len(seeds)))]
+    if is_file(folder / ENVIRONMENT):
+        facts += [("Data", ", ".join(read_json(folder / ENVIRONMENT).get("datasets", {})))]
+    return [*facts, ("Varied", ", ".join(map(short, study.varied)))] if study.varied else facts
 
 
 def _title(folder: Path, groups: Sequence[Group]) -> str:
@@ -151,6 +171,7 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
             "Accuracy", f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.", [Panel(figures=[accuracy])]
         ),
     ]
+    matters = draw.importance_figure(_importance(groups))
     cell = [
         Panel(g.label, figures=[f for f in (draw.cell_figure(g.runs[0]), draw.devices_figure(g.runs[0])) if f])
         for g in groups
@@ -158,6 +179,7 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
     ]
     rest = [
         PageSection("The cell", CELL_NOTE, [panel for panel in cell if panel.figures]),
+        PageSection("Who matters and who is received", IMPORTANCE_NOTE, [Panel(figures=[matters])] if matters else []),
         PageSection(
             "Packets round by round",
             f"Solid: the sign packet, or the single one. Dashed: the modulus packet. {smoothed}",
@@ -195,10 +217,26 @@ CELL_NOTE = (
     " Distances are the model's; it has no angles, those are drawn for legibility. Predicted are the probabilities "
     "that the allocator works with, observed is the share of the rounds in which the packet came through."
 )
+IMPORTANCE_NOTE = (
+    "Devices of each round, sorted into fifths by importance (weight times norm of the gradient), all seeds together. "
+    "Left: bandwidth in parts of an equal share. A scheme that protects who matters rises to the right."
+)
 CERTIFICATE_NOTE = (
     "The gap bounds what any other allocation could have gained in a round, relative to its cost; it comes from the "
-    "Lagrange dual of the exact solver. The other solvers prove nothing."
+    "Lagrange dual of the exact solver. The other solvers give an allocation without a bound: how far it is from the "
+    "optimum is not known, which is not to say that it is far."
 )
+UNPROVEN = {"fixed": "none: shares are fixed, nothing is optimised"}
+NO_BOUND = "none: this solver gives no bound"
+
+
+def _importance(groups: Sequence[Group]) -> list[Importance]:
+    """Of the runs that are finished and lose packets; none where an older version wrote no importances."""
+    lossy = [run for g in groups for run in g.runs if run.finished and any(r["mean_q_s"] < 1 for r in run.rounds)]
+    try:
+        return read_importance([run.folder for run in lossy])
+    except RunFolderError:
+        return []
 
 
 def _results_note(groups: Sequence[Group]) -> str:
@@ -254,10 +292,11 @@ def _certificates(groups: Sequence[Group]) -> PageTable:
         states = ", ".join(
             f"{state} {count / len(said):.0%}" for state, count in Counter(s["status"] for s in said).most_common()
         )
-        proof = [f"{statistics.median(gaps):.1e}", f"{max(gaps):.1e}"] if gaps else ["no proof", "-"]
+        none = UNPROVEN.get(said[0]["status"], NO_BOUND) if said and len({s["status"] for s in said}) == 1 else NO_BOUND
+        proof = [f"{statistics.median(gaps):.1e}", f"{max(gaps):.1e}"] if gaps else [none, "-"]
         iterations = f"{statistics.fmean(s['iterations'] for s in said):.1f}" if said else "-"
         rows.append([group.label, states or "-", *proof, iterations])
-    return PageTable(["scheme", "status, share of rounds", "median gap", "largest gap", "iterations"], rows)
+    return PageTable(["scheme", "status, share of rounds", "proof: median gap", "largest gap", "iterations"], rows)
 
 
 def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
@@ -271,52 +310,3 @@ def _configuration(folder: Path, groups: Sequence[Group]) -> Panel:
         seeds = ", ".join(str(run.config.seed) for run in group.runs)
         panel.listings.append((f"{group.label} (seeds {seeds})", to_toml(group.runs[0].config)))
     return panel
-
-
-# --- how to do it again -------------------------------------------------------------------------------------
-
-
-def _reproduction(folder: Path, groups: Sequence[Group]) -> PageSection:
-    environment = read_json(folder / ENVIRONMENT) if is_file(folder / ENVIRONMENT) else {}
-    if not environment and groups:
-        environment = groups[0].runs[0].environment
-    listings = [("Commands", "\n".join(_commands(folder, groups, environment)))]
-    if is_file(folder / SWEEP_FILE):
-        text = read_file(folder / SWEEP_FILE, LARGEST_TEXT).decode(errors="replace")
-        listings.append((SWEEP_FILE, text))
-    facts = {key: value for key, value in dotted(environment).items() if value not in (None, "", [])}
-    listings.append(("Environment", "\n".join(f"{key} = {value}" for key, value in facts.items())))
-    digests = [[g.label, str(run.config.seed), run.summary["digest"]] for g in groups for run in g.runs]
-    tables = [PageTable(["run", "seed", "SHA-256 of its metrics"], digests)] if digests else []
-    return PageSection("Do it again", REPRODUCTION_NOTE, [Panel(listings=listings, tables=tables)])
-
-
-REPRODUCTION_NOTE = (
-    "Equal configurations give equal digests on the same machine and versions. Parts that the caller brought, if "
-    "any, are named under custom; their code is not kept here."
-)
-
-
-def _commands(folder: Path, groups: Sequence[Group], environment: Json) -> list[str]:
-    """Lines for a shell. The folder may be of somebody else: what is no plain word in it is quoted, or left out."""
-    versions, commit = environment.get("versions"), _plain(environment.get("commit"))
-    version = _plain(versions.get("spfl")) if isinstance(versions, dict) else None
-    lines = [f"# spfl {version or __version__}" + (f", commit {commit}" if commit else "")]
-    if is_file(folder / SWEEP_FILE):
-        return [*lines, shlex.join(["spfl", "sweep", str(folder / SWEEP_FILE), "--out", "runs/again"])]
-    if len(groups) == 1 and len(groups[0].runs) == 1:
-        return [*lines, _run_again(groups[0].runs[0].folder, "again")]
-    if is_file(folder / CONFIG):
-        seeds = ",".join(str(seed) for seed in sorted({run.config.seed for group in groups for run in group.runs}))
-        schemes = ",".join(dict.fromkeys(group.scheme for group in groups))
-        options = ["--schemes", schemes, "--seeds", seeds, "--out", "runs/again"]
-        return [*lines, shlex.join(["spfl", "compare", str(folder / CONFIG), *options])]
-    return lines + [_run_again(run.folder, run.folder.name) for group in groups for run in group.runs]
-
-
-def _run_again(folder: Path, name: str) -> str:
-    return shlex.join(["spfl", "run", str(folder / CONFIG), "--out", f"runs/{name}"])
-
-
-def _plain(value: object) -> str | None:
-    return value if isinstance(value, str) and PLAIN.fullmatch(value) else None

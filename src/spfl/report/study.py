@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from spfl.figures.interactive import add_line, new_figure
-from spfl.figures.style import LABELS, band, band_kind
+from spfl.figures.drawing import LABELS, band, band_kind
+from spfl.figures.interactive import BUTTON, add_line, new_figure
+from spfl.figures.looks import assign_looks
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.jsons import Json
 from spfl.studies.study import Setting, Study, curves, read_study, title, typeset
@@ -71,14 +72,14 @@ def study_curves_figure(study: Study) -> tuple[go.Figure, str]:
     """Accuracy against rounds, a setting of the world at a time, chosen from a list."""
     slices = study.slices()
     kind = band_kind(len(m) for rows in slices.values() for m in study.series(rows).values())
-    order, figure, per_slice = list(study.series(study.rows)), new_figure(margin_t=52), []
+    looks, figure, per_slice = assign_looks(study.series(study.rows)), new_figure(margin_t=52), []
     for number, (setting, rows) in enumerate(slices.items()):
         before = len(figure.data)
         for label, members in study.series(rows).items():
             x, accuracy = curves(members, "round")
             hover = f"{label}<br>round %{{x}}: %{{y:.1f}} %<extra></extra>"
-            edges = band(100 * accuracy, kind)
-            add_line(figure, order.index(label), label, x, 100 * accuracy.mean(0), edges, hover, visible=number == 0)
+            points, edges = (x, 100 * accuracy.mean(0)), band(100 * accuracy, kind)
+            add_line(figure, looks[label], points, label, edges, hovertemplate=hover, visible=number == 0)
         per_slice.append((setting, range(before, len(figure.data))))
     figure.update_layout(xaxis_title="Round", yaxis_title=f"{study.part.capitalize()} accuracy (%)")
     if len(slices) > 1:
@@ -102,8 +103,7 @@ def _list(figure: go.Figure, choices: Sequence[tuple[Setting, range]]) -> dict[s
         "y": 1.02,
         "xanchor": "left",
         "yanchor": "bottom",
-        "bgcolor": "white",
-    }
+    } | BUTTON
 
 
 def study_axis_figures(study: Study) -> list[tuple[str, go.Figure]]:
@@ -111,13 +111,14 @@ def study_axis_figures(study: Study) -> list[tuple[str, go.Figure]]:
     found = []
     for axis in study.axes():
         figure = new_figure(xaxis_title=LABELS.get(axis, axis), yaxis_title=f"{study.part.capitalize()} accuracy (%)")
-        for i, (label, rows) in enumerate(study.series(study.rows, axis).items()):
+        looks = assign_looks(study.series(study.rows, axis))
+        for label, rows in study.series(study.rows, axis).items():
             values = sorted({row[axis] for row in rows} - {None})
             points = [np.array([100 * r["accuracy_last"] for r in rows if r[axis] == value]) for value in values]
             edges = (np.array([p.min() for p in points]), np.array([p.max() for p in points]))
             hover = f"{label}<br>{axis} = %{{x}}: %{{y:.1f}} %<extra></extra>"
             y = np.array([p.mean() for p in points])
-            add_line(figure, i, label, [typeset(v) for v in values], y, edges, hover)
+            add_line(figure, looks[label], ([typeset(v) for v in values], y), label, edges, hovertemplate=hover)
         figure.update_xaxes(type="category")
         found.append((axis, figure))
     return found

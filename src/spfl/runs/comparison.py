@@ -12,7 +12,7 @@ from spfl.config.schema import Config, build_config
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, refusal
 from spfl.figures.curves import accuracy_figure
-from spfl.figures.style import save_figure
+from spfl.figures.saving import save_figure
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
 from spfl.runs.folders import below, check_ours, locked, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json

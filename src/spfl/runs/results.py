@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 Value = Callable[[Json], float | None]
+SHOWN = ("scheme", "seed", "rounds", "accuracy_last", "accuracy_final", "mean_q_s", "payload_bits", "joules", "digest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,16 @@ class Run:
         reached = "no evaluation yet" if accuracy is None else f"test accuracy {accuracy:.1%}"
         return f"Run({self.config.scheme.name}, seed {self.config.seed}: {reached} after {len(self.rounds)} rounds)"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the totals of the run."""
+        told = {"scheme": self.config.scheme.name, "seed": self.config.seed, **self.summary}
+        shown = [key for key in SHOWN if told.get(key) is not None]
+        words = [f"{told[key]:.4g}" if isinstance(told[key], float) else str(told[key]) for key in shown]
+        return html_table(["", "run"], zip(shown, words, strict=True))
+
     @cached_property
     def metrics(self) -> pa.Table:
-        """A row a round; nested values under dotted names. `.to_pandas()` makes a DataFrame of it."""
+        """A row a round; nested values under dotted names. `.to_pandas()` makes a DataFrame of any of these tables."""
         return pa.Table.from_pylist([dotted(values) for values in self.rounds])
 
     @cached_property
@@ -99,7 +108,8 @@ class Run:
     def health(self) -> dict[str, str]:
         """What is wrong with a run that ended without an error, by rule: a line with what to change."""
         classes = self.environment.get("dataset", {}).get("classes")
-        return findings(course_of(self.rounds, classes, self.allocation))
+        table = None if self.allocation is None else numbers(self.allocation, "device", "sign")
+        return findings(course_of(self.rounds, classes, table))
 
     @cached_property
     def environment(self) -> Json:
@@ -107,23 +117,23 @@ class Run:
         return read_json(self.folder / ENVIRONMENT) if is_file(self.folder / ENVIRONMENT) else {}
 
     @cached_property
-    def devices(self) -> dict[str, Any] | None:
-        """Columns of devices.parquet, (device,) each; None for a run of a version that wrote none."""
+    def devices(self) -> pa.Table | None:
+        """A row a device; None for a run of a version that wrote no devices.parquet."""
         path = self.folder / DEVICES
-        return _columns(read_table(path)) if is_file(path) else None
+        return read_table(path) if is_file(path) else None
 
     @cached_property
-    def allocation(self) -> dict[str, Any] | None:
-        """Columns of the allocation table, a row a round and device; None before the first checkpoint."""
+    def allocation(self) -> pa.Table | None:
+        """A row a round and device of the cohort; None before the first checkpoint."""
         paths = [path] if is_file(path := self.folder / ALLOCATION) else sorted(self.folder.glob(PARTS))
-        return _columns(pa.concat_tables([read_table(path) for path in paths])) if paths else None
+        return pa.concat_tables([read_table(path) for path in paths]) if paths else None
 
     def by_device(self, *names: str) -> dict[str, Floats]:
         """Means over the rounds in which a device took part, (device,); NaN for one that never did."""
-        table = self.allocation or {}
-        count = np.bincount(table["device"], minlength=self.config.data.devices).astype(np.float64)
+        rows = numbers(self.allocation, "device", *names)
+        count = np.bincount(rows["device"], minlength=self.config.data.devices).astype(np.float64)
         count[count == 0] = np.nan
-        sums = {name: np.bincount(table["device"], table[name], self.config.data.devices) for name in names}
+        sums = {name: np.bincount(rows["device"], rows[name], self.config.data.devices) for name in names}
         return {name: total / count for name, total in sums.items()}
 
 
@@ -166,11 +176,18 @@ def read_groups(folder: Path) -> list[Group]:
 
     Raises RunFolderError when there is none that has finished a round.
     """
-    folders = [folder] if is_file(folder / METRICS) else sorted(p.parent for p in folder.glob(f"*/{METRICS}"))
-    folders = folders or sorted(p.parent for p in below(folder, "runs").glob(f"*/{METRICS}"))
-    folders = folders if folders == [folder] else [check_folder(path) for path in folders]
-    groups = [Group(label, runs) for label, members in group_runs(folders).items() if (runs := _read_runs(members))]
+    every = group_runs(run_folders(folder))
+    groups = [Group(label, runs) for label, members in every.items() if (runs := _read_runs(members))]
     return sorted(groups, key=lambda group: group.mean(lambda summary: summary["accuracy_last"]) or 0.0, reverse=True)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders in a folder: itself, those of a comparison, or of a sweep that kept its runs."""
+    if is_file(folder / METRICS):
+        return [folder]
+    inner = sorted(p.parent for p in folder.glob(f"*/{METRICS}"))
+    inner = inner or sorted(p.parent for p in below(folder, "runs").glob(f"*/{METRICS}"))
+    return [check_folder(path) for path in inner]
 
 
 def _read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -199,8 +216,16 @@ def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
     return np.asarray(np.mean([total[rounds - 1] for total in spent], axis=0))
 
 
-def _columns(table: pa.Table) -> dict[str, Any]:
-    return {name: values(table[name]) for name in table.column_names}
+def html_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table for a notebook, its texts escaped."""
+    head = "".join(f"<th>{escape(str(word))}</th>" for word in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(word))}</td>' for word in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def numbers(table: pa.Table | None, *names: str) -> dict[str, NDArray[Any]]:
+    """Columns of a table as arrays; empty ones where there is no table."""
+    return {name: np.array([], np.int64) if table is None else values(table[name]) for name in names}
 
 
 def differing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:

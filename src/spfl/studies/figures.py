@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spfl.figures.style import (
-    COLOURS,
+from spfl.figures.drawing import (
     LABELS,
     MARKERS,
     MARKS,
     band,
     band_kind,
+    draw_legend,
     draw_line,
     finish_accuracy_axes,
-    save_figure,
 )
+from spfl.figures.looks import Look
+from spfl.figures.saving import save_figure
+from spfl.figures.style import SCREEN, FigureStyle
 from spfl.runs.folders import below, write_atomically
 from spfl.runs.jsons import Json, dump_json
+from spfl.studies.recorded import read_any_study
 from spfl.studies.statistics import (
     ENOUGH_SEEDS,
     SIGNIFICANT,
@@ -31,7 +35,7 @@ from spfl.studies.statistics import (
     tables_text,
     target_table,
 )
-from spfl.studies.study import Setting, Study, curves, read_study, short, title, typeset
+from spfl.studies.study import Setting, Study, curves, short, title, typeset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +43,33 @@ if TYPE_CHECKING:
 
 
 Rows = Sequence[Json]
-Draw = Callable[["Axes", int, str, Rows], None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series in a figure: its number among all, its look, and its words."""
+
+    number: int
+    look: Look
+    text: str
+
+
+DrawSeries = Callable[["Axes", Line, Rows], None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What all figures of a study share: how they look, which series there are, in which order."""
+
+    study: Study
+    style: FigureStyle = SCREEN
+
+    def lines(self, without: str = "") -> dict[str, Line]:
+        """Every series of the study, those of one colour in every figure, in the order asked for."""
+        labels = self.style.arranged(self.study.series(self.study.rows, without))
+        looks = self.style.looks(labels)
+        return {label: Line(i, looks[label], self.style.text(label)) for i, label in enumerate(labels)}
+
 
 TABLE_MD, TABLE_JSON = "table.md", "table.json"
 PANELS = 9  # in one figure
@@ -52,19 +82,21 @@ def make_figures(
     reference: str | None = None,
     target: float | None = None,
     suffix: str = "png",
+    style: FigureStyle = SCREEN,
 ) -> list[Path]:
-    """Write the figures and tables of a sweep's folder into `out` (FOLDER/figures) and return their paths.
+    """Write figures and tables of a sweep or comparison into `out` (FOLDER/figures) and return their paths.
 
     `reference` names the series that the others are compared with (sp_fl_plus or sp_fl, if there is one), `target` the
     accuracy whose cost is asked for (90 % of the reference's). Raises RunFolderError or ConfigError.
     """
-    study = read_study(folder)
+    study = read_any_study(folder)
+    style.check(list(study.series(study.rows)))
     chosen = choose_reference(study, reference)
     out = out or below(folder, "figures")
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in _figures(study, chosen):
-        save_figure(figure, out / f"{name}.{suffix}")
+    for name, figure in _figures(Drawing(study, style), chosen):
+        save_figure(figure, out / f"{name}.{suffix}", style)
         paths.append(out / f"{name}.{suffix}")
     tables = {
         "accuracy": accuracy_table(study),
@@ -77,16 +109,17 @@ def make_figures(
     return [*paths, out / TABLE_MD, out / TABLE_JSON]
 
 
-def _figures(study: Study, reference: str | None) -> Iterator[tuple[str, Figure]]:
-    yield from numbered("accuracy_vs_rounds", curve_figures(study, "round", "Communication round"))
-    yield from numbered("accuracy_vs_payload", curve_figures(study, "payload_bits", "Payload sent (Mbit)", 1e-6))
+def _figures(drawing: Drawing, reference: str | None) -> Iterator[tuple[str, Figure]]:
+    study = drawing.study
+    yield from numbered("accuracy_vs_rounds", curve_figures(drawing, "round", "Communication round"))
+    yield from numbered("accuracy_vs_payload", curve_figures(drawing, "payload_bits", "Payload sent (Mbit)", 1e-6))
     for column, label in (("joules", "Energy of all devices (J)"), ("seconds", "Time: computing and uplink (s)")):
         if all(row.get(f"curve_{column}") and row[f"curve_{column}"][-1] > 0 for row in study.rows):
-            yield from numbered(f"accuracy_vs_{column}", curve_figures(study, column, label))
+            yield from numbered(f"accuracy_vs_{column}", curve_figures(drawing, column, label))
     for axis in study.axes():
-        yield from numbered(f"accuracy_vs_{short(axis)}", axis_figures(study, axis))
+        yield from numbered(f"accuracy_vs_{short(axis)}", axis_figures(drawing, axis))
     if reference and (table := paired_table(study, reference)):
-        yield "paired_differences", forest_figure(table, reference, list(study.series(study.rows)))
+        yield "paired_differences", forest_figure(table, reference, drawing)
 
 
 def numbered(name: str, figures: Iterable[Figure]) -> Iterator[tuple[str, Figure]]:
@@ -98,14 +131,16 @@ def numbered(name: str, figures: Iterable[Figure]) -> Iterator[tuple[str, Figure
 # --- lines --------------------------------------------------------------------------------------------------
 
 
-def curve_figures(study: Study, x: str, xlabel: str, scale: float = 1.0) -> Iterator[Figure]:
+def curve_figures(drawing: Drawing, x: str, xlabel: str, scale: float = 1.0) -> Iterator[Figure]:
     """Accuracy against a column of the curves, a panel a slice, a line a series: mean and band over seeds."""
+    study = drawing.study
     kind = band_kind(len(m) for rows in study.slices().values() for m in study.series(rows).values())
 
-    def draw(axes: Axes, i: int, label: str, rows: Rows) -> None:
+    def draw(axes: Axes, line: Line, rows: Rows) -> None:
         along, accuracy = curves(rows, x)
         step = max(1, len(along) // MARKS)
-        draw_line(axes, i, scale * along, accuracy.mean(0), band(accuracy, kind), label, (i * step // 4 % step, step))
+        every = (line.number * step // 4 % step, step)
+        draw_line(axes, line.look, (scale * along, accuracy.mean(0)), line.text, band(accuracy, kind), every)
 
     def finish(every: Sequence[Axes]) -> None:
         ends = [float(np.asarray(line.get_xdata())[-1]) for axes in every for line in axes.lines]
@@ -114,11 +149,12 @@ def curve_figures(study: Study, x: str, xlabel: str, scale: float = 1.0) -> Iter
             if max(ends) > 4 * min(ends):
                 axes.set_xscale("log")
 
-    return _panels(study, study.slices(), draw, finish, kind)
+    return _panels(drawing, study.slices(), draw, finish, kind)
 
 
-def axis_figures(study: Study, axis: str) -> Iterator[Figure]:
+def axis_figures(drawing: Drawing, axis: str) -> Iterator[Figure]:
     """Accuracy against a swept number, a panel a slice of all else, a line a series: mean and band over seeds."""
+    study = drawing.study
     kept: dict[Setting, list[Json]] = {}
     for setting, rows in study.slices(axis).items():
         groups = study.series(rows, axis).values()
@@ -135,19 +171,19 @@ def axis_figures(study: Study, axis: str) -> Iterator[Figure]:
     values = [value for value in study.values(axis) if value is not None]
     places = dict(zip(values, _places(values), strict=True))
 
-    def draw(axes: Axes, i: int, label: str, rows: Rows) -> None:
+    def draw(axes: Axes, line: Line, rows: Rows) -> None:
         x = sorted({row[axis] for row in rows})
         seeds = [np.array([[row["accuracy_last"]] for row in rows if row[axis] == value]) for value in x]
         bands = [band(s, kind) for s in seeds]
         low, high = (np.array([b[side][0] if b else np.nan for b in bands]) for side in (0, 1))
         mean = np.array([s.mean() for s in seeds])
-        draw_line(axes, i, np.array([places[value] for value in x]), mean, (low, high), label)
+        draw_line(axes, line.look, (np.array([places[value] for value in x]), mean), line.text, (low, high))
 
     def finish(every: Sequence[Axes]) -> None:
         for axes in every:
             _number_axis(axes, axis, places)
 
-    return _panels(study, kept, draw, finish, kind, axis)
+    return _panels(drawing, kept, draw, finish, kind, axis)
 
 
 def _places(values: Sequence[float]) -> list[float]:
@@ -167,101 +203,98 @@ def _number_axis(axes: Axes, key: str, places: Mapping[float, float]) -> None:
 
 
 def _panels(
-    study: Study,
+    drawing: Drawing,
     slices: Mapping[Setting, Rows],
-    draw: Draw,
+    draw: DrawSeries,
     finish: Callable[[Sequence[Axes]], None],
     kind: str,
     without: str = "",
 ) -> Iterator[Figure]:
     """Small multiples on common axes, a slice each, with one legend; several figures if they are many."""
-    from matplotlib.figure import Figure
-
-    order = list(study.series(study.rows, without))
     items = list(slices.items())
     for start in range(0, len(items), PANELS):
-        page = items[start : start + PANELS]
-        columns = min(3, len(page))
-        lines = -(-len(page) // columns)
-        size = (6.4, 4.6) if len(page) == 1 else (0.6 + 3.2 * columns, 1.2 + 2.5 * lines)
-        figure = Figure(figsize=size, dpi=200, layout="constrained")
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (setting, rows) in zip(grid, page, strict=False):
-            for label, members in study.series(rows, without).items():
-                draw(axes, order.index(label), label, members)
-            axes.set_title(wrapped(title(setting)), fontsize="small")
-        for axes in grid[len(page) :]:
-            axes.remove()
-        finish(list(grid[: len(page)]))
-        for i, axes in enumerate(grid[: len(page)]):
-            finish_accuracy_axes(axes, study.part.capitalize())
-            axes.set_ylabel("" if i % columns else axes.get_ylabel())
-            bottom = i + columns >= len(page)
-            axes.set_xlabel(axes.get_xlabel() if bottom else "")
-            axes.tick_params(labelbottom=bottom)
-        _legend(figure, kind)
+        with drawing.style.applied():
+            figure = _page(drawing, items[start : start + PANELS], draw, finish, without)
+            draw_legend(figure, kind)
         yield figure
+
+
+def _page(
+    drawing: Drawing,
+    page: Sequence[tuple[Setting, Rows]],
+    draw: DrawSeries,
+    finish: Callable[[Sequence[Axes]], None],
+    without: str,
+) -> Figure:
+    from matplotlib.figure import Figure
+
+    study, every, columns = drawing.study, drawing.lines(without), min(3, len(page))
+    lines = -(-len(page) // columns)
+    wide, high = (6.4, 4.6) if len(page) == 1 else (0.6 + 3.2 * columns, 1.2 + 2.5 * lines)
+    figure = Figure(figsize=drawing.style.size(wide, high, columns), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (setting, rows) in zip(grid, page, strict=False):
+        series = study.series(rows, without)
+        for label in [label for label in every if label in series]:
+            draw(axes, every[label], series[label])
+        axes.set_title(wrapped(title(setting)))
+    for axes in grid[len(page) :]:
+        axes.remove()
+    finish(list(grid[: len(page)]))
+    for i, axes in enumerate(grid[: len(page)]):
+        finish_accuracy_axes(axes, study.part.capitalize())
+        axes.set_ylabel("" if i % columns else axes.get_ylabel())
+        bottom = i + columns >= len(page)
+        axes.set_xlabel(axes.get_xlabel() if bottom else "")
+        axes.tick_params(labelbottom=bottom)
+    return figure
 
 
 def wrapped(text: str) -> str:
     return "\n".join(textwrap.wrap(text, 44))
 
 
-def _legend(figure: Figure, kind: str) -> None:
-    handles: dict[Any, Any] = {line.get_label(): line for axes in figure.axes for line in axes.lines}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=min(3, len(handles)),
-        frameon=False,
-        handlelength=3.2,
-        fontsize="small",
-        title=kind,
-        title_fontsize="small",
-    )
-
-
 # --- paired differences -------------------------------------------------------------------------------------
 
 
-def forest_figure(table: Sequence[Json], reference: str, order: Sequence[str]) -> Figure:
+def forest_figure(table: Sequence[Json], reference: str, drawing: Drawing) -> Figure:
     """Paired differences with 95 % intervals: a panel a series, a row a slice; or all in one, if there is one slice.
 
-    `order`, of all series, gives each the colour and marker that it has in the other figures. Full markers are
-    differences that the test shows, hollow ones the rest. Intervals need three seeds.
+    Each series has the colour and marker of the other figures. Full markers are differences that the test shows,
+    hollow ones the rest. Intervals need three seeds.
     """
     from matplotlib.figure import Figure
 
-    labels = list(dict.fromkeys(row["series"] for row in table))
+    every = drawing.lines()
+    labels = [label for label in every if label in {row["series"] for row in table}]
     places = list(dict.fromkeys(tuple(row["slice"].items()) for row in table))  # the slices, in order
     one = len(places) == 1
-    names = labels if one else [title(place) for place in places]
+    names = [every[label].text for label in labels] if one else [title(place) for place in places]
     columns = 1 if one else min(4, len(labels))
     lines = 1 if one else -(-len(labels) // columns)
-    longest = 0.075 * max(map(len, names))
-    size = (longest + (4.8 if one else 2.2 * columns), 1.1 + lines * (0.6 + 0.28 * len(names)))
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for i, label in enumerate(labels):
-        axes = grid[0 if one else i]
-        for row in (row for row in table if row["series"] == label):
-            y = i if one else places.index(tuple(row["slice"].items()))
-            _difference(axes, order.index(label), y, row)
-        if not one:
-            axes.set_title(label, fontsize="small")
-    for i, axes in enumerate(grid[: 1 if one else len(labels)]):
-        axes.tick_params(labelbottom=one or i + columns >= len(labels))
-        axes.axvline(0.0, color="black", linewidth=0.8, zorder=0)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_yticks(range(len(names)), names, fontsize="small")
-        axes.set_ylim(len(names) - 0.5, -0.5)
-    for axes in grid[len(labels) :]:
-        axes.remove()
-    figure.supxlabel(
-        f"Accuracy of {reference} minus that of the other (points)\n{_forest_note(table)}", fontsize="small"
-    )
+    wide = 0.075 * max(map(len, names)) + (4.8 if one else 2.2 * columns)
+    high = 1.1 + lines * (0.6 + 0.28 * len(names))
+    with drawing.style.applied():
+        figure = Figure(figsize=drawing.style.size(wide, high, columns), layout="constrained")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for i, label in enumerate(labels):
+            axes = grid[0 if one else i]
+            for row in (row for row in table if row["series"] == label):
+                y = i if one else places.index(tuple(row["slice"].items()))
+                _difference(axes, every[label].look, y, row)
+            if not one:
+                axes.set_title(every[label].text)
+        for i, axes in enumerate(grid[: 1 if one else len(labels)]):
+            axes.tick_params(labelbottom=one or i + columns >= len(labels))
+            axes.axvline(0.0, color="black", linewidth=0.8, zorder=1)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+        for axes in grid[len(labels) :]:
+            axes.remove()
+        of = drawing.style.text(reference)
+        what = f"Accuracy of {of} minus that of the other (points)"
+        figure.legend([], [], loc="outside lower center", title=what)  # it stands above the label below all panels
+        figure.supxlabel(_forest_note(table))
     return figure
 
 
@@ -272,17 +305,19 @@ def _forest_note(table: Sequence[Json]) -> str:
     return f"{intervals}; full marker: p < {SIGNIFICANT:g}, n ≥ {ENOUGH_SEEDS}"
 
 
-def _difference(axes: Axes, i: int, y: int, row: Json) -> None:
-    colour, full = COLOURS[i % len(COLOURS)], row["verdict"] != "not shown"
+def _difference(axes: Axes, look: Look, y: int, row: Json) -> None:
+    full = row["verdict"] != "not shown"
+    from matplotlib import rcParams
+
     half = 100 * row["half_width"] if row["n"] >= 3 else 0.0
     axes.errorbar(
         100 * row["difference"],
         y,
         xerr=half,
-        color=colour,
-        marker=MARKERS[i % len(MARKERS)],
-        markersize=5,
-        markerfacecolor=colour if full else "white",
+        color=look.colour,
+        linestyle="none",
+        elinewidth=rcParams["lines.linewidth"],
+        marker=MARKERS[look.marker],
+        markerfacecolor=look.colour if full else "white",
         capsize=2,
-        linewidth=1.4,
     )

@@ -8,6 +8,7 @@ A sweep file holds
 
 and its folder
     sweep.toml         a copy of the file
+    plan.toml          the points as they are run, a sweep file that needs no other
     environment.json   versions, machine, commit, and a fingerprint of the data
     results.jsonl      one line a finished point, each brought to the disk before the next
     results.parquet, summary.md   the points as a table, and mean and spread over seeds (see `sweep_tables`)
@@ -45,8 +46,9 @@ from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, w
 from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import metrics, read_metrics, summarise
-from spfl.runs.results import Run
+from spfl.runs.results import Run, numbers
 from spfl.schemes import SCHEMES, resolve
+from spfl.studies.plan import PLAN, plan_text
 from spfl.studies.tables import write_tables
 from spfl.world.torch_device import check_supported, find_device
 from spfl.world.world import World
@@ -175,7 +177,7 @@ def _rounds(point: Point, dataset: Dataset, runs: Path | None) -> tuple[list[Jso
     if runs is not None:
         folder = below(runs, point.key)
         run_experiment(point.config, dataset, folder, existing="resume")
-        return list(read_metrics(folder)), Run.load(folder).allocation
+        return list(read_metrics(folder)), numbers(Run.load(folder).allocation, "device", "sign")
     rounds: list[Json] = []
     table: dict[str, list[Any]] = {"device": [], "sign": []}
     for record in training.run(point.config, dataset):
@@ -264,6 +266,7 @@ def _sweep(
 ) -> list[Json]:
     with writing(folder):
         begin(folder, {p.config.data.name for p in points}, data_dir, source)
+        write_atomically(folder / PLAN, plan_text((point.settings, point.config) for point in points).encode())
     rows = {row["key"]: row for row in read_results(folder) if row["status"] == DONE}
     for point in points:
         if point.key in rows:

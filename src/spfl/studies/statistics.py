@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from spfl.errors import ConfigError, did_you_mean
-from spfl.figures.style import half_width
+from spfl.figures.drawing import half_width
 from spfl.runs.jsons import Json
 from spfl.studies.study import Study, plain, short, show
 

@@ -16,8 +16,11 @@ from spfl.runs.folders import write_atomically
 from spfl.runs.jsons import Json
 from spfl.runs.parquet import write_table
 
-TABLE, SUMMARY, RATES = "results.parquet", "summary.md", "rates.toml"
+TABLE, CURVES, SUMMARY, RATES = "results.parquet", "curves.parquet", "summary.md", "rates.toml"
 RATE = "training.rate"
+# What a curve has at each evaluation: its name in a row (after curve_), and in a table.
+ALONG = {"round": "round", "accuracy": "accuracy", "payload_bits": "payload_bits", "joules": "energy_j"}
+ALONG |= {"seconds": "time_s"}
 MEASURED = (
     "accuracy_last",
     "accuracy_final",
@@ -30,10 +33,16 @@ MEASURED = (
 
 
 def write_tables(folder: Path, rows: Sequence[Json]) -> None:
-    """Write results.parquet, a row a finished point, and summary.md, a row a cell."""
+    """Write results.parquet, a row a finished point; curves.parquet, a row an evaluation; summary.md, a row a cell."""
     done = [row for row in rows if row["status"] == "done"]
     if done:
         write_table(folder / TABLE, as_table(done), compression="zstd")
+        along = [
+            {"key": row["key"], "scheme": row["scheme"], "seed": row["seed"], **row["settings"], **point}
+            for row in done
+            for point in curve(row)
+        ]
+        write_table(folder / CURVES, long_table(along), compression="zstd")
     write_atomically(folder / SUMMARY, summary_text(rows).encode())
 
 
@@ -51,11 +60,24 @@ def as_table(rows: Sequence[Json]) -> pa.Table:
         seconds = {f"seconds_{phase}": value for phase, value in row["seconds_per_round"].items()}
         flat.append(plain | seconds | {key: row["settings"].get(key) for key in keys})
     names = list(dict.fromkeys(name for row in flat for name in row))
-    columns = {name: _column([row.get(name) for row in flat]) for name in names}
+    columns = {name: column([row.get(name) for row in flat]) for name in names}
     return pa.table(columns).replace_schema_metadata({"swept": json.dumps(keys)})
 
 
-def _column(values: list[Any]) -> pa.Array:
+def curve(row: Json) -> list[Json]:
+    """The curve of a point, one object an evaluation."""
+    known = {name: row[f"curve_{old}"] for old, name in ALONG.items() if row.get(f"curve_{old}") is not None}
+    return [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
+
+
+def long_table(rows: Sequence[Json]) -> pa.Table:
+    """Objects as a table, a row each; what one lacks is null."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: column([row.get(name) for row in rows]) for name in names})
+
+
+def column(values: list[Any]) -> pa.Array:
+    """Values as a column, of text where they are of several types."""
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):

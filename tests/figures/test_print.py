@@ -1,0 +1,260 @@
+"""Figures for print: embedded TrueType fonts, sizes to the point, schemes that look the same everywhere and in grey."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from spfl.cli.figures import figure_style, pairs
+from spfl.errors import ConfigError, RunFolderError
+from spfl.figures import saving
+from spfl.figures.curves import accuracy_figure
+from spfl.figures.drawing import DASHES, MARKERS, draw_line
+from spfl.figures.interactive import DASHES as WEB_DASHES
+from spfl.figures.interactive import SYMBOLS
+from spfl.figures.interactive import accuracy_figure as web_accuracy_figure
+from spfl.figures.looks import COLOURS, GREY, KNOWN, assign_looks
+from spfl.figures.looks import DASHES as DASH_NAMES
+from spfl.figures.looks import MARKERS as MARKER_NAMES
+from spfl.figures.saving import save_figure
+from spfl.figures.style import FigureStyle
+from spfl.figures.tex import tex_text
+from spfl.runs.results import AccuracyCurve, SpentCurve
+from spfl.schemes import SCHEMES
+
+IEEE = FigureStyle("ieee")
+
+
+def some_curves(*labels):
+    rounds = np.arange(5, 105, 5)
+    rng = np.random.default_rng(0)
+    return [AccuracyCurve(label, rounds, np.sort(rng.random((3, 20)), axis=1)) for label in labels]
+
+
+# --- looks --------------------------------------------------------------------------------------------------
+
+
+def test_every_scheme_has_a_look_of_its_own():
+    """A new scheme is appended to `looks.KNOWN`; the others keep their places."""
+    assert set(KNOWN) == set(SCHEMES)
+    assert len(set(KNOWN)) == len(KNOWN) <= GREY
+
+
+def test_schemes_differ_in_dash_or_marker_so_grey_prints_tell_them_apart():
+    looks = assign_looks([*KNOWN, *(f"own_{i}" for i in range(GREY - len(KNOWN)))]).values()
+    assert len({(look.dash, look.marker) for look in looks}) == GREY
+
+
+def test_a_scheme_looks_the_same_whatever_stands_beside_it():
+    alone = {name: assign_looks([name])[name] for name in KNOWN}
+    assert assign_looks(KNOWN) == alone
+    assert assign_looks(["own_scheme", "sp_fl_plus", "sp_fl"])["sp_fl"] == alone["sp_fl"]
+    assert assign_looks(["sp_fl", "own_scheme"])["own_scheme"] == assign_looks(["own_scheme", "drive"])["own_scheme"]
+
+
+def test_variants_of_a_scheme_are_told_apart_in_colour_and_in_grey():
+    looks = assign_looks([*(f"sp_fl (shrink = {i})" for i in range(7)), "drive"])
+    assert len({look.colour for look in looks.values()}) == len(COLOURS)
+    assert len({(look.dash, look.marker) for look in looks.values()}) == 8
+    assert looks["drive"] == assign_looks(["drive"])["drive"]
+
+
+def test_dashes_and_markers_have_words_in_both_libraries():
+    assert set(DASHES) == set(WEB_DASHES) == set(DASH_NAMES)
+    assert set(MARKERS) == set(SYMBOLS) == set(MARKER_NAMES)
+    for words in (DASHES, WEB_DASHES, MARKERS, SYMBOLS):
+        assert len(set(map(str, words.values()))) == len(words)
+
+
+def grey_print(look):
+    """One line as a grey printer draws it in a column of 3.5 inches, in (0, 1)."""
+    with IEEE.applied():
+        figure = Figure(figsize=(3.5, 0.3), dpi=150)
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        draw_line(axes, look, (np.arange(8), np.zeros(8)), "")
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+    return pixels @ [0.2126, 0.7152, 0.0722]
+
+
+def test_printed_in_grey_no_two_of_the_usual_schemes_look_alike():
+    usual = KNOWN[:14]
+    printed = {name: grey_print(look) for name, look in assign_looks(usual).items()}
+    ink = np.mean([1 - picture for picture in printed.values()])
+    for one, other in combinations(usual, 2):
+        assert np.abs(printed[one] - printed[other]).mean() > 0.15 * ink, (one, other)
+
+
+# Machado, Oliveira and Fernandes, 2009: what a dichromat sees, in linear RGB.
+PROTANOPIA = np.array(
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+)
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+)
+TRITANOPIA = np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]])
+
+
+def lab(colour, eye):
+    """CIELAB of a colour as an eye sees it (D65)."""
+    linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)])
+    seen = np.clip(eye @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+    x, y, z = np.cbrt(xyz / [0.9505, 1.0, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", [np.eye(3), PROTANOPIA, DEUTERANOPIA, TRITANOPIA])
+def test_the_colour_blind_tell_the_colours_apart(eye):
+    """A difference of 2.3 is just noticed; side by side, 10 is plain."""
+    for one, other in combinations(COLOURS, 2):
+        assert np.linalg.norm(lab(one, eye) - lab(other, eye)) > 10, (one, other)
+
+
+def test_report_and_print_agree():
+    labels = ["sp_fl_plus", "own", "single_packet"]
+    rounds = np.array([1, 2])
+    figure, _ = web_accuracy_figure([SpentCurve(label, rounds, np.ones((1, 2)), {}) for label in labels])
+    lines = {line.get_label(): line for line in accuracy_figure(some_curves(*labels)).axes[0].lines}
+    for trace in figure.data:
+        line = lines[trace.name]
+        red, green, blue = (round(255 * part) for part in to_rgb(line.get_color()))
+        assert trace.line.color == f"rgba({red},{green},{blue},1.0)"
+        (marker,) = [name for name, sign in MARKERS.items() if sign == line.get_marker()]
+        assert trace.marker.symbol == SYMBOLS[marker]
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def test_pdf_has_truetype_fonts_and_the_size_of_a_column(tmp_path):
+    path = save_figure(accuracy_figure(some_curves("sp_fl", "drive"), "", IEEE), tmp_path / "f.pdf", IEEE)
+    content = path.read_bytes()
+    assert b"/Type3" not in content.replace(b" ", b"")
+    assert b"/CIDFontType2" in content or b"/TrueType" in content
+    assert b"/FontFile2" in content  # embedded
+    width, _ = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+)", content).groups()
+    assert float(width) == pytest.approx(3.5 * 72)
+
+
+def test_eps_has_truetype_fonts_and_no_transparency(tmp_path, recwarn):
+    text = save_figure(accuracy_figure(some_curves("sp_fl"), "", IEEE), tmp_path / "f.eps", IEEE).read_bytes()
+    assert text.startswith(b"%!PS-Adobe-3.0 EPSF")
+    assert b"/FontType 42" in text
+    assert b"/FontType 3" not in text
+    assert not recwarn.list
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    for name in ("pdf", "svg", "png"):
+        one, other = (
+            save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / f"{i}.{name}").read_bytes() for i in range(2)
+        )
+        assert one == other, name
+
+
+def test_pgf_without_latex_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving.shutil, "which", lambda _: None)
+    with pytest.raises(RunFolderError, match=r"f\.pgf needs LaTeX \(pdflatex, xelatex, lualatex\)"):
+        save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
+
+
+@pytest.mark.skipif(saving.shutil.which("pdflatex") is None, reason="no LaTeX")
+def test_pgf_escapes_names(tmp_path):
+    text = save_figure(accuracy_figure(some_curves("sp_fl"), "50 % & more", IEEE), tmp_path / "f.pgf", IEEE).read_text()
+    assert "sp\\_f{}l" in text
+    assert "50 \\% \\& more" in text
+
+
+def drawn_text(**changes):
+    """The picture of a legend's `sp_fl` in Times."""
+    figure = accuracy_figure(some_curves("sp_fl"), "", IEEE)
+    saving._as_it_stands(figure)
+    (text,) = figure.legends[0].get_texts()
+    text.set(**changes)
+    canvas = FigureCanvasAgg(figure)
+    with IEEE.applied():
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def test_there_is_no_ligature_in_sp_fl():
+    if not hasattr(Figure().text(0, 0, ""), "set_fontfeatures"):
+        pytest.skip("this matplotlib has no ligatures")
+    assert np.array_equal(drawn_text(), drawn_text())
+    assert not np.array_equal(drawn_text(), drawn_text(fontfeatures=("liga",)))  # the joined sign
+
+
+# --- what a paper asks for ----------------------------------------------------------------------------------
+
+
+def test_every_text_of_an_ieee_figure_has_eight_points():
+    figure = accuracy_figure(some_curves("sp_fl", "drive"), "title", IEEE)
+    save_figure_sizes = {text.get_fontsize() for text in figure.findobj(lambda a: hasattr(a, "get_fontsize"))}
+    assert save_figure_sizes == {8.0}
+
+
+def test_sizes_that_are_asked_for():
+    style = FigureStyle("ieee", 7.16, 2.0, 9.0)
+    figure = accuracy_figure(some_curves("sp_fl"), "", style)
+    assert figure.get_size_inches().tolist() == [7.16, 2.0]
+    assert {text.get_fontsize() for text in figure.findobj(lambda a: hasattr(a, "get_fontsize"))} == {9.0}
+    assert IEEE.size(6.4, 4.0)[0] == 3.5
+    assert IEEE.size(9.0, 3.4, panels=3)[0] == 7.16
+
+
+def test_words_order_and_colours_of_the_authors():
+    style = FigureStyle("ieee", labels={"sp_fl": "SP-FL"}, order=["drive", "sp_fl"], colours={"sp_fl": "red"})
+    figure = accuracy_figure(some_curves("sp_fl (shrink = 1)", "error_free", "drive"), "", style)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["drive", "SP-FL (shrink = 1)", "error_free"]
+    assert figure.axes[0].lines[1].get_color() == "red"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"name": "iee"}, r"style: unknown style 'iee' \(did you mean 'ieee'\?\)"),
+        ({"width_in": 0.0}, r"width_in must be in \(0, 100\], got 0.0"),
+        ({"font_size_pt": float("nan")}, r"font_size_pt must be in \(0, 200\], got nan"),
+        ({"colours": {"sp_fl": "bleu"}}, "colours: sp_fl = 'bleu' is no colour"),
+    ],
+)
+def test_a_style_that_cannot_be(given, line):
+    with pytest.raises(ConfigError, match=line):
+        FigureStyle(**given)
+
+
+def test_names_that_no_scheme_has_are_refused():
+    with pytest.raises(ConfigError, match=r"labels: no scheme or series 'sp_f' here \(did you mean 'sp_fl'\?\)"):
+        FigureStyle(labels={"sp_f": "x"}).check(["sp_fl (shrink = 1)"])
+    FigureStyle(labels={"sp_fl": "x"}, order=["sp_fl (shrink = 1)"]).check(["sp_fl (shrink = 1)"])
+
+
+def test_options_of_the_command_line():
+    assert pairs("labels", ["sp_fl=SP-FL, ours,drive=DRIVE", "eden=a=b"]) == {
+        "sp_fl": "SP-FL, ours", "drive": "DRIVE", "eden": "a=b",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="--labels needs NAME=TEXT, got 'sp_fl'"):
+        pairs("labels", ["sp_fl"])
+    assert figure_style("ieee", (None, None, None), None, "a, b", None).order == ["a", "b"]
+
+
+def test_a_style_leaves_nothing_behind():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with IEEE.applied():
+        assert matplotlib.rcParams["font.size"] == 8
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_latex_prints_names_letter_by_letter():
+    assert tex_text("sp_fl & 50 % {x} −3") == "sp\\_f{}l \\& 50 \\% \\{x\\} \\ensuremath{-}3"
