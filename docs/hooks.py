@@ -13,7 +13,7 @@ from spfl.config.schema import Config
 from spfl.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[1]
-REPOSITORY_FILES = re.compile(r"\]\((\.\./)+((?:examples|configs|src|benchmarks|tests)[^)]*|[A-Z]+\.md)\)")
+REPOSITORY_FILES = re.compile(r"\[([^\]]*)\]\((?:\.\./)+((?:examples|configs|src|benchmarks|tests)[^)]*|[A-Z]+\.md)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -25,7 +25,12 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in the files that `# include: FILE` names; links to files that the site does not have become their names."""
     markdown = re.sub(r"^# include: (.*)$", lambda found: (ROOT / found[1]).read_text(), markdown, flags=re.MULTILINE)
-    return REPOSITORY_FILES.sub(r"] (`\2`)", markdown)
+    return REPOSITORY_FILES.sub(_name_of, markdown)
+
+
+def _name_of(link: re.Match[str]) -> str:
+    text, file = link.groups()
+    return f"`{file}`" if text in file else f"{text} (`{file}`)"
 
 
 def schemes_page() -> str:

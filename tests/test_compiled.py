@@ -49,6 +49,21 @@ def test_a_folder_that_others_can_write_to_is_not_read(tmp_path, mode):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null", None])
+def test_a_home_that_cannot_be_written_costs_time_only(home, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "HOME")}
+    environment |= {} if home is None else {"HOME": home}
+    code = "from spfl.compiled import CACHE; print(CACHE)"
+    if home is None:  # and nobody in the list of users, as in many containers
+        code = f"import os, pwd\ndef nobody(_): raise KeyError\npwd.getpwuid = nobody\n{code}"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=True
+    )
+    assert done.stdout.strip() == "False"
+    assert list(tmp_path.iterdir()) == []  # no folder named ~
+
+
 def test_links_and_folders_of_others_are_not_trusted(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path)
     assert untrusted(tmp_path / "link") == f"{tmp_path / 'link'} is a link"

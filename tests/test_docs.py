@@ -28,6 +28,7 @@ PAGES = [
 ]  # fmt: skip
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {
+    "known-as",
     "model",
     "allocation",
     "decisions",
@@ -136,6 +137,14 @@ def test_the_site_builds_without_a_warning(tmp_path):
         command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     )
     assert done.returncode == 0, done.stderr
+    site = tmp_path / "site"
+    index = (site / "search" / "search_index.js").read_text(encoding="utf-8")  # what is searched from the disk
+    assert [name for name in NAMES if name not in index] == []
+    model = (site / "model.html").read_text(encoding="utf-8")
+    assert model.count('<div class="arithmatex">') >= 20
+    scripts = re.findall(r'<script src="([^"]+)"', model)
+    assert {"assets/iframe-worker.js", "assets/katex/katex.min.js", "assets/math.js"} <= set(scripts)
+    assert [name for name in scripts if not (site / name).is_file()] == []
     page = (tmp_path / "site" / "configuration.html").read_text(encoding="utf-8")
     assert "median_snr_db" in page
     assert "Contract" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
@@ -175,6 +184,32 @@ def test_links_from_page_to_page_exist(page):
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
         assert (DOCS / target).exists() or target in ("configuration.md", "schemes.md"), target
+
+
+KNOWN_AS = (DOCS / "known-as.md").read_text(encoding="utf-8")
+NAMES = (
+    "FedAvg", "FedSGD", "FedProx", "SCAFFOLD", "FedDyn", "FedPAQ", "QSGD", "TernGrad", "signSGD", "DRIVE", "EDEN",
+    "GoMORE", "FedTOE", "HARQ", "MIFA", "Rician",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", re.findall(r"`(spfl [^`]+)`", KNOWN_AS))
+def test_every_line_of_what_is_x_here_runs(line, tmp_path, monkeypatch, capsys):
+    """In an empty folder, one round; those that need CIFAR-10 are read and checked only."""
+    monkeypatch.chdir(tmp_path)
+    command = line.replace("spfl run", "spfl config show").partition(" --data-dir")[0] if "DIR" in line else line
+    quick = " --set training.rounds=1 --out r" if command.startswith("spfl run") else ""
+    monkeypatch.setattr(sys, "argv", shlex.split(command + quick))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code, capsys.readouterr().err
+
+
+def test_the_names_of_the_literature_are_found():
+    rows = [row for row in KNOWN_AS.splitlines() if row.startswith("| ")]
+    assert [name for name in NAMES if not any(name in row and "`spfl " in row for row in rows)] == []
+    schemes = set(re.findall(r"schemes? `(\w+)`|, `(\w+)`", KNOWN_AS))
+    assert {name for pair in schemes for name in pair if name and name in SCHEMES} >= {"qsgd", "drive", "eden", "harq"}
 
 
 def test_every_command_is_in_the_table():

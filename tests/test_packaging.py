@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 
 import spfl
 from kernel_cache import kernels_digest
+from spfl.presets import PROJECT as SHIPPED
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -65,7 +67,8 @@ def test_what_is_in_them(built):
     inside = set(zipfile.ZipFile(wheel).namelist())
     sources = {f"spfl/{path.relative_to(ROOT / 'src' / 'spfl')}" for path in (ROOT / "src" / "spfl").rglob("*.py")}
     assert sources <= inside
-    assert {"spfl/py.typed", "spfl/report.html"} <= inside
+    assert {"spfl/py.typed", "spfl/report/report.html", "spfl/data/digits.csv.gz"} <= inside
+    assert {f"spfl/presets/{name}" for name in SHIPPED} <= inside
     assert not [name for name in inside if name.startswith(("tests", "docs"))]
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -109,6 +112,17 @@ def test_the_wheel_runs_in_a_clean_environment(built, tmp_path):
     assert spfl.__version__ in call(command, "--version")
     call(command, "run", "--set", "training.rounds=3", "--out", "r")
     assert call(command, "report", "r").strip() == "r/report.html"
+    call(command, "run", "--preset", "cell", "--set", "training.rounds=2", "--out", "cell")
+    written = call(command, "init", ".").split()
+    assert sorted(written) == sorted(SHIPPED)
+    assert all((tmp_path / name).read_bytes() == (ROOT / name).read_bytes() for name in SHIPPED)
+    lines = re.findall(r"^spfl (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        short = ["--set", "training.rounds=3"] if re.match("run|compare|sweep", line) else []
+        assert call(command, *shlex.split(line), *short), line
+    for script in ("paper_round.py", "own_scheme.py"):
+        assert call(python, f"examples/{script}")
     assert "Run(sp_fl" in call(python, "-c", "import spfl; print(spfl.Run.load('r'))")
 
 
