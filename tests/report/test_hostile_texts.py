@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from html import unescape
 
 import pytest
 
@@ -97,11 +98,10 @@ def test_do_it_again_quotes_what_comes_of_the_folder(run, tmp_path):
     environment = json.loads((folder / "environment.json").read_text())
     environment |= {"commit": SHELL, "versions": dict.fromkeys(environment["versions"], SHELL)}
     (folder / "environment.json").write_text(json.dumps(environment))
-    from html import unescape
-
-    page = unescape(write_report(folder).read_text(encoding="utf-8"))
-    lines = [line for line in page.splitlines() if line.strip().startswith(("spfl ", "pip ", "git "))]
-    assert any(line.startswith("spfl run") for line in lines)
-    for line in lines:
-        for word in shlex.split(re.sub(r"<[^>]*>$", "", line)):
+    page = write_report(folder).read_text(encoding="utf-8")
+    lines = [unescape(re.sub(r"<[^>]*>", "", line)) for line in page.splitlines()]  # a text has no tag of its own
+    commands = [line for line in lines if line.startswith(("spfl run", "spfl verify", "spfl sweep", "pip ", "git "))]
+    assert commands
+    for line in commands:
+        for word in shlex.split(line):
             assert "touch owned" not in word or word.endswith(("config.toml", folder.name)), line

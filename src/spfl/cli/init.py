@@ -23,4 +23,5 @@ def init_command(
 
     for path in write_project(folder):
         print(path)
-    typer.echo(f"to begin: cd {folder} && spfl run configs/demo.toml; parts of your own: examples/plugin.py", err=True)
+    there = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    typer.echo(f"to begin: {there}spfl run configs/demo.toml; parts of your own: examples/plugin.py", err=True)
