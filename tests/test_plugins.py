@@ -34,6 +34,13 @@ def call(monkeypatch, *words):
     return stop.value.code
 
 
+@pytest.mark.parametrize(("path", "kind"), [("/dev/zero", "a device or pipe"), ("/", "a folder")])
+def test_what_is_no_file_is_not_read(path, kind):
+    """A device has no end."""
+    with pytest.raises(ConfigError, match=f"{path} must be a file, got {kind}"):
+        build_config({"plugin": {"path": path}})
+
+
 def test_a_plugin_brings_its_network_scheme_and_fades(plugin, digits):
     world = World.build(build_config({"plugin": {"path": "plugin.py"}, "scheme": {"name": "mine"}}), digits)
     assert world.scheme.name == "mine"

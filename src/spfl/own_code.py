@@ -19,7 +19,10 @@ def source_digest(path: str) -> str:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        place = Path(path).expanduser()
+        if place.exists() and not place.is_file():  # a device or pipe may have no end
+            raise ConfigError(f"{path} must be a file, got {'a folder' if place.is_dir() else 'a device or pipe'}")
+        return place.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a home that there is not
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} cannot be read: {reason}") from None
