@@ -45,7 +45,7 @@ def readme(name: str, configs: Sequence[Config], rows: Sequence[Json], environme
             f"Schemes: {', '.join(f'`{s}`' for s in dict.fromkeys(row['scheme'] for row in rows))}. "
             f"Seeds: {', '.join(map(str, seeds))}. Keys that are set: {', '.join(f'`{key}`' for key in swept)}.",
             "",
-            *([f"It needs own parts at these paths; copies are in `own/`: {', '.join(own)}.", ""] if own else []),
+            *([f"It needs own parts at these paths: {', '.join(own)}; copies are in `own/`. They run with `--own-code` only.", ""] if own else []),
             "## Files",
             "",
             "| file | content |",
