@@ -45,7 +45,7 @@ def readme(name: str, configs: Sequence[Config], rows: Sequence[Json], environme
             f"Schemes: {', '.join(f'`{s}`' for s in dict.fromkeys(row['scheme'] for row in rows))}. "
             f"Seeds: {', '.join(map(str, seeds))}. Keys that are set: {', '.join(f'`{key}`' for key in swept)}.",
             "",
-            *([f"It needs own parts at these paths: {', '.join(own)}; copies are in `own/`. They run with `--own-code` only.", ""] if own else []),
+            *_needed(own),
             "## Files",
             "",
             "| file | content |",
@@ -72,6 +72,14 @@ def readme(name: str, configs: Sequence[Config], rows: Sequence[Json], environme
             summary_text(rows),
         ]
     )
+
+
+def _needed(own: Sequence[str]) -> list[str]:
+    """That the study runs code of its authors, if it does."""
+    if not own:
+        return []
+    paths = ", ".join(own)
+    return [f"It needs own parts at these paths: {paths}; copies are in `own/`. They run with `--own-code` only.", ""]
 
 
 def _facts(facts: Json) -> str:
