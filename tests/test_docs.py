@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from spfl.cli import commands as cli
 from spfl.config.schema import Config
+from spfl.presets import write_project
 from spfl.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +69,7 @@ def spfl(command, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
     """In the order of the page, in one folder: TOML blocks are the files that the text names before them."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    write_project(tmp_path)  # what `spfl init .` writes: nothing else of the checkout is there
     monkeypatch.chdir(tmp_path)
     names = iter({"first-sweep": ["snr.toml", "tune.toml"], "paper-figures": ["paper.toml"]}.get(page, []))
     scope = {"__name__": "__main__"}
@@ -171,7 +171,7 @@ def test_every_cell_of_the_comparison_can_be_checked():
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA_DIR, reason="SPFL_DATA_DIR is not set")
 def test_commands_on_cifar10(monkeypatch, tmp_path):
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     lines = [line for kind, body in blocks("data") if kind == "sh" for line in body.splitlines()]
     assert len(lines) >= 2

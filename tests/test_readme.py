@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from spfl.cli import commands as cli
+from spfl.presets import write_project
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,9 +26,8 @@ COMMANDS = shell_lines("spfl ")
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """Runs a command line in a folder that holds configs/; returns (exit code, stdout)."""
-    for folder in ("configs", "examples"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+    """Runs a command line in a folder that holds what `spfl init .` writes; returns (exit code, stdout)."""
+    write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
 
     def run(command):
