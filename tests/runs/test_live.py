@@ -124,7 +124,7 @@ def test_it_fits_the_terminal(finished, tmp_path, width):
     assert "4/4" in text
     assert "finished" in text
     assert (LONG in text) == (width >= 100)
-    assert ("left" in text) == (width >= 40)
+    assert ("left" in text) == (width >= 60)
 
 
 def test_it_waits_for_a_run_that_has_not_begun(cut, tmp_path, capsys):

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,16 +90,17 @@ def sparkline(values: Sequence[float], width: int = SPARKS) -> str:
 
 
 def as_table(found: Sequence[Progress], width: int | None = None) -> Table:
-    """A row a run. Columns that do not fit into `width` characters are left out, the least needed ones first."""
+    """A row a run. Columns that do not fit into `width` characters are left out, the least needed ones first.
+
+    A long name of a run is folded before that, down to a third of the width.
+    """
     left_out: tuple[str, ...] = ()
-    room = width or WIDEST
-    table = _table(found, left_out, room)
+    short = found if width is None else [replace(p, name=p.name[: min(width // 3, max(4, width - 28))]) for p in found]
     for column in LEAST_NEEDED:
-        if _needs(table) <= room:
-            return table
+        if width is None or _needs(_table(short, left_out)) <= width:
+            break
         left_out = (*left_out, column)
-        table = _table(found, left_out, room)
-    return table
+    return _table(found, left_out)
 
 
 def _needs(table: Table) -> int:
@@ -110,21 +111,17 @@ def _needs(table: Table) -> int:
     return Measurement.get(console, console.options, table).minimum
 
 
-def _table(found: Sequence[Progress], left_out: Sequence[str], room: int) -> Table:
+def _table(found: Sequence[Progress], left_out: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    names = max((len(printable(progress.name)) for progress in found), default=0)
     shown = [column for column in COLUMNS if column not in left_out]
     note = "signs, moduli: packets received a round, mean of the last rounds" if "signs" in shown else None
     table = Table(box=box.SIMPLE_HEAD, caption=note, padding=(0, 1 if len(shown) > FEW_COLUMNS else 0), pad_edge=False)
     for column in shown:
         left = column in ("run", "state", "")
-        least = min(names, room // 3, max(4, room - 28)) if column == "run" else None
-        table.add_column(
-            column, justify="left" if left else "right", no_wrap=column != "run", overflow="fold", min_width=least
-        )
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "run", overflow="fold")
     for progress in found:
         cells = dict(zip(COLUMNS, _cells(progress), strict=True))
         table.add_row(*(Text(cells[column]) for column in shown))  # a name in brackets is no markup
