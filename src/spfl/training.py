@@ -119,13 +119,20 @@ class Plan:
     allocation: AllocationResult
 
 
-def prepare(world: World, server: ServerState, uploads: Sequence[Upload], round_: int, clock: Stopwatch) -> Plan:
+Measured = Callable[[Link, Sequence[int]], Link]  # of the channel model's link of a cohort: as it was measured
+
+
+def prepare(
+    world: World, server: ServerState, uploads: Sequence[Upload], round_: int, clock: Stopwatch,
+    measured: Measured | None = None,
+) -> Plan:  # fmt: skip
     """The first half of the server's round: who sends with how much of the bandwidth and power."""
     with clock("allocate"):
         uploads = admit(world.format, uploads)
         cohort = [upload.device for upload in uploads]
         devices = describe(known_uploads(world.format, uploads, server.memory))
         link, fades = world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
+        link = link if measured is None else measured(link, cohort)
         known = world.radio.estimate(link, cohort, round_)
         allocation = share_resources(world.format, devices, known, fades, server.allocation)
         if allocation.bits is not None:

@@ -26,6 +26,7 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "channel.radius_m": (900.0, {"channel.gains_db": [-120.0, -118.0, -122.0, -119.0]}),
     "channel.min_distance_m": (90.0, {"channel.gains_db": [-120.0, -118.0, -122.0, -119.0]}),
     "channel.shadowing_db": (0.0, {"channel.gains_db": [-120.0, -118.0, -122.0, -119.0]}),
+    "trace.end": ("repeat", {}),
     "channel.symbols_per_parameter": (3.0, {"channel.tau_s": 0.001}),
     "channel.subbands": (9, {}),
     "channel.round_s": (1.0, {}),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 
+import httpx
 import pytest
 import torch
 
@@ -117,6 +119,23 @@ def test_a_line_a_round_and_a_file_for_prometheus(mine, small_config, caplog):
     assert "spfl_round 2.0" in text
     assert "# HELP spfl_test_accuracy" in text
     assert check_health(mine / "spfl.prom", 600).startswith("round 2 ended")
+
+
+def test_prometheus_is_answered_while_a_run_goes_on(mine, small_config):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    settings, told = settings_of(small_config(), mine / "run", metrics_listen=address), []
+    run_flower(settings, "inprocess", 2, lambda _: told.append(httpx.get(f"http://{address}/metrics").text))
+    assert [f"spfl_round {k}.0" in text for k, text in enumerate(told, start=1)] == [True, True]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://{address}/metrics")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = settings_of(small_config(), mine / "other", metrics_listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(FlowerError, match=r"metrics_listen .* cannot be used: Address already in use"):
+            run_flower(settings, "inprocess", 2)
 
 
 def test_health_fails_when_rounds_stop_or_never_were(tmp_path):

@@ -49,3 +49,18 @@ def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch,
             spfl(command, monkeypatch)
     assert "test accuracy" in capsys.readouterr().out
     assert (tmp_path / "my-own-app" / "spfl_app" / "own.py").read_text() == Path("mine.py").read_text()
+
+
+def test_packets_as_datagrams_as_the_page_has_them(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    logging.getLogger("flwr").setLevel(logging.INFO)
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    client_app._site.cache_clear()
+    Path("udp.toml").write_text(next(body for body in fenced("toml") if 'packets = "udp"' in body))
+    (command,) = re.findall(r"^spfl flower run udp.toml.*$", PAGE, re.MULTILINE)
+    spfl(command, monkeypatch)
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert "test accuracy" in capsys.readouterr().out
+    heard = [line for line in set(caplog.messages) if "datagrams {'received'" in line]
+    assert len(heard) == 3  # a line a round at the server
+    assert len([line for line in set(caplog.messages) if "datagrams sent to 127.0.0.1:9790" in line]) >= 3

@@ -1,6 +1,7 @@
 """A federation as it is meant: nodes with private folders and a network of the user's own, over TLS under a host name.
 
-One node dies and comes back, one joins, the server is killed and resumed; the end is that of an undisturbed run.
+Packets travel as UDP datagrams, of which a shim erases a fifth. One node dies and comes back, one joins, the server is
+killed and resumed; the end is that of an undisturbed run whose link has the same loss.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from spfl.flower.project import write_project
 from spfl.flower.settings import load_settings
 from spfl.runs.jsons import dump_json
 from spfl.runs.metrics import METRICS, read_metrics
+from udp_shim import Shim
 
 HOST = socket.gethostname()
 LIMIT_S = float(os.environ.get("SPFL_TEST_LIMIT_S", "900"))
-ROUNDS = 8
+ROUNDS, LOSS = 8, 0.2
 NETWORK = """
 from torch import nn
 def make_model():
@@ -35,7 +37,8 @@ OWN = [
     "data.source=node", "data.devices=4", "data.shape=[1,8,8]", "data.classes=10",
     "data.mean=[77.0]", "data.std=[96.0]",
     f"training.rounds={ROUNDS}", "training.eval_every=1", "training.local_steps=10", "training.rate=0.5", "workers=1",
-    "channel.median_snr_db=25.0", "flower.one_exchange=true", "flower.checkpoint_every=1", "flower.min_nodes=3",
+    "channel.median_snr_db=25.0", "scheme.name=sp_fl_normalized", "scheme.solver=uniform",
+    "flower.checkpoint_every=1", "flower.min_nodes=3",
     "flower.timeout_s=60.0", "flower.wait_s=120.0",
 ]  # fmt: skip
 
@@ -46,6 +49,12 @@ def write_images(folder, digits, rows):
         label.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.asarray(digits.train_inputs[row, 0]), "L").save(label / f"{row}.png")
     return str(folder)
+
+
+def free_udp_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 class KilledError(Exception):
@@ -63,15 +72,18 @@ def test_a_federation_lives_through_all_of_it(tmp_path, digits, monkeypatch):
     folders = [write_images(tmp_path / f"data-{k}", digits, range(k, 1200, 4)) for k in range(4)]
     test = write_images(tmp_path / "test", digits, range(1200, 1437))
     run, metrics = tmp_path / "run", tmp_path / "run" / METRICS
-    settings = load_settings(
-        None, [*OWN, f"flower.out={run}", f"flower.test_data={test}", "flower.module=mine:make_model"]
-    )
-    write_project(tmp_path / "app", settings)
+    own = [*OWN, f"flower.test_data={test}", "flower.module=mine:make_model"]
+    port = free_udp_port()
 
     def rounds():
         return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
-    with Federation(tmp_path / "home", 3, node_data=folders, host=HOST) as federation:
+    with (
+        Shim(port, LOSS) as shim,
+        Federation(tmp_path / "home", 3, node_data=folders, host=HOST) as federation,
+    ):
+        udp = ["flower.packets=udp", f"flower.udp_address={shim.address}", f"flower.udp_listen=0.0.0.0:{port}"]
+        write_project(tmp_path / "app", load_settings(None, [*own, *udp, f"flower.out={run}"]))
         done = set()
 
         def once(what, at, action):
@@ -107,8 +119,13 @@ def test_a_federation_lives_through_all_of_it(tmp_path, digits, monkeypatch):
     assert max(row["rejected"] for row in told) >= 2  # device 3 had not come, and device 1 was killed
     assert told[-1]["rejected"] == 0
     assert not federation.strays()
+    assert len(shim.seen) > 2 * ROUNDS
     client_app._site.cache_clear()
-    calm = settings.model_copy(update={"flower": settings.flower.model_copy(update={"out": str(tmp_path / "calm")})})
+    (tmp_path / "loss.csv").write_text(
+        "device,sign_loss,modulus_loss\n" + "".join(f"{k},{LOSS},{LOSS}\n" for k in range(4))
+    )
+    trace = ["channel.model=trace", f"trace.path={tmp_path / 'loss.csv'}", "channel.median_snr_db=none"]
+    calm = load_settings(None, [*own, *trace, f"flower.out={tmp_path / 'calm'}"])
     summary = run_flower(calm, "inprocess", 4, node_data=folders)
-    assert told[-1]["test_accuracy"] == pytest.approx(summary["accuracy_final"], abs=0.1)
+    assert told[-1]["test_accuracy"] == pytest.approx(summary["accuracy_final"], abs=0.12)
     assert told[-1]["test_accuracy"] > 0.5

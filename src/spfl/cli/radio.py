@@ -1,4 +1,4 @@
-"""`spfl radio`: measured links, cell drops, and datagrams on real sockets."""
+"""`spfl radio`: measured and recorded links, and datagrams on real sockets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spfl.cli.options import ConfigPath, a_path
+from spfl.cli.options import ConfigPath, DataDir, a_path
+from spfl.errors import ConfigError
 
 if TYPE_CHECKING:
     from spfl.radio.coded import ErrorCurve
@@ -43,6 +44,41 @@ def calibrate_command(
     table = calibrate(info_bits, blocks, iterations, seed, tell)
     write_atomically(out, dump_json(table, indent=1).encode() + b"\n")
     print(out)
+
+
+@radio_app.command("trace")
+def trace_command(
+    config_path: ConfigPath = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN_DIR", help="Record what this run received instead.", parser=a_path),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="CSV or parquet to write.", parser=a_path)] = Path(
+        "trace.csv"
+    ),
+) -> None:
+    """Write a recorded link: the gains of a configuration's cell, or what a run received; [trace] drives a run by it.
+
+    Examples: `spfl radio trace configs/demo.toml --out gains.csv` and
+    `spfl radio trace --from runs/first --out received.parquet`
+    """
+    from spfl.runs.link_traces import gains_table, outcomes_table, write_trace
+
+    if run is not None:
+        if config_path is not None or overrides:
+            raise ConfigError("--from goes alone: the run has its configuration")
+        table = outcomes_table(run)
+    else:
+        from spfl.config.files import load_config
+        from spfl.data.dataset import load_dataset
+        from spfl.world.world import World
+
+        config = load_config(config_path, overrides or [])
+        table = gains_table(World.build(config, load_dataset(config.data.name, data_dir)))
+    write_trace(out, table)
+    print(f"{out}: {table.num_rows} rows of {', '.join(table.column_names)}")
 
 
 @radio_app.command("udp")

@@ -39,9 +39,10 @@ OVERRIDDEN = (
     ),
     Overridden(
         ("channel.radius_m", "channel.min_distance_m", "channel.shadowing_db"),
-        lambda c: c.channel.gains_db is not None,
-        "channel.gains_db gives the gains; unset it (--set channel.gains_db=none)",
+        lambda c: c.channel.gains_db is not None or c.channel.model == "trace",
+        "the gains are given; unset channel.gains_db (--set channel.gains_db=none), or model = trace",
     ),
+    Overridden(("trace.end",), lambda c: c.channel.model != "trace", "it needs channel.model = trace"),
     Overridden(
         ("channel.symbols_per_parameter",),
         lambda c: c.channel.tau_s is not None,
@@ -56,7 +57,7 @@ OVERRIDDEN = (
     Overridden(("channel.bler_curves",), lambda c: c.channel.link != "bler", "it needs channel.link = bler"),
     Overridden(
         ("channel.carrier_hz", "channel.bs_height_m", "channel.device_height_m", "channel.indoor_share"),
-        lambda c: c.channel.model == "macro",
+        lambda c: c.channel.model in ("macro", "trace"),
         "it needs channel.model = umi, uma or rma",
     ),
     Overridden(

@@ -141,9 +141,10 @@ class ChannelConfig(Section):
         description="Error rates of link = bler: of our table of LDPC codes (measured), or of Sionna's tables of 5G NR "
         "transport blocks with an MCS a packet (sionna).",
     )
-    model: Literal["macro", "umi", "uma", "rma"] = Field(
+    model: Literal["macro", "umi", "uma", "rma", "trace"] = Field(
         "macro",
-        description="Mean gains: 128.1 + 37.6 log10(km) and shadowing (macro), or TR 38.901 by Sionna (umi, uma, rma).",
+        description="Mean gains: 128.1 + 37.6 log10(km) and shadowing (macro), or TR 38.901 by Sionna (umi, uma, rma); "
+        "or the recorded links of [trace] in place of gains and fades (trace).",
     )
     carrier_hz: float = Field(3.5e9, ge=0.5e9, le=100e9, description="Carrier frequency in Hz (model = umi, uma, rma).")
     bs_height_m: float | None = Field(
@@ -188,6 +189,7 @@ class ChannelConfig(Section):
             raise ValueError(f"snr_gap_db must be 0 with link = bler, got {self.snr_gap_db}")
         self._fade_law_is_told()
         self._places_are_told()
+        self._trace_is_alone()
         if self.multiplex == "superposed" and (self.fading != "block" or self.link == "bler"):
             raise ValueError(
                 "multiplex = superposed needs fading = block and link = outage or gap: both packets share bandwidth, "
@@ -211,6 +213,17 @@ class ChannelConfig(Section):
                                  f"got {[x_m, y_m, power_dbm]}")  # fmt: skip
         if self.interferers and self.median_snr_db is not None:
             raise ValueError("interferers needs median_snr_db to be absent: it scales the gains of devices only")
+
+    def _trace_is_alone(self) -> None:
+        """A trace has the gains and the fades, of whole packets; nothing else may tell them."""
+        if self.model != "trace":
+            return
+        wanted = {"drop": "fixed", "gains_db": None, "fading": "block", "multiplex": "orthogonal", "doppler_hz": None}
+        for key, value in (wanted | {"segment_bits": None}).items():
+            if (found := getattr(self, key)) != value:
+                raise ValueError(f"{key} must be {value or 'absent'} with model = trace, got {found}")
+        if self.link == "bler":
+            raise ValueError("link must be outage or gap with model = trace, got bler")
 
     def _fade_law_is_told(self) -> None:
         parameters = {"rician_k_db": "rician", "nakagami_m": "nakagami", "fade_spread_db": "lognormal"}

@@ -12,6 +12,7 @@ from spfl.config.names import AggregationName, CompensationName, SolverName, Wei
 from spfl.config.plugin import PluginConfig
 from spfl.config.radio import ChannelConfig, DeviceConfig
 from spfl.config.section import Section, validated
+from spfl.config.trace import TraceConfig
 from spfl.config.training import ClientsConfig, TrainingConfig
 
 
@@ -215,6 +216,7 @@ class Config(Section):
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     clients: ClientsConfig = Field(default_factory=lambda: ClientsConfig())
     channel: ChannelConfig = Field(default_factory=lambda: ChannelConfig())
+    trace: TraceConfig = Field(default_factory=lambda: TraceConfig())
     device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
     codec: CodecConfig = Field(default_factory=lambda: CodecConfig())
     scheme: SchemeConfig = Field(default_factory=lambda: SchemeConfig())
@@ -237,6 +239,9 @@ class Config(Section):
         if self.attack.devices > self.data.devices:
             raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
         self._check_clients()
+        if (self.channel.model == "trace") != (self.trace.path is not None):
+            raise ValueError("channel.model = trace and trace.path go together, got "
+                             f"{self.channel.model} and {self.trace.path}")  # fmt: skip
         if self.channel.multiplex == "superposed" and self.scheme.rho != "proportional":
             raise ValueError(
                 f"scheme.rho must be proportional with channel.multiplex = superposed, got {self.scheme.rho}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
@@ -24,7 +24,7 @@ from spfl.data.node_data import GreySums, NodeData, node_data
 from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, PacketError, SpflError
 from spfl.fleet.threads import ThreadFleet
-from spfl.flower import protocol
+from spfl.flower import datagrams, protocol
 from spfl.flower.own import load_own_parts
 from spfl.flower.roster import Place
 from spfl.flower.settings import read_run_config
@@ -156,13 +156,33 @@ def _check_own(devices: tuple[int, ...], context: Context, source: str) -> None:
 
 @app.train("upload")
 def upload(message: Message, context: Context) -> Message:
-    """Hand over the packets made in `train`. Raises PacketError when there are none of that round and those devices."""
+    """Hand over the packets made in `train`, or send them as datagrams when the grant says how.
+
+    Raises PacketError when there are none of that round and those devices.
+    """
     round_, devices = protocol.read_grant(message.content)
     kept = RecordDict({name: context.state[name] for name in ("upload", "packets") if name in context.state})
     protocol.check_upload(kept, round_, devices)
     for name in kept:
         del context.state[name]
+    order = datagrams.read_order(message.content)
+    if order is not None:
+        _send(kept, order, round_, devices, site_of(context).world)
     return Message(kept, reply_to=message)
+
+
+def _send(kept: RecordDict, order: datagrams.Order, round_: int, devices: tuple[int, ...], world: World) -> None:
+    """Send the packets that a reply would have; the rest of it stays."""
+    record = kept["packets"]
+    assert isinstance(record, ArrayRecord)  # `check_upload` looked
+    packets: dict[tuple[int, int], bytes] = {}
+    for name, kind in datagrams.PACKETS.items():
+        if name in record:
+            for device, packet in zip(devices, protocol.stored_packets(record, name, world, len(devices)), strict=True):
+                packets[device, kind] = packet
+            del record[name]
+    count = datagrams.send(world, order, packets, round_)
+    log(INFO, "round %s: %s datagrams sent to %s", round_, count, order.address)
 
 
 @app.evaluate()

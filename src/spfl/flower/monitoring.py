@@ -1,18 +1,22 @@
-"""The state of a run for those who watch it: a file in Prometheus' text format, rewritten after each round.
+"""The state of a run for those who watch it, in Prometheus' text format: a file, rewritten after each round, or HTTP.
 
-node_exporter's textfile collector reads it, and so does anything that reads text. `spfl flower health` looks at its
-age.
+node_exporter's textfile collector reads the file, and so does anything that reads text; Prometheus itself calls the
+endpoint. `spfl flower health` looks at the age of the file.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from prometheus_client import CollectorRegistry, Gauge, Metric, start_http_server, write_to_textfile
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from spfl.errors import FlowerError
+from spfl.flower.gateway import split_address
 from spfl.runs.jsons import Json
 
 GAUGES = {
@@ -27,8 +31,8 @@ GAUGES = {
 }
 
 
-def write_metrics(path: Path, values: Json) -> None:
-    """Write the metrics of a round. Raises FlowerError when the file cannot be written."""
+def _registry(values: Json) -> CollectorRegistry:
+    """The metrics of a round that ends now."""
     registry = CollectorRegistry()
     for name, text in GAUGES.items():
         value = values.get(name)
@@ -36,10 +40,48 @@ def write_metrics(path: Path, values: Json) -> None:
             Gauge(f"spfl_{name}", text, registry=registry).set(value)
     Gauge("spfl_round_seconds", "wall-clock seconds of the round", registry=registry).set(values["seconds"]["total"])
     Gauge("spfl_round_timestamp_seconds", "when the round ended", registry=registry).set(time.time())
+    return registry
+
+
+def write_metrics(path: Path, values: Json) -> None:
+    """Write the metrics of a round. Raises FlowerError when the file cannot be written."""
     try:
-        write_to_textfile(str(path), registry)
+        write_to_textfile(str(path), _registry(values))
     except OSError as error:
         raise FlowerError(f"flower.metrics_file {path} cannot be written: {error.strerror or error}") from None
+
+
+class LastRound(Collector):
+    """The metrics of the last round that it was told; none before the first."""
+
+    def __init__(self) -> None:
+        self._known: list[Metric] = []
+
+    def tell(self, values: Json) -> None:
+        """A round has ended."""
+        self._known = list(_registry(values).collect())
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus asks for."""
+        yield from self._known
+
+
+@contextmanager
+def metrics_endpoint(listen: str) -> Iterator[LastRound]:
+    """Answer at http://HOST:PORT/metrics while the context lasts. Raises FlowerError for an address that is none."""
+    host, port = split_address(listen, "flower.metrics_listen")
+    last, registry = LastRound(), CollectorRegistry()
+    registry.register(last)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise FlowerError(f"flower.metrics_listen {listen} cannot be used: {error.strerror or error}") from None
+    try:
+        yield last
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def check_health(path: Path, most_s: float) -> str:

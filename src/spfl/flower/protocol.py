@@ -9,7 +9,7 @@ Axis vocabulary: `device` (of the message), `tensor`, `dim`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -303,15 +303,28 @@ def read_report(content: RecordDict, round_: int, devices: Sequence[int], world:
     ]
 
 
-def read_packets(content: RecordDict, uploads: Sequence[Upload], world: World) -> list[Upload]:
-    """The same uploads with their packets, a row for each that has samples. Raises PacketError for another shape."""
+def read_packets(
+    content: RecordDict, uploads: Sequence[Upload], world: World, elsewhere: Iterable[str] = ()
+) -> list[Upload]:
+    """The same uploads with their packets, a row for each that has samples. Raises PacketError for another shape.
+
+    Fields of `Upload` that travel `elsewhere` are left as they are.
+    """
     sending = [u.device for u in uploads if u.samples]
     record = _record(content, "packets", ArrayRecord)
     parts = {}
     for name, (dtype, length) in packet_rows(world).items():
+        if name in elsewhere:
+            continue
         parts[name] = _array(record, name, dtype, (len(sending), length))
     rows = {device: row for row, device in enumerate(sending)}
     return [replace(u, **{n: _part(a[rows[u.device]]) for n, a in parts.items()}) if u.samples else u for u in uploads]
+
+
+def stored_packets(record: ArrayRecord, name: str, world: World, count: int) -> list[bytes]:
+    """The packets of `count` devices that `packets_record` keeps under a field of `Upload`. Raises PacketError."""
+    dtype, length = packet_rows(world)[name]
+    return [row.tobytes() for row in _array(record, name, dtype, (count, length))]
 
 
 def _part(row: NDArray[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from logging import INFO
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, RunFolderError
 from spfl.figures.scores import shown
 from spfl.fleet.threads import ThreadFleet
-from spfl.flower.monitoring import write_metrics
+from spfl.flower.datagrams import Uplink
+from spfl.flower.datagrams import check as check_datagrams
+from spfl.flower.gateway import Gateway, split_address
+from spfl.flower.monitoring import metrics_endpoint, write_metrics
 from spfl.flower.own import load_own_parts
 from spfl.flower.settings import FlowerConfig, read_run_config
 from spfl.flower.strategy import SpFl
@@ -52,25 +56,29 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
 
     def rounds(config: Config, dataset: Dataset, server: ServerState | None) -> Iterator[RoundRecord]:
         world = World.build(config, dataset, own.custom)
-        with ThreadFleet(world) as fleet:
+        with ThreadFleet(world) as fleet, _uplink(world, engine) as uplink:
             nodes_evaluate = isinstance(dataset, NodeData) and not len(dataset.test_labels)
             if nodes_evaluate and world.traits.statistics:
                 raise ConfigError(
                     "model.batch_norm must be group or frozen where nodes evaluate, or set flower.test_data"
                 )
             strategy = SpFl(world, None if nodes_evaluate else fleet.evaluate, engine, server)
-            strategy.code = own.digest
+            strategy.code, strategy.uplink = own.digest, uplink
             if server is not None:
                 _recall(folder, strategy)
-            try:
-                yield from strategy.rounds(grid)
-            finally:
-                _remember(folder, strategy)
+            for record in strategy.rounds(grid):
+                _remember(folder, strategy)  # before the round's checkpoint: a server may be killed at any time
+                yield record
 
-    with tracking([engine.tracker] if engine.tracker else [], config, folder) as track:
+    with (
+        tracking([engine.tracker] if engine.tracker else [], config, folder) as track,
+        metrics_endpoint(engine.metrics_listen) if engine.metrics_listen else nullcontext() as endpoint,
+    ):
 
         def tell(values: Json) -> None:
             _log_round(values, config)
+            if endpoint is not None:
+                endpoint.tell(values)
             if engine.metrics_file:
                 write_metrics(Path(engine.metrics_file), values)
             track(values)
@@ -88,6 +96,18 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
         )
 
 
+@contextmanager
+def _uplink(world: World, engine: FlowerConfig) -> Iterator[Uplink | None]:
+    """What hears the nodes' datagrams; None where packets travel as records. Raises ConfigError and FlowerError."""
+    if engine.packets == "records":
+        yield None
+        return
+    check_datagrams(world)
+    listen = engine.udp_listen or f"0.0.0.0:{split_address(engine.udp_address, 'flower.udp_address')[1]}"
+    with Gateway(listen) as gateway:
+        yield Uplink(world, gateway, engine.udp_address, 1e6 * engine.udp_mbit, engine.udp_quiet_s)
+
+
 def _check(config: Config, engine: FlowerConfig) -> None:
     """Raises ConfigError for what nodes cannot do."""
     if not engine.out:
@@ -100,6 +120,12 @@ def _check(config: Config, engine: FlowerConfig) -> None:
         raise ConfigError(
             f"torch_device must be absent on Flower, whose nodes send packets, got {config.torch_device!r}"
         )
+    if engine.packets == "udp":
+        split_address(engine.udp_address, "flower.udp_address")
+        if engine.one_exchange:
+            raise ConfigError("flower.one_exchange must be false with flower.packets = udp: the grant tells the rate")
+    elif engine.udp_address or engine.udp_listen:
+        raise ConfigError("flower.udp_address and udp_listen have an effect with flower.packets = udp only")
     if engine.test_data and config.data.source != "node":
         raise ConfigError("flower.test_data has an effect with data.source = node only")
 
@@ -128,7 +154,9 @@ def _remember(folder: Path, strategy: SpFl) -> None:
     data = strategy.world.dataset
     if isinstance(data, NodeData) and data.moments and folder.is_dir():
         known = {"devices": {str(node): k for node, k in strategy.owners.items()}, "moments": data.moments[0]}
-        write_atomically(folder / NODES, dump_json(known, indent=2).encode() + b"\n")
+        content = dump_json(known, indent=2).encode() + b"\n"
+        if not (folder / NODES).is_file() or (folder / NODES).read_bytes() != content:
+            write_atomically(folder / NODES, content)
 
 
 def _recall(folder: Path, strategy: SpFl) -> None:

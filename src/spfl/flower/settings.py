@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,14 @@ class FlowerConfig(Section):
     )
     module: str = Field("", description="module:function of a network of your own, which the app carries")
     tracker: str = Field("", description="report to tensorboard, mlflow or wandb as well, on the server's host")
+    packets: Literal["records", "udp"] = Field(
+        "records", description="how packets travel: in Flower's records over TLS, or as authenticated UDP datagrams"
+    )
+    udp_address: str = Field("", description="HOST:PORT to which nodes send their datagrams (packets = udp)")
+    udp_listen: str = Field("", description="HOST:PORT at which the server hears them; all its addresses when ''")
+    udp_mbit: float = Field(10.0, gt=0, description="Mbit/s that all nodes share by their granted bandwidth")
+    udp_quiet_s: float = Field(0.5, gt=0, description="seconds without a new datagram after which a round is over")
+    metrics_listen: str = Field("", description="HOST:PORT at which the server answers Prometheus; nowhere when ''")
     metrics_file: str = Field("", description="file in Prometheus' text format, rewritten after each round")
 
 

@@ -31,11 +31,12 @@ from spfl.data.dataset import Moments
 from spfl.data.node_data import NodeData, federated_moments
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import Score, mean_score
-from spfl.flower import protocol
+from spfl.flower import datagrams, protocol
 from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
+from spfl.radio.estimator import new_counts
 from spfl.runs.environment import describe_environment
-from spfl.training import Ends, Known, Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.training import Ends, Known, Measured, Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.admission import admit
 from spfl.uplink.upload import Upload, silent
 from spfl.world.state import ServerState
@@ -77,12 +78,15 @@ class SpFl(Strategy):
         self.record: RoundRecord | None = None
         self.faults: list[Fault] = []
         self.code, self.owners = "", dict[int, int]()  # see `roster.Wanted`
+        self.uplink: datagrams.Uplink | None = None  # where packets travel as datagrams
         self._evaluate = evaluate or self._ask_scores
         self._roster: Roster | None = None
         self._grid: Grid | None = None
         self._asked: Shares = {}
         self._sent: list[Message] = []
         self._began = 0.0
+        self._counts = new_counts(0)
+        self.heard: dict[str, int] = {}  # datagrams of the last round, by what became of them
 
     def rounds(self, grid: Grid) -> Iterator[RoundRecord]:
         """The rounds that are left, one record after each: what `training.run` does in one process."""
@@ -117,16 +121,23 @@ class SpFl(Strategy):
         world, round_, clock = self.world, self.server.round_ + 1, Stopwatch()
         received = by_device(self._read(round_, self._sent, replies, self._asked, self._read_report))
         clock.seconds["gradients"] = time.perf_counter() - self._began
-        plan = prepare(world, self.server, self._cohort(round_, received), round_, clock)
-        if not self.engine.one_exchange:
+        plan = prepare(world, self.server, self._cohort(round_, received), round_, clock, self._measured())
+        if self.uplink is not None:
             with clock("upload"):
-                received |= self._fetch(plan, received)
-        uploads = self._cohort(round_, received)
-        plan = replace(plan, uploads=self._believed(round_, uploads))
-        present = np.array([not u.samples or self._has_packets(u) for u in uploads])
-        record = complete(world, self.server, plan, Ends(self._evaluate), clock, Known(present))
-        self.record = replace(record, rejected=record.rejected + int((~present).sum()))
-        self.server = record.server
+                plan, known = self._hear(self.uplink, plan, received)
+        else:
+            if not self.engine.one_exchange:
+                with clock("upload"):
+                    received |= self._fetch(plan, received)
+            uploads = self._cohort(round_, received)
+            plan = replace(plan, uploads=self._believed(round_, uploads))
+            known = Known(np.array([not u.samples or self._has_packets(u) for u in uploads]))
+        record = complete(world, self.server, plan, Ends(self._evaluate), clock, known)
+        absent = 0 if known.present is None else int((~known.present).sum())
+        self.record, self.server = replace(record, rejected=record.rejected + absent), record.server
+        if self.uplink is not None:
+            self.server = replace(self.server, memory=dict(self.server.memory) | {datagrams.COUNTS: self._counts})
+            self.record = replace(self.record, server=self.server)
         return protocol.weights_record(self.server.weights), _metrics(self.record)
 
     def configure_evaluate(
@@ -201,8 +212,30 @@ class SpFl(Strategy):
         """It expires with the time-out, so that no node works for a round that is over."""
         return Message(content, node, kind, group_id=str(round_), ttl=self.engine.timeout_s)
 
-    def _fetch(self, plan: Plan, received: Mapping[int, Upload]) -> dict[int, Upload]:
-        """The second exchange: each node learns its share of bandwidth and power, and hands over its packets."""
+    def _measured(self) -> Measured | None:
+        """What is known of the links, in place of the channel model; None where that tells all."""
+        if self.uplink is None:
+            return None
+        uplink, counts = self.uplink, self.uplink.counts(self.server.memory)
+        return lambda link, cohort: uplink.measured(link, cohort, counts)
+
+    def _hear(self, uplink: datagrams.Uplink, plan: Plan, received: Mapping[int, Upload]) -> tuple[Plan, Known]:
+        """The second exchange with packets as datagrams: what arrived is the outcome, whoever answers by record."""
+        notes = uplink.open(plan, self._asked)
+        told = self._fetch(plan, received, notes)
+        plan = replace(plan, uploads=self._believed(plan.round_, [told.get(u.device, u) for u in plan.uploads]))
+        arrival = uplink.close(plan, uplink.counts(self.server.memory), set(told))
+        self._counts, self.heard = arrival.counts, dict(arrival.heard.counts)
+        log(INFO, "round %s: datagrams %s", plan.round_, self.heard or "none")
+        return replace(plan, uploads=arrival.uploads), Known(outcome=arrival.outcome)
+
+    def _fetch(
+        self, plan: Plan, received: Mapping[int, Upload], notes: Mapping[int, ConfigRecord] | None = None
+    ) -> dict[int, Upload]:
+        """The second exchange: each node learns its share of bandwidth and power, and hands over its packets.
+
+        `notes` tell nodes how to send them as datagrams; then they hand over what is no packet.
+        """
         if self._grid is None:  # cannot be: configure_train comes first
             return {}
         rows = {device: row for row, device in enumerate(self.world.cohort(plan.round_, self.server.memory))}
@@ -213,12 +246,15 @@ class SpFl(Strategy):
         messages = []
         for node, devices in asked.items():
             content = protocol.grant_content(plan.round_, devices, plan.allocation, [rows[k] for k in devices])
+            if notes is not None:
+                content[datagrams.ORDER] = notes[node]
             messages.append(self._message(content, node, UPLOAD, plan.round_))
         replies = self._grid.send_and_receive(messages, timeout=self.engine.timeout_s)
 
         def read(content: RecordDict, node: int) -> list[Upload]:
             protocol.check_upload(content, plan.round_, asked[node])
-            return protocol.read_packets(content, [received[k] for k in asked[node]], self.world)
+            sent = () if notes is None else datagrams.PACKETS
+            return protocol.read_packets(content, [received[k] for k in asked[node]], self.world, sent)
 
         return by_device(self._read(plan.round_, messages, replies, asked, read))
 

@@ -18,10 +18,11 @@ from spfl.radio.fade_laws import FadedLaw, fade_law
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
 from spfl.radio.movement import Waypoints
 from spfl.radio.nr_blocks import transport_curves
-from spfl.radio.outage import Fading, Link, draw_fades
+from spfl.radio.outage import Fading, Law, Link, draw_fades
 from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_snr
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
 from spfl.radio.tr38901 import drop_gains
+from spfl.radio.trace import Trace, gain_of_rate, read_trace
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
@@ -86,7 +87,10 @@ class Radio:
             radius_m=channel.radius_m,
             shadowing_db=channel.shadowing_db,
         )
-        gain = cell.gain if channel.model == "macro" else self._standard_gains(cell.distance_m, round_)
+        if self.trace is not None:
+            gain = self._recorded_gain(self.trace)
+        else:
+            gain = cell.gain if channel.model == "macro" else self._standard_gains(cell.distance_m, round_)
         gain = gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
         if self.custom.gains is not None:
             rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
@@ -102,6 +106,7 @@ class Radio:
     def _standard_gains(self, distance_m: Floats, round_: int) -> Floats:
         channel = self.config.channel
         assert channel.model != "macro"
+        assert channel.model != "trace"
         return drop_gains(
             channel.model,
             distance_m,
@@ -112,6 +117,35 @@ class Radio:
             device_height_m=channel.device_height_m,
             indoor_share=channel.indoor_share,
         )
+
+    @cached_property
+    def trace(self) -> Trace | None:
+        """Recorded links, where there are any. Raises ConfigError for a file that has no run of this configuration."""
+        config, scheme = self.config, self.scheme
+        if config.trace.path is None or config.trace.sha256 is None:
+            return None
+        if scheme.uplink in RAYLEIGH_ONLY or scheme.combining == "incremental":
+            raise ConfigError(f"channel.model = trace is not for {scheme.name}, whose link is worked out for Rayleigh "
+                              "fading")  # fmt: skip
+        if self.custom.gains is not None or self.custom.fades is not None:
+            raise ConfigError("gains and fades of your own must be absent with channel.model = trace, which has them")
+        trace = read_trace(config.trace.path, config.trace.sha256, config.data.devices)
+        rounds, by_fade = config.training.rounds, scheme.schedule in ("channel", "channel_norm", "fair")
+        if trace.kind == "outcomes" and (scheme.attempts > 1 or by_fade):
+            raise ConfigError(f"a trace of outcomes is not for {scheme.name}, which needs the fades; take one of gains")
+        if trace.kind != "gains" and config.channel.median_snr_db is not None:
+            raise ConfigError("channel.median_snr_db must be absent with a trace of outcomes or losses, "
+                              f"got {config.channel.median_snr_db} (--set channel.median_snr_db=none)")  # fmt: skip
+        if trace.kind != "losses" and rounds > trace.rounds and config.trace.end == "refuse":
+            raise ConfigError(f"training.rounds must be <= {trace.rounds}, the rounds of trace {trace.path}, got "
+                              f"{rounds}; trace.end = repeat begins it again")  # fmt: skip
+        return trace
+
+    def _recorded_gain(self, trace: Trace) -> Floats:
+        """Mean gains of all devices: as recorded, or those at which the closed form has the recorded loss rates."""
+        if trace.kind == "gains":
+            return trace.mean_gain
+        return gain_of_rate(self._link(np.ones(self.config.cohort), None), trace.sign_rate)
 
     def noise_w_per_hz(self, noise_figure_db: float) -> float:
         """N_0 behind a receiver with this noise figure."""
@@ -213,13 +247,18 @@ class Radio:
     @property
     def _packet_fading(self) -> Fading:
         fading = self.config.channel.fading
+        if self.trace is not None and self.trace.kind != "gains":
+            return "independent"
         return fading if fading == "independent" or fading == "selective" else "block"
 
     def link(self, cohort: Sequence[int], round_: int) -> Link:
         """The uplink of a cohort in long-term statistics, before the fades."""
+        law = self.law if self.trace is None else self.trace.law(list(cohort), round_)
+        return self._link(self.cell(round_).gain[list(cohort)], law)
+
+    def _link(self, gain: Floats, law: Law | None) -> Link:
         channel, rho = self.config.channel, self.config.scheme.rho
         sign_bits, modulus_bits = self.packet_bits
-        gain = self.cell(round_).gain[list(cohort)]
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
             bandwidth_hz=channel.bandwidth_hz,
@@ -233,7 +272,7 @@ class Radio:
             fading=self._packet_fading,
             rho=split,
             gap_slope=self.gap[1],
-            law=self.law,
+            law=law,
             multiplex=channel.multiplex,
         )
 
@@ -244,6 +283,9 @@ class Radio:
         if self.custom.fades is not None:
             rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
             return checked_fades(self.custom.fades(round_, self.config.cohort, rng), self.config.cohort)
+        if self.trace is not None and self.trace.kind == "gains":
+            fade = self.trace.fades(round_)[list(cohort)]
+            return fade, fade
         if self._correlated is not None:
             sign, modulus = (fades.power(round_)[list(cohort)] for fades in self._correlated)
             return sign, modulus

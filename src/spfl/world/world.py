@@ -194,9 +194,21 @@ class World:
         )
 
     def start(self) -> ServerState:
-        """The server before the first round."""
+        """The server before the first round. Raises ConfigError for a trace that lacks rows of the run's cohorts."""
+        self._check_trace()
         weights = self.model().weights.numpy()
         return ServerState(0, weights, np.zeros_like(weights), {})
+
+    def _check_trace(self) -> None:
+        trace = None if self.config.trace.path is None else self.radio.trace
+        if trace is None or trace.known.all():
+            return
+        for t in range(1, self.config.training.rounds + 1):
+            chosen = self.config.clients.selection == "random"  # else by losses, which nobody knows yet
+            cohort = self.cohort(t) if chosen else range(self.config.data.devices)
+            missing = [k for k in cohort if not trace.known[trace.row(t), k]]
+            if missing:
+                raise ConfigError(f"trace {trace.path} has no row of device {missing[0]} in round {t}")
 
     @cached_property
     def layout(self) -> Layout:
