@@ -45,7 +45,7 @@ def federated(config, digits, loss=0.0, *, between=lambda strategy, gateway: Non
         settings = Settings(**config.model_dump(), flower=engine)
         with ThreadFleet(world) as fleet:
             strategy = SpFl(world, fleet.evaluate, engine)
-            strategy.uplink = datagrams.Uplink(world, gateway, shim.address, 1e9, 0.2)
+            strategy.uplink = datagrams.DatagramUplink(world, gateway, shim.address, 1e9, 0.2)
             for record in strategy.rounds(InProcessGrid(app, to_run_config(settings), nodes)):
                 records.append(record)
                 heard.append(strategy.heard)
@@ -263,7 +263,7 @@ def test_a_node_that_is_gone_loses_its_devices_and_not_the_run(small_config, dig
         address = f"{HOST}:{gateway.port}"
         engine = FlowerConfig(wait_s=0, packets="udp", udp_address=address)
         strategy = SpFl(world, fleet.evaluate, engine)
-        strategy.uplink = datagrams.Uplink(world, gateway, address, 1e9, 0.2)
+        strategy.uplink = datagrams.DatagramUplink(world, gateway, address, 1e9, 0.2)
         settings = Settings(**config.model_dump(), flower=engine)
         records = list(strategy.rounds(Gone(app, to_run_config(settings), 3)))
     sent = np.array([True, False, True, True, False, True])  # node 2 of 3 holds devices 1 and 4

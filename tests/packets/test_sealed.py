@@ -10,7 +10,7 @@ from spfl.packets.codec import Kind, decode_modulus, decode_signs, encode_modulu
 from spfl.packets.layout import Layout
 from spfl.packets.sealed import Session, name_of, new_session, seal, unseal
 from spfl.packets.segments import element_mask
-from spfl.packets.slices import Shape, rebuild, slice_packet
+from spfl.packets.slices import PieceShape, rebuild, slice_packet
 
 
 def layout(dim):
@@ -26,7 +26,7 @@ def test_pieces_that_arrived_tell_their_elements_exactly(dim, bits, count, per_t
     gradient = rng.standard_normal(dim).astype(np.float32)
     address = {"layout": form, "round_": 3, "device": 4}
     packet, _ = encode_modulus(gradient, bits, rng=rng, per_tensor=per_tensor, **address)
-    shape = Shape(Kind.MODULUS, bits, 2 if per_tensor else 1, count)
+    shape = PieceShape(Kind.MODULUS, bits, 2 if per_tensor else 1, count)
     whole = decode_modulus(packet, **address)
     pieces = slice_packet(packet, shape, dim)
     assert {len(piece) for piece in pieces} == {shape.length(dim)}
@@ -41,7 +41,7 @@ def test_pieces_that_arrived_tell_their_elements_exactly(dim, bits, count, per_t
 def test_signs_in_pieces():
     form, address = layout(77), {"round_": 1, "device": 0}
     gradient = np.random.default_rng(0).standard_normal(77).astype(np.float32)
-    packet, shape = encode_signs(gradient, layout=form, **address), Shape(Kind.SIGN, 1, 0, 3)
+    packet, shape = encode_signs(gradient, layout=form, **address), PieceShape(Kind.SIGN, 1, 0, 3)
     pieces = dict(enumerate(slice_packet(packet, shape, 77)))
     assert rebuild(pieces, shape, form, 1, 0) == packet
     again = decode_signs(rebuild({1: pieces[1]}, shape, form, 1, 0), layout=form, **address)
@@ -51,7 +51,7 @@ def test_signs_in_pieces():
 
 def test_pieces_of_two_packets_are_refused():
     rng, form = np.random.default_rng(0), layout(40)
-    shape = Shape(Kind.MODULUS, 3, 1, 2)
+    shape = PieceShape(Kind.MODULUS, 3, 1, 2)
     packets = [
         encode_modulus(rng.standard_normal(40).astype(np.float32), 3, layout=form, round_=1, device=0, rng=rng)[0]
         for _ in range(2)

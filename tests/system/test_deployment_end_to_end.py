@@ -36,10 +36,10 @@ def make_model():
 OWN = [
     "data.source=node", "data.devices=4", "data.shape=[1,8,8]", "data.classes=10",
     "data.mean=[77.0]", "data.std=[96.0]",
-    f"training.rounds={ROUNDS}", "training.eval_every=1", "training.local_steps=10", "training.rate=0.5", "workers=1",
+    f"training.rounds={ROUNDS}", "training.eval_every=1", "training.local_steps=10", "training.rate=0.1", "workers=1",
     "channel.median_snr_db=25.0", "scheme.name=sp_fl_normalized", "scheme.solver=uniform",
     "flower.checkpoint_every=1", "flower.min_nodes=3",
-    "flower.timeout_s=60.0", "flower.wait_s=120.0",
+    "flower.timeout_s=100.0", "flower.wait_s=120.0",
 ]  # fmt: skip
 
 

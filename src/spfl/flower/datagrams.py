@@ -25,7 +25,7 @@ from spfl.flower.gateway import Expected, Gateway, Heard, split_address
 from spfl.packets.codec import Kind
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, join
 from spfl.packets.sealed import KEY_BYTES, NAME_BYTES, Session, new_session, seal
-from spfl.packets.slices import Shape, rebuild, slice_packet
+from spfl.packets.slices import PieceShape, rebuild, slice_packet
 from spfl.radio.estimator import Pieces, counted, measured_link, new_counts
 from spfl.radio.outage import Link, Outcome, by_segment
 from spfl.training import Plan
@@ -63,12 +63,12 @@ def world_kinds(world: World) -> tuple[int, ...]:
     return (SIGN, MODULUS) if world.scheme.uplink == "split" else (SIGN,)
 
 
-def shape_of(world: World, kind: int) -> Shape:
+def shape_of(world: World, kind: int) -> PieceShape:
     """How packets of a kind are cut."""
     form, count = world.format, world.radio.segments[kind]
     if kind == SIGN:
-        return Shape(Kind.SIGN, 1, 0, count)
-    return Shape(Kind.MODULUS, form.codec.bits, form.ranges, count)
+        return PieceShape(Kind.SIGN, 1, 0, count)
+    return PieceShape(Kind.MODULUS, form.codec.bits, form.ranges, count)
 
 
 def parity_of(world: World, kind: int) -> int:
@@ -150,7 +150,7 @@ def _mark(sender: socket.socket, family: int, kind: int) -> None:
 
 
 @dataclass(frozen=True)
-class Uplink:
+class DatagramUplink:
     """The server's side: its gateway, the address that nodes send to, the rate that all share, and its patience."""
 
     world: World

@@ -18,7 +18,7 @@ from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, RunFolderError
 from spfl.figures.scores import shown
 from spfl.fleet.threads import ThreadFleet
-from spfl.flower.datagrams import Uplink
+from spfl.flower.datagrams import DatagramUplink
 from spfl.flower.datagrams import check as check_datagrams
 from spfl.flower.gateway import Gateway, split_address
 from spfl.flower.monitoring import metrics_endpoint, write_metrics
@@ -97,7 +97,7 @@ def run_on(grid: Grid, config: Config, engine: FlowerConfig, progress: Callable[
 
 
 @contextmanager
-def _uplink(world: World, engine: FlowerConfig) -> Iterator[Uplink | None]:
+def _uplink(world: World, engine: FlowerConfig) -> Iterator[DatagramUplink | None]:
     """What hears the nodes' datagrams; None where packets travel as records. Raises ConfigError and FlowerError."""
     if engine.packets == "records":
         yield None
@@ -105,7 +105,7 @@ def _uplink(world: World, engine: FlowerConfig) -> Iterator[Uplink | None]:
     check_datagrams(world)
     listen = engine.udp_listen or f"0.0.0.0:{split_address(engine.udp_address, 'flower.udp_address')[1]}"
     with Gateway(listen) as gateway:
-        yield Uplink(world, gateway, engine.udp_address, 1e6 * engine.udp_mbit, engine.udp_quiet_s)
+        yield DatagramUplink(world, gateway, engine.udp_address, 1e6 * engine.udp_mbit, engine.udp_quiet_s)
 
 
 def _check(config: Config, engine: FlowerConfig) -> None:

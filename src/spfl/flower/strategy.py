@@ -78,7 +78,7 @@ class SpFl(Strategy):
         self.record: RoundRecord | None = None
         self.faults: list[Fault] = []
         self.code, self.owners = "", dict[int, int]()  # see `roster.Wanted`
-        self.uplink: datagrams.Uplink | None = None  # where packets travel as datagrams
+        self.uplink: datagrams.DatagramUplink | None = None  # where packets travel as datagrams
         self._evaluate = evaluate or self._ask_scores
         self._roster: Roster | None = None
         self._grid: Grid | None = None
@@ -219,7 +219,7 @@ class SpFl(Strategy):
         uplink, counts = self.uplink, self.uplink.counts(self.server.memory)
         return lambda link, cohort: uplink.measured(link, cohort, counts)
 
-    def _hear(self, uplink: datagrams.Uplink, plan: Plan, received: Mapping[int, Upload]) -> tuple[Plan, Known]:
+    def _hear(self, uplink: datagrams.DatagramUplink, plan: Plan, received: Mapping[int, Upload]) -> tuple[Plan, Known]:
         """The second exchange with packets as datagrams: what arrived is the outcome, whoever answers by record."""
         notes = uplink.open(plan, self._asked)
         told = self._fetch(plan, received, notes)

@@ -17,7 +17,7 @@ from spfl.packets.layout import Layout
 
 
 @dataclass(frozen=True)
-class Shape:
+class PieceShape:
     """What a packet is made of: `bits` a code of each element, `ranges` pairs of floats, and in how many pieces."""
 
     kind: Kind
@@ -36,7 +36,7 @@ class Shape:
         return self.ranges * RANGE_BITS // 8 + max(end - begin for begin, end in spans)
 
 
-def slice_packet(packet: bytes, shape: Shape, dim: int) -> list[bytes]:
+def slice_packet(packet: bytes, shape: PieceShape, dim: int) -> list[bytes]:
     """The pieces of a packet, all of one length."""
     _, codes = _payload(packet, shape.kind, shape.ranges)
     told = packet[_HEADER.size : _HEADER.size + shape.ranges * RANGE_BITS // 8]
@@ -45,7 +45,7 @@ def slice_packet(packet: bytes, shape: Shape, dim: int) -> list[bytes]:
     return [(told + codes[begin:end].tobytes()).ljust(length, b"\0") for begin, end in spans]
 
 
-def rebuild(pieces: Mapping[int, bytes], shape: Shape, layout: Layout, round_: int, device: int) -> bytes:
+def rebuild(pieces: Mapping[int, bytes], shape: PieceShape, layout: Layout, round_: int, device: int) -> bytes:
     """A packet of the pieces that arrived, with zeros for the codes of the others.
 
     Raises PacketError for a piece of another length, number or ranges: of one packet all have the same.

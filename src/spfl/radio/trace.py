@@ -27,8 +27,8 @@ from spfl.units import db_to_linear
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["gains", "outcomes", "losses"]
-COLUMNS: dict[Kind, tuple[str, ...]] = {
+TraceKind = Literal["gains", "outcomes", "losses"]
+COLUMNS: dict[TraceKind, tuple[str, ...]] = {
     "gains": ("round", "device", "gain_db"),
     "outcomes": ("round", "device", "sign_received", "modulus_received"),
     "losses": ("device", "sign_loss", "modulus_loss"),
@@ -47,7 +47,7 @@ class Trace:
     same of the modulus packet. `known` is false where the table has no row.
     """
 
-    kind: Kind
+    kind: TraceKind
     path: str
     first: Floats
     second: Floats
@@ -233,7 +233,7 @@ def _table(path: str, digest: str) -> pa.Table:
     return table
 
 
-def _kind(path: str, names: list[str]) -> Kind:
+def _kind(path: str, names: list[str]) -> TraceKind:
     found = [kind for kind, columns in COLUMNS.items() if set(columns) == set(names)]
     if not found or len(set(names)) != len(names):
         known = "; or ".join(", ".join(columns) for columns in COLUMNS.values())
@@ -277,12 +277,16 @@ def _check_range(path: str, columns: dict[str, Floats], name: str, least: float,
         raise ConfigError(f"trace {path}: {name} must be {rule}, got {values[row]:g} in row {row + 1}")
 
 
-def _place(kind: Kind, round_: int, device: int) -> str:
+def _place(kind: TraceKind, round_: int, device: int) -> str:
     return f"device {device}" if kind == "losses" else f"round {round_}, device {device}"
 
 
 def _filled(
-    kind: Kind, path: str, at: tuple[NDArray[np.int64], NDArray[np.int64]], columns: dict[str, Floats], devices: int
+    kind: TraceKind,
+    path: str,
+    at: tuple[NDArray[np.int64], NDArray[np.int64]],
+    columns: dict[str, Floats],
+    devices: int,
 ) -> Trace:
     names = COLUMNS[kind][-2:] if kind != "gains" else ("gain_db", "gain_db")
     shape = int(at[0].max()) + 1, devices
