@@ -56,7 +56,8 @@ def test_a_trace_of_a_run_drives_a_run_to_the_same_outcomes(scheme, suffix, tmp_
     assert 0.1 < before.mean() < 0.95
     records, again = outcomes(traced(small_config, path, training={"rounds": ROUNDS}, scheme={"name": scheme}), digits)
     assert (again == before).all()
-    assert records[0].allocation.q_s == pytest.approx(before[:, 0].mean(0))
+    granted = records[0].allocation.beta > 0
+    assert records[0].allocation.q_s[granted] == pytest.approx(before[:, 0].mean(0)[granted])
     _, other = outcomes(
         traced(small_config, path, training={"rounds": ROUNDS}, scheme={"name": scheme}, seed=7), digits
     )
@@ -100,15 +101,11 @@ def test_the_allocator_knows_the_rates_by_gains(tmp_path, small_config, digits):
     assert (np.diff(radio.cell(1).gain[np.argsort(rate)]) > 0).all()
 
 
-@pytest.mark.parametrize("scheme", ["sp_fl", "sp_fl_plus", "error_free", "top_k", "schedule_channel", "two_attempts"])
+@pytest.mark.parametrize("scheme", ["sp_fl", "sp_fl_plus", "error_free", "top_k", "schedule_channel", "retransmit"])
 def test_schemes_learn_over_recorded_gains(scheme, tmp_path, small_config, digits):
     rng = np.random.default_rng(0)
     gains = (-115 + 4 * rng.standard_normal(8 * 6)).tolist()
     path = write(tmp_path / "g.parquet", **every(8, 6), gain_db=gains)
-    from spfl.schemes import SCHEMES
-
-    if scheme not in SCHEMES:
-        pytest.skip("no such scheme")
     channel = {"median_snr_db": 10.0}
     records, _ = outcomes(traced(small_config, path, channel, training={"rounds": 8}, scheme={"name": scheme}), digits)
     assert np.isfinite(records[-1].test_loss)
