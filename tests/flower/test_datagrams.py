@@ -84,7 +84,7 @@ def test_signs_go_first_and_no_faster_than_the_granted_share(small_config, digit
     packets = {(u.device, kind): getattr(u, name) for u in uploads[:2] for name, kind in datagrams.PACKETS.items()}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((HOST, 0))
-        order = datagrams.Order(
+        order = datagrams.SendOrder(
             f"{HOST}:{server.getsockname()[1]}", new_session(), {uploads[0].device: 50_000.0, uploads[1].device: 0.0}
         )
         began = time.monotonic()

@@ -171,7 +171,7 @@ def upload(message: Message, context: Context) -> Message:
     return Message(kept, reply_to=message)
 
 
-def _send(kept: RecordDict, order: datagrams.Order, round_: int, devices: tuple[int, ...], world: World) -> None:
+def _send(kept: RecordDict, order: datagrams.SendOrder, round_: int, devices: tuple[int, ...], world: World) -> None:
     """Send the packets that a reply would have; the rest of it stays."""
     record = kept["packets"]
     assert isinstance(record, ArrayRecord)  # `check_upload` looked

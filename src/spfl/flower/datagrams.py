@@ -79,7 +79,7 @@ def parity_of(world: World, kind: int) -> int:
 # --- the node --------------------------------------------------------------------------------------------------------
 
 
-class Order(NamedTuple):
+class SendOrder(NamedTuple):
     """What a node is told: where to send under which session, at how many bit/s each of its devices."""
 
     address: str
@@ -87,7 +87,7 @@ class Order(NamedTuple):
     bit_per_s: Mapping[int, float]
 
 
-def read_order(content: RecordDict) -> Order | None:
+def read_order(content: RecordDict) -> SendOrder | None:
     """The order in a grant; None when packets travel as records. Raises PacketError for one that is none."""
     note, grant = content.get(ORDER), content.get("grant")
     if not isinstance(note, ConfigRecord) or not isinstance(grant, ConfigRecord):
@@ -101,7 +101,7 @@ def read_order(content: RecordDict) -> Order | None:
     if not isinstance(devices, list) or not isinstance(shares, list) or len(devices) != len(shares):
         raise PacketError("an order to send datagrams must have a share for each device")
     numbers = (np.array(devices, np.int64).tolist(), np.array(shares, np.float64).tolist())
-    return Order(address, Session(name, key), {k: rate * share for k, share in zip(*numbers, strict=True)})
+    return SendOrder(address, Session(name, key), {k: rate * share for k, share in zip(*numbers, strict=True)})
 
 
 def pieces_of(world: World, packet: bytes, kind: int, device: int, round_: int) -> list[bytes]:
@@ -111,7 +111,7 @@ def pieces_of(world: World, packet: bytes, kind: int, device: int, round_: int) 
     return cut(body, shape.count, parity_of(world, kind), kind, device, round_)
 
 
-def send(world: World, order: Order, packets: Mapping[tuple[int, int], bytes], round_: int) -> int:
+def send(world: World, order: SendOrder, packets: Mapping[tuple[int, int], bytes], round_: int) -> int:
     """Send the packets of (device, kind), each device at its own rate, its signs first; how many datagrams."""
     queues = [_timed(world, order, packets, device, round_) for device in sorted({k for k, _ in packets})]
     host, port = split_address(order.address, "flower.udp_address")
@@ -127,7 +127,7 @@ def send(world: World, order: Order, packets: Mapping[tuple[int, int], bytes], r
 
 
 def _timed(
-    world: World, order: Order, packets: Mapping[tuple[int, int], bytes], device: int, round_: int
+    world: World, order: SendOrder, packets: Mapping[tuple[int, int], bytes], device: int, round_: int
 ) -> Iterator[tuple[float, int, bytes]]:
     """When which datagram of a device is due: each takes the time that its bits need at the granted rate."""
     due = 0.0
