@@ -20,7 +20,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.errors import PacketError
 from spfl.fleet.threads import ThreadFleet
 from spfl.flower import protocol

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from spfl.config.schema import build_config
-from spfl.data.dataset import load_dataset
+from spfl.data.sources import load_dataset
 from spfl.fleet.threads import ThreadFleet
 from spfl.schemes import SCHEMES
 from spfl.training import Ends, Plan, RoundRecord, Stopwatch, complete, prepare

@@ -72,7 +72,7 @@ def trace_command(
         table = outcomes_table(run)
     else:
         from spfl.config.files import load_config
-        from spfl.data.dataset import load_dataset
+        from spfl.data.sources import load_dataset
         from spfl.world.world import World
 
         config = load_config(config_path, overrides or [])
