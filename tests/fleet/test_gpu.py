@@ -233,8 +233,8 @@ def test_a_gradient_that_is_not_finite_is_left_out(
 
     whole = TorchFleet._gradients
 
-    def broken(self: Any, weights: Any, inputs: Any, labels: Any) -> Any:
-        gradients, losses = whole(self, weights, inputs, labels)
+    def broken(self: Any, *arguments: Any) -> Any:
+        gradients, losses = whole(self, *arguments)
         gradients[2, 0] = torch.nan
         return gradients, losses
 

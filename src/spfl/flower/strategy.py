@@ -43,7 +43,7 @@ from spfl.world.state import ServerState
 from spfl.world.world import World
 
 UPLOAD = f"{MessageType.TRAIN}.upload"
-Evaluate = Callable[[Vector], tuple[float, float]]
+Evaluate = Callable[[Vector, Vector | None], tuple[float, float]]
 Shares = dict[int, tuple[int, ...]]  # node -> its devices
 Told = TypeVar("Told")
 Read = Callable[[RecordDict, int], Told]
@@ -62,9 +62,9 @@ class Fault:
 class SpFl(Strategy):
     """SP-FL, or any other scheme of the configuration. `server` continues after a checkpoint.
 
-    `evaluate` gives (loss, accuracy) of weights (dim,); it runs on the server. Without it the nodes evaluate on test
-    images of their own, and the mean is weighted by their numbers. After each round `record` is the
-    `RoundRecord` and `server` the new state; `faults` lists all that went wrong.
+    `evaluate` gives (loss, score) of weights (dim,) and statistics; it runs on the server. Without it the nodes
+    evaluate on test images of their own, and the mean is weighted by their numbers. After each round `record` is
+    the `RoundRecord` and `server` the new state; `faults` lists all that went wrong.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class SpFl(Strategy):
 
         return by_device(self._read(plan.round_, messages, replies, asked, read))
 
-    def _ask_scores(self, weights: Vector) -> tuple[float, float]:
+    def _ask_scores(self, weights: Vector, _: Vector | None = None) -> tuple[float, float]:
         """The mean score of the nodes that are there, weighted by their test images; NaN when none has any."""
         if self._grid is None or self._roster is None:  # cannot be: configure_train comes first
             return math.nan, math.nan

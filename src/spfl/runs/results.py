@@ -77,7 +77,7 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows: the totals of the run."""
         told = {"scheme": self.config.scheme.name, "seed": self.config.seed, **self.summary}
-        keys = [key for key in SHOWN if told.get(key) is not None]
+        keys = [key for name in SHOWN if told.get(key := name.replace("accuracy", self.metric)) is not None]
         words = [f"{told[key]:.4g}" if isinstance(told[key], float) else str(told[key]) for key in keys]
         return html_table(["", "run"], zip(keys, words, strict=True))
 
