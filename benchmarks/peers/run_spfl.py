@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from workload import BATCH, DEVICES, RATE, images, network, report, rounds
 
-from spfl.config import build_config
+from spfl.config.schema import build_config
 from spfl.custom import Custom
-from spfl.data import Dataset
+from spfl.data.dataset import Dataset
 from spfl.training import train
-from spfl.world import World
+from spfl.world.world import World
 
 config = build_config(
     {
