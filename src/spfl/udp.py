@@ -12,10 +12,13 @@ equals the emulated one in distribution.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +52,9 @@ class Wire:
         self._sender = _bound()
 
     def __enter__(self) -> Wire:
-        for process in self._processes:
-            process.start()
+        with _signals_withheld():
+            for process in self._processes:
+                process.start()
         self._shim.send((self._server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
         port, outbound = self._shim.recv()
         self._server.send(outbound)
@@ -59,7 +63,8 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         for pipe in (self._shim, self._server):
-            pipe.send(None)
+            with suppress(OSError):  # of a process that is gone
+                pipe.send(None)
         for process in self._processes:
             process.join(5.0)
             process.kill()
@@ -78,6 +83,19 @@ class Wire:
         self._server.send(forwarded)
         received: list[bytes] = self._server.recv()
         return received
+
+
+@contextmanager
+def _signals_withheld() -> Iterator[None]:
+    """What is started in here gets no signal of the terminal, which sends to all processes: its end is decided here."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def mark(sender: socket.socket, kind: int) -> None:
@@ -100,7 +118,7 @@ def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
         inbound.connect((HOST, device))
         outbound.connect((HOST, server))
         pipe.send((inbound.getsockname()[1], outbound.getsockname()[1]))
-        while (order := pipe.recv()) is not None:
+        while (order := _next(pipe)) is not None:
             loss, seed, count = order
             rng, forwarded = np.random.default_rng(seed), 0
             pipe.send("ready")
@@ -111,6 +129,14 @@ def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
                 if rate_bit_per_s:
                     time.sleep(8 * len(raw) / rate_bit_per_s)
             pipe.send(forwarded)
+
+
+def _next(pipe: Connection) -> Any:
+    """What is asked next; None at the end, and when there is nobody to ask any more."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return None
 
 
 def _chance(loss: Loss, raw: bytes) -> float:
@@ -136,7 +162,7 @@ def _serve(pipe: Connection) -> None:
     with _bound() as inbound:
         pipe.send(inbound.getsockname()[1])
         inbound.connect((HOST, pipe.recv()))
-        while (count := pipe.recv()) is not None:
+        while (count := _next(pipe)) is not None:
             pipe.send(list(_received(inbound, count)))
 
 

@@ -77,5 +77,5 @@ def test_one_band_serves_signs_better_than_a_part_of_it() -> None:
 def test_what_has_no_meaning_in_one_band_is_refused() -> None:
     devices, link = cell(0)
     for limits in (Limits(optimise_rho=True), Limits(max_power=0.9)):
-        with pytest.raises(AllocationError, match="superposed packets share one band"):
+        with pytest.raises(AllocationError, match="superposed packets share their bandwidth"):
             allocate(devices, link, limits=limits)

@@ -76,7 +76,8 @@ def test_run_names_its_folder(call):
 def test_run_as_json(call):
     code, out, _ = call("run", *QUICK, "--out", "r", "--json")
     assert code == 0
-    assert json.loads(out) == experiment.read_json(Path("r/summary.json")) | {"folder": "r"}
+    summary = experiment.read_json(Path("r/summary.json"))
+    assert json.loads(out) == summary | {"folder": "r", "health": spfl.Run.load(Path("r")).health}
 
 
 def test_run_options_reach_the_configuration(call):

@@ -29,6 +29,8 @@ PLACES = {
     "sweep": [["sweep", "P"], ["sweep", "s.toml", "--out", "P"], ["sweep", "s.toml", "--resume", "--out", "P"],
               ["sweep", "s.toml", *DATA, "P"]],
     "init": [["init", "P"]],
+    "archive": [["archive", "P"]],
+    "export": [["export", "P"], ["export", "RUN", "--out", "P"]],
     "plot": [["plot", "P"], ["plot", "RUN", "--out", "P"]],
     "figures": [["figures", "P"]],
     "report": [["report", "P"], ["report", "RUN", "--out", "P"]],
@@ -45,6 +47,8 @@ PLACES = {
     "link": [["link", "P"], ["link", *QUICK, "--out", "P"]],
     "radio calibrate": [],  # needs Sionna; its one path is written as all are
     "radio udp": [["radio", "udp", "P"]],
+    "radio trace": [["radio", "trace", "P", "--out", "t.csv"], ["radio", "trace", "--from", "P", "--out", "t.csv"],
+                    ["radio", "trace", "--from", "RUN", "--out", "P"]],
 }  # fmt: skip
 KINDS = {
     "a name of 300 characters": "a" * 300,

@@ -74,7 +74,7 @@ def test_values_of_overrides(text, value):
         (
             ["zzz=5"],
             "unknown config key 'zzz' (known: attack, channel, clients, codec, data, device, model, plugin, processes, "
-            "scheme, seed, torch_device, training, workers)",
+            "scheme, seed, torch_device, trace, training, workers)",
         ),
         (["seed.x=5"], "seed"),
         (["data.name.x=5"], "data.name"),

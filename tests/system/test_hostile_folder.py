@@ -149,6 +149,8 @@ def test_a_folder_may_itself_be_a_link_that_the_user_names(templates, tmp_path, 
     shutil.copytree(templates / "run", tmp_path / "run")
     (tmp_path / "link").symlink_to(tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["spfl", "report", str(tmp_path / "link")])
-    cli.main()
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
     assert Path(capsys.readouterr().out.strip()).name == "report.html"
     assert (tmp_path / "run" / "report.html").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -66,5 +67,7 @@ def check_resume(resume: bool, out: Path | None) -> None:
 
 
 def new_folder(name: str) -> Path:
-    """A folder under runs/ for a command without --out: the name, and what the clock says."""
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A folder under runs/ for a command without --out: the name, what the clock says, and a number if it is taken."""
+    folder = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    others = (folder.with_name(f"{folder.name}-{count}") for count in itertools.count(2))
+    return next(path for path in itertools.chain([folder], others) if not path.exists())

@@ -250,7 +250,7 @@ class Federation:
         self.processes.clear()
         if self._keeper is not None:  # last: had this process been killed in between, it would have gone on
             self._keeper.kill()
-            self._keeper.wait()
+            self._keeper.communicate()  # waits, and closes the pipe that kept it
             self._keeper = None
 
     def strays(self) -> list[psutil.Process]:
