@@ -163,12 +163,14 @@ ENDED = {
 )
 def test_signals_end_every_command_in_one_line(name, number, code, call, tmp_path):
     """A terminal sends them to all processes of its group at once: none may print a traceback."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("these tests run under nohup")
     if name == "verify":
-        call("run", *QUICK, "--set", "training.rounds=600", "--out", "long")
+        call("run", *QUICK, "--set", "training.rounds=4000", "--out", "long")
     command = [*SPFL, *ENDED[name]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as job:
         time.sleep(2.0)
-        wait_for(lambda: psutil.Process(job.pid).cpu_times().user > 3.0 or Path("r/metrics.jsonl").exists())
+        wait_for(lambda: psutil.Process(job.pid).cpu_times().user > 4.0 or Path("r/metrics.jsonl").exists())
         os.killpg(job.pid, number)
         out, err = job.communicate(timeout=60)
     assert job.returncode == code, err
