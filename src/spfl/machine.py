@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+CHUNK = 4096  # devices a thread takes at once
+Answered = TypeVar("Answered")
 
 
 @contextmanager
@@ -51,3 +56,12 @@ def _lines(path: str) -> list[str]:
         return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeError):
         return []
+
+
+def in_chunks(work: Callable[[slice], Answered], size: int, chunk: int = CHUNK) -> list[Answered]:
+    """What `work` gives for every part of `size` devices, in their order; one part is done at once, without threads."""
+    parts = [slice(start, min(start + chunk, size)) for start in range(0, size, chunk)]
+    if len(parts) < 2:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(len(parts), cores())) as pool:
+        return list(pool.map(work, parts))

@@ -9,8 +9,6 @@ share of a few devices, by Shapley-Folkman), and the repair looks for the primal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -28,14 +26,13 @@ from spfl.allocation.value_tables import (
     split_all,
 )
 from spfl.arrays import Bools, Floats, Indices
-from spfl.machine import cores
+from spfl.machine import in_chunks
 
 POINTS = 32
 FINE_POINTS = 80
 FEW_DEVICES = 64  # so few that dynamic programming and a finer table cost little
 KNAPSACK_UNITS = 1000
-CHUNK = 4096  # devices a thread takes at once
-FILL_CHUNKS, FILL_CHUNK = 64, 8  # the same while tables are filled: so many chunks, each of at least so many devices
+FILL_CHUNKS, FILL_CHUNK = 64, 8  # while tables are filled: so many chunks, each of at least so many devices
 FEW_MARGIN = 1e-7  # taken off the bound, relative: inner searches end within this of the minimum
 MARGIN = 1e-5  # the same for the coarser table of many devices, which may hide a valley of one in a thousand
 
@@ -66,27 +63,21 @@ class _Dual:
         self.everywhere = np.tile(np.array([0, points]), (size, 1))
         self.near = np.zeros((size, 2, 3))
         self.bound, self.count = -math.inf, 0
-        self._over_chunks(lambda part: fill(rows[part], self.part(part), rules), max(FILL_CHUNK, size // FILL_CHUNKS))
+        chunk = max(FILL_CHUNK, size // FILL_CHUNKS)
+        in_chunks(lambda part: fill(rows[part], self.part(part), rules), size, chunk)
 
     def part(self, part: slice) -> Tables:
         return Tables(*(array[part] for array in self.tables))
-
-    def _over_chunks(self, work: Callable[[slice], None], chunk: int = CHUNK) -> None:
-        parts = [slice(i, i + chunk) for i in range(0, len(self.rows), chunk)]
-        if len(parts) == 1:
-            work(parts[0])
-            return
-        with ThreadPoolExecutor(min(len(parts), cores())) as pool:
-            list(pool.map(work, parts))
 
     def respond(self, multiplier: float, window: Indices | None = None) -> Floats:
         """Shares (device,) that minimise the Lagrangian; without a window the dual value counts towards the bound."""
         beta, value = np.empty(len(self.rows)), np.empty(len(self.rows))
         limits = self.everywhere if window is None else window
-        self._over_chunks(
+        in_chunks(
             lambda s: demand(
                 self.rows[s], self.part(s), multiplier, limits[s], self.near[s], self.rules, beta[s], value[s]
-            )
+            ),
+            len(self.rows),
         )
         self.count += 1
         if window is None:
@@ -114,7 +105,7 @@ class _Dual:
     def split(self, beta: Floats) -> tuple[float, Floats, Floats]:
         """(objective of the rows, alpha, rho) with the best split for these shares."""
         cost, alpha, rho = (np.empty(len(beta)) for _ in range(3))
-        self._over_chunks(lambda s: split_all(self.rows[s], beta[s], self.rules, cost[s], alpha[s], rho[s]))
+        in_chunks(lambda s: split_all(self.rows[s], beta[s], self.rules, cost[s], alpha[s], rho[s]), len(self.rows))
         return float(cost.sum()), alpha, rho
 
     def meet(self, guess: float, slack: float, window: Indices | None = None, scheduled: Bools | None = None) -> Floats:

@@ -15,24 +15,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
 from spfl.allocation.participation_tables import Worth, ceilings, chosen, fill_table
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
-from spfl.machine import cores
+from spfl.machine import in_chunks
 from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
 from spfl.radio.outage import Link, outage_exponent
 
 POINTS = 192  # of the grid of shares
-CHUNK = 4096  # devices a thread takes at once
-Answered = TypeVar("Answered")
 RUNGS = np.concatenate([np.geomspace(LEAST_SHARE, 1.0, 25), np.arange(1.125, MAX_PLANES + 0.01, 0.125)])  # bits a value
 
 
@@ -144,14 +139,14 @@ class BitTables:
     def gains(self, shares: Floats) -> Floats:
         """G_k of model.md, section 11, (device, share)."""
         table = np.empty((self.link.size, shares.size))
-        in_chunks(lambda first, last: fill_table(self.worth, shares, table[first:last], first), self.link.size)
+        in_chunks(lambda s: fill_table(self.worth, shares, table[s], s.start), self.link.size)
         return table
 
     def ceiling(self, table: Floats, importance: Floats, price: float) -> float:
         """What no allocation can gain more than, by the Lagrange dual at a price of the bandwidth."""
 
-        def part(first: int, last: int) -> float:
-            return float(ceilings(self.worth, table[first:last], importance, self.shares, price, first))
+        def part(s: slice) -> float:
+            return float(ceilings(self.worth, table[s], importance, self.shares, price, s.start))
 
         return math.fsum(in_chunks(part, self.link.size)) + price
 
@@ -175,15 +170,6 @@ class BitTables:
         bits = np.minimum(bits, rungs[-1])
         sent = bits >= rungs[0]
         return np.where(sent, bits, 0.0), sent.astype(np.float64)
-
-
-def in_chunks(work: Callable[[int, int], Answered], size: int) -> list[Answered]:
-    """What `work(first, last)` gives for every chunk of devices, in their order; on all cores for many devices."""
-    spans = [(first, min(first + CHUNK, size)) for first in range(0, size, CHUNK)]
-    if len(spans) < 2:
-        return [work(*span) for span in spans]
-    with ThreadPoolExecutor(min(len(spans), cores())) as pool:
-        return list(pool.map(lambda span: work(*span), spans))
 
 
 def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]:
