@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import Field
 
-from pydantic import Field, model_validator
-
-from spfl.config.section import Section
-from spfl.errors import ConfigError
-from spfl.own_code import source_digest
+from spfl.config.digested import DigestedFile
 
 
-class PluginConfig(Section):
+class PluginConfig(DigestedFile):
     """A Python file with parts of your own; see docs/own-parts.md."""
 
     path: str | None = Field(
         None, max_length=4000, description="Python file that defines schemes, networks, fadings and rules of your own."
     )
-    sha256: str | None = Field(
-        None,
-        pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of that file, part of what a run is; read from the file when absent.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _digest(cls, values: Any) -> Any:
-        path = values.get("path") if isinstance(values, dict) else None
-        if not isinstance(path, str) or values.get("sha256") is not None:
-            return values
-        try:
-            return {**values, "sha256": source_digest(path)}
-        except ConfigError as error:
-            raise ValueError(str(error)) from None

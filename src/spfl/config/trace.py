@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from spfl.config.section import Section
-from spfl.errors import ConfigError
-from spfl.own_code import source_digest
+from spfl.config.digested import DigestedFile
 
 
-class TraceConfig(Section):
+class TraceConfig(DigestedFile):
     """Recorded links, with channel.model = trace; see docs/radio.md."""
 
     path: str | None = Field(
@@ -19,27 +17,11 @@ class TraceConfig(Section):
         max_length=4000,
         description="CSV or parquet file of recorded gains, outcomes or loss rates (channel.model = trace).",
     )
-    sha256: str | None = Field(
-        None,
-        pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of that file, part of what a run is; read from the file when absent.",
-    )
     end: Literal["refuse", "repeat"] = Field(
         "refuse",
         description="A run with more rounds than the trace is refused, or begins again with the trace's first round "
         "(repeat).",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _digest(cls, values: Any) -> Any:
-        path = values.get("path") if isinstance(values, dict) else None
-        if not isinstance(path, str) or values.get("sha256") is not None:
-            return values
-        try:
-            return {**values, "sha256": source_digest(path)}
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _a_table(self) -> TraceConfig:
