@@ -11,7 +11,8 @@ from spfl.cli.options import DataDir, OwnCode, a_path
 from spfl.errors import printable
 
 if TYPE_CHECKING:
-    from spfl.studies.archive import Sample
+    from spfl.runs.verification import Verdict
+    from spfl.studies.archive import Sample, StudyVerdict
 
 
 def verify_command(
@@ -46,7 +47,6 @@ def verify_command(
     from spfl.data.sources import load_dataset
     from spfl.files import is_file
     from spfl.runs.experiment import check_own_code, read_config
-    from spfl.runs.jsons import dump_json
     from spfl.runs.verification import verify
     from spfl.studies.archive import Sample as Chosen
 
@@ -64,21 +64,13 @@ def verify_command(
             tolerance=tolerance,
             progress=bar(f"{folder}", config.training.rounds),
         )
-    if as_json:
-        print(dump_json(vars(verdict) | {"folder": str(folder), "same": verdict.difference is None}, indent=2))
-    elif verdict.difference:
-        print(printable(f"{folder} differs: {verdict.difference}"))
-    else:
-        how = "the same bits" if tolerance == 0 else f"equal within {tolerance:g}"
-        print(f"{folder}: {verdict.rounds} rounds, {how}" + ("" if verdict.finished else "; the run is not finished"))
-    if verdict.difference:
-        raise typer.Exit(1)
+    open_end = "" if verdict.finished else "; the run is not finished"
+    _tell(folder, verdict, f"{verdict.rounds} rounds, {_how(tolerance)}{open_end}", as_json)
 
 
 def _verify_study(
     folder: Path, sample: Sample, tolerance: float, data_dir: Path | None, own_code: bool, as_json: bool
 ) -> None:
-    from spfl.runs.jsons import dump_json
     from spfl.studies.archive import verify_study
 
     verdict = verify_study(
@@ -89,15 +81,25 @@ def _verify_study(
         own_code=own_code,
         progress=lambda point: typer.echo(f"again: {printable(point)}", err=True),
     )
+    files = f"{verdict.files} files as they were, " if verdict.files else "no checksums, "
+    again = f"{len(verdict.points)} of its points again, {_how(tolerance)}" if verdict.points else "no point run again"
+    _tell(folder, verdict, f"{files}{again}", as_json)
+
+
+def _how(tolerance: float) -> str:
+    return "the same bits" if tolerance == 0 else f"equal within {tolerance:g}"
+
+
+def _tell(folder: Path, verdict: Verdict | StudyVerdict, same: str, as_json: bool) -> None:
+    """Print a verdict, `same` when there is no difference; exit code 1 when there is one."""
+    from spfl.runs.jsons import dump_json
+
     if as_json:
         print(dump_json(vars(verdict) | {"folder": str(folder), "same": verdict.difference is None}, indent=2))
     elif verdict.difference:
         print(printable(f"{folder} differs: {verdict.difference}"))
     else:
-        how = "the same bits" if tolerance == 0 else f"equal within {tolerance:g}"
-        files = f"{verdict.files} files as they were, " if verdict.files else "no checksums, "
-        again = f"{len(verdict.points)} of its points again, {how}" if verdict.points else "no point run again"
-        print(f"{folder}: {files}{again}")
+        print(f"{folder}: {same}")
     if verdict.difference:
         raise typer.Exit(1)
 
