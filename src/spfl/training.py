@@ -24,12 +24,12 @@ from spfl.fleet.gpu import TorchFleet
 from spfl.fleet.processes import ProcessFleet
 from spfl.fleet.threads import ThreadFleet
 from spfl.learning.server import Moved, ServerRule, descend, own_step
-from spfl.radio.outage import Link, Outcome
+from spfl.radio.outage import Link, Outcome, PacketFades
 from spfl.uplink.admission import admit
 from spfl.uplink.delivery import deliver
 from spfl.uplink.format import Format
 from spfl.uplink.reception import Arrived, Update, receive
-from spfl.uplink.scheduling import PacketFades, share_resources
+from spfl.uplink.scheduling import share_resources
 from spfl.uplink.side import known_uploads
 from spfl.uplink.upload import Upload, describe
 from spfl.world.energy import Spent

@@ -81,7 +81,7 @@ def test_packets_arrive_as_often_as_the_allocation_says(name, scheme, digits, sm
     received = np.zeros((2, 6))
     for t in range(1, rounds + 1):
         fades = world.radio.fades(record.cohort, t)
-        outcome = law.transmit(link, share.beta, share.alpha, share.rho, fades, np.random.default_rng(0))
+        outcome = law.transmit(link, (share.beta, share.alpha, share.rho), fades, np.random.default_rng(0))
         received += outcome.sign, outcome.modulus
     for counted, chance in zip(received / rounds, (odds.q_s, odds.q_s * odds.r_m), strict=True):
         assert (np.abs(counted - chance) <= 5 * np.sqrt(np.maximum(chance * (1 - chance), 1e-6) / rounds)).all()

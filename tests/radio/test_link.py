@@ -48,7 +48,7 @@ def draws(law, link, shares=SHARES, rounds=N):
     shape = (size,) if link.fading == "block" else None
     sign = rng.exponential(size=shape or (size, law.sign_segments + law.parity, law.subbands))
     modulus = sign if shape else rng.exponential(size=(size, law.modulus_segments, law.subbands))
-    outcome = law.transmit(wide, *(np.tile(s, rounds) for s in shares), (sign, modulus), rng)
+    outcome = law.transmit(wide, tuple(np.tile(s, rounds) for s in shares), (sign, modulus), rng)
     return outcome, lambda bits: bits.reshape(rounds, link.size, *bits.shape[1:])
 
 
@@ -168,7 +168,7 @@ def test_empty_packets_and_devices_without_band():
     assert chances.r_m.tolist() == [1.0, 1.0, 1.0]
     assert chances.q_s[0] > 0
     assert chances.q_s[1:].tolist() == [0.0, 0.0]
-    outcome = law.transmit(link, *shares, draw_many(0, 1, (3, 1, 4), (3, 1, 4)), np.random.default_rng(0))
+    outcome = law.transmit(link, shares, draw_many(0, 1, (3, 1, 4), (3, 1, 4)), np.random.default_rng(0))
     assert outcome.sign[1:].tolist() == [False, False]
 
 

@@ -321,7 +321,7 @@ def test_bler_draws_have_the_probabilities_told(fading, small_config, digits):
     a, link = record.allocation, world.radio.link(record.cohort, 1)
     shares, rng = (a.beta, a.alpha, a.rho), np.random.default_rng(0)
     outcomes = [
-        world.radio.law.transmit(link, *shares, world.radio.fades(world.cohort(t), t), rng) for t in range(1, 3001)
+        world.radio.law.transmit(link, shares, world.radio.fades(world.cohort(t), t), rng) for t in range(1, 3001)
     ]
     assert_proportion(np.array([o.sign for o in outcomes]), a.q_s)
     assert_proportion(np.array([o.modulus for o in outcomes]), a.q_s * a.r_m)

@@ -16,7 +16,7 @@ from spfl.radio.outage import Link
 from spfl.radio.selective import Recovery, at_least
 from spfl.radio.trace import RateLaw, gain_of_rate
 
-PRIOR_RATE, PRIOR_COUNT = 0.9, 2.0  # what is believed of a device that was never heard, and for how many datagrams
+PRIOR_RATE, PRIOR_COUNT = 0.9, 2.0  # what is believed of a device that was never received, and for how many datagrams
 FORGET = 0.95  # what a datagram of a round before counts: a link changes within some twenty rounds
 
 

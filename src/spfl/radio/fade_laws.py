@@ -16,7 +16,7 @@ import numpy as np
 
 from spfl.arrays import Floats
 from spfl.config.radio import ChannelConfig
-from spfl.radio.outage import Link, Outcome, Success, success, transmit
+from spfl.radio.outage import Link, Outcome, PacketFades, PacketShares, Success, conditional, success, transmit
 from spfl.units import db_to_linear
 
 LAWS = "rician", "nakagami", "lognormal"
@@ -75,20 +75,12 @@ class FadedLaw:
         """Success probabilities as drawn."""
         x = self.exponents(link, beta, alpha, rho)
         q_s, both = self.fade.sf(x.x_s), self.fade.sf(np.maximum(x.x_s, x.x_m))
-        r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
+        r_m = conditional(both, q_s)
         return Success(x.x_s, x.x_m, q_s, r_m)
 
-    def transmit(
-        self,
-        link: Link,
-        beta: Floats,
-        alpha: Floats,
-        rho: Floats,
-        fades: tuple[Floats, Floats],
-        rng: np.random.Generator,
-    ) -> Outcome:
+    def transmit(self, link: Link, shares: PacketShares, fades: PacketFades, rng: np.random.Generator) -> Outcome:
         """Which packets arrive. `fades`: the one fade of both packets, (device,), twice."""
-        return transmit(self.exponents(link, beta, alpha, rho), fades)
+        return transmit(self.exponents(link, *shares), fades)
 
     def allocators_gap(self) -> tuple[float, float]:
         """(snr_gap, gap_slope) with which exp(-x) has success 1/2 at the SNR at which this law has."""

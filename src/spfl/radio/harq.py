@@ -16,7 +16,6 @@ from spfl.arrays import Bools, Floats
 from spfl.radio.outage import Link, success
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
-ATTEMPTS = 2
 
 
 def mean_snr(link: Link, beta: Floats) -> tuple[Floats, Floats]:

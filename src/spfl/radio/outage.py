@@ -18,6 +18,8 @@ from spfl.rng import Purpose, server_stream
 
 Multiplex = Literal["orthogonal", "superposed"]
 Fading = Literal["block", "independent", "selective"]
+PacketShares = tuple[Floats, Floats, Floats]  # beta, alpha, rho of each device, (device,) each
+PacketFades = tuple[Floats, Floats]  # |h|^2 of sign and modulus packet, (device,) or as the link's law takes them
 
 LN2 = math.log(2.0)
 MAX_LOG = 709.0  # exp of more overflows float64
@@ -244,6 +246,11 @@ def conditional_modulus_success(x_s: Floats, x_m: Floats, fading: Fading) -> Flo
         return np.exp(-np.maximum(np.where(np.isinf(x_m), np.inf, x_m - x_s), 0.0))
 
 
+def conditional(both: Floats, first: Floats) -> Floats:
+    """Pr[both] / Pr[first], (device,); 0 where the first never happens."""
+    return np.divide(both, first, out=np.zeros_like(first), where=first > 0)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one round's fades let through, shape (device,): sign packets, and modulus packets with their sign.
@@ -272,15 +279,7 @@ class Law(Protocol):
     def success(self, link: Link, beta: Floats, alpha: Floats, rho: Floats) -> Success:
         """As `success`."""
 
-    def transmit(
-        self,
-        link: Link,
-        beta: Floats,
-        alpha: Floats,
-        rho: Floats,
-        fades: tuple[Floats, Floats],
-        rng: np.random.Generator,
-    ) -> Outcome:
+    def transmit(self, link: Link, shares: PacketShares, fades: PacketFades, rng: np.random.Generator) -> Outcome:
         """Which packets arrive. `fades`: power fades of both packets, each (device, segment, subband)."""
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from spfl.arrays import Bools, Floats
-from spfl.radio.outage import Link, Outcome, Success, by_segment
+from spfl.radio.outage import Link, Outcome, PacketFades, PacketShares, Success, by_segment, conditional
 
 Recovery = Literal["all", "segment"]
 Curves = Callable[[Floats, Floats], Floats]  # (rate, SNR) that broadcast -> block error rate
@@ -62,25 +62,17 @@ class RadioLaw:
             p_s = self._arrives(sign, FADES[None, :], self.sign_segments, self.parity)
             p_m = self._arrives(modulus, FADES[None, :], self.modulus_segments)
             q_s, both = p_s.mean(1), (p_s * p_m).mean(1)
-            r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
+            r_m = conditional(both, q_s)
         else:
             q_s = self._recovered(self.segment_success(sign), self.sign_segments, self.parity)
             r_m = self._recovered(self.segment_success(modulus), self.modulus_segments)
         with np.errstate(divide="ignore"):
             return Success(-np.log(q_s), -np.log(r_m), q_s, r_m)
 
-    def transmit(
-        self,
-        link: Link,
-        beta: Floats,
-        alpha: Floats,
-        rho: Floats,
-        fades: tuple[Floats, Floats],
-        rng: np.random.Generator,
-    ) -> Outcome:
+    def transmit(self, link: Link, shares: PacketShares, fades: PacketFades, rng: np.random.Generator) -> Outcome:
         """Which packets arrive. `fades`: (device,) for block fading, else (device, segment, subband)."""
         packets_, counts = (
-            self._packets(link, beta, alpha, rho),
+            self._packets(link, *shares),
             (self.sign_segments + self.parity, self.modulus_segments),
         )
         sign, modulus = (self._draw(*each, rng) for each in zip(packets_, fades, counts, strict=True))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from spfl.arrays import Bools, Floats
 from spfl.errors import ConfigError
-from spfl.radio.outage import Link, Outcome, Success, success, transmit
+from spfl.radio.outage import Link, Outcome, PacketFades, PacketShares, Success, conditional, success, transmit
 from spfl.units import db_to_linear
 
 if TYPE_CHECKING:
@@ -65,33 +66,37 @@ class Trace:
         """The mean over the rounds that are known, (device,); 0 for a device without any."""
         return np.asarray((values * self.known).sum(0) / np.maximum(self.known.sum(0), 1))
 
-    @property
+    @cached_property
     def mean_gain(self) -> Floats:
         """(device,), linear; 1 for a device that is never there, which no round asks for."""
         return np.where(self.known.any(0), self.mean(self.first), 1.0)
 
+    @cached_property
+    def levels(self) -> Floats:
+        """Power gains over their means, (round, device)."""
+        return self.first / np.maximum(self.mean_gain, 1e-300)
+
     def fades(self, round_: int) -> Floats:
         """Power gains of a round over their means, (device,)."""
-        return np.asarray(self.first[self.row(round_)] / np.maximum(self.mean_gain, 1e-300))
+        return np.asarray(self.levels[self.row(round_)])
 
-    @property
+    @cached_property
     def sign_rate(self) -> Floats:
         """How often a sign packet is received, (device,)."""
         return self.mean(self.first)
 
-    @property
+    @cached_property
     def modulus_rate(self) -> Floats:
         """How often a modulus packet is received when its sign packet is, (device,)."""
         if self.kind == "losses":
             return self.mean(self.second)
         both, sign = self.mean(self.first * self.second), self.sign_rate
-        return np.divide(both, sign, out=np.zeros_like(sign), where=sign > 0)
+        return conditional(both, sign)
 
     def law(self, cohort: list[int], round_: int) -> GainLaw | RateLaw:
         """What carries the packets of a cohort in a round."""
         if self.kind == "gains":
-            levels = self.first[:, cohort] / np.maximum(self.mean_gain[cohort], 1e-300)
-            return GainLaw(levels, self.known[:, cohort])
+            return GainLaw(self.levels[:, cohort], self.known[:, cohort])
         rates = self.sign_rate[cohort], self.modulus_rate[cohort]
         if self.kind == "losses":
             return RateLaw(*rates)
@@ -110,23 +115,15 @@ class GainLaw:
         """Success probabilities over the rounds of the trace."""
         x = success(replace(link, law=None), beta, alpha, rho)
         q_s, both = self._share(x.x_s), self._share(np.maximum(x.x_s, x.x_m))
-        return Success(x.x_s, x.x_m, q_s, np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0))
+        return Success(x.x_s, x.x_m, q_s, conditional(both, q_s))
 
     def _share(self, least: Floats) -> Floats:
         enough = (self.levels >= least) & self.known
         return np.asarray(enough.sum(0) / np.maximum(self.known.sum(0), 1))
 
-    def transmit(
-        self,
-        link: Link,
-        beta: Floats,
-        alpha: Floats,
-        rho: Floats,
-        fades: tuple[Floats, Floats],
-        rng: np.random.Generator,
-    ) -> Outcome:
+    def transmit(self, link: Link, shares: PacketShares, fades: PacketFades, rng: np.random.Generator) -> Outcome:
         """Which packets arrive. `fades`: the one fade of both packets, (device,), twice."""
-        return transmit(self.success(link, beta, alpha, rho), fades)
+        return transmit(self.success(link, *shares), fades)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
         """The fades of a round that is drawn from the trace: a repetition."""
@@ -150,19 +147,11 @@ class RateLaw:
         with np.errstate(divide="ignore"):
             return Success(-np.log(q_s), -np.log(r_m), q_s, r_m)
 
-    def transmit(
-        self,
-        link: Link,
-        beta: Floats,
-        alpha: Floats,
-        rho: Floats,
-        fades: tuple[Floats, Floats],
-        rng: np.random.Generator,
-    ) -> Outcome:
+    def transmit(self, link: Link, shares: PacketShares, fades: PacketFades, rng: np.random.Generator) -> Outcome:
         """Which packets arrive: those that did then; or by chance, by the fades, of a device with bandwidth."""
         if self.received is None:
-            got = transmit(self.success(link, beta, alpha, rho), fades)
-            sent = np.asarray(beta) > 0
+            got = transmit(self.success(link, *shares), fades)
+            sent = np.asarray(shares[0]) > 0
             return Outcome(got.sign & sent, got.modulus & sent)
         sign = self.received[0] | (link.sign_bits == 0)
         return Outcome(sign, sign & (self.received[1] | (link.modulus_bits == 0)))

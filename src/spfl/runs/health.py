@@ -118,7 +118,6 @@ RULES: Mapping[str, HealthRule] = {
     "silence": silence, "overload": overload, "lost loss": lost_loss, "grown loss": grown_loss, "chance": chance,
     "unreceived": unreceived,
 }  # fmt: skip
-NO_TRAINING = ("silence", "lost loss", "grown loss", "chance")  # findings after which an accuracy means little
 
 
 def grouped(found: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -15,7 +15,6 @@ from spfl.studies.statistics import ENOUGH_SEEDS, SIGNIFICANT
 from spfl.studies.study import typeset
 
 MARKS = {"better": r"^{\dagger}", "worse": r"^{\ddagger}"}  # of the reference, over this series
-NOT_KEYS = ("series", "scheme", "n", "reference", "reference_minus_this", "p", "verdict")
 COSTS: tuple[tuple[str, str, float], ...] = (
     ("payload_bits_per_round", "Payload (Mbit/round)", 1e-6),
     ("energy_j_per_round", "Energy (mJ/round)", 1e3),

@@ -9,9 +9,9 @@ import numpy as np
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats
 from spfl.radio import harq, over_the_air
-from spfl.radio.outage import Link, Outcome, level, transmit
+from spfl.radio.outage import Link, Outcome, PacketFades, level, transmit
 from spfl.schemes import Scheme
-from spfl.uplink.scheduling import PacketFades, probabilities
+from spfl.uplink.scheduling import probabilities
 from spfl.uplink.upload import Upload, signs_of
 
 
@@ -39,7 +39,7 @@ def deliver(
         attempts = [transmit(odds, fade) for fade in every]
     else:
         shares = allocation.beta, allocation.alpha, allocation.rho
-        attempts = [link.law.transmit(link, *shares, fade, rng) for fade in every]
+        attempts = [link.law.transmit(link, shares, fade, rng) for fade in every]
     return Outcome(
         np.any([a.sign for a in attempts], axis=0),
         np.any([a.modulus for a in attempts], axis=0),

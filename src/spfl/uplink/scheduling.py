@@ -15,14 +15,11 @@ from spfl.arrays import Bools, Floats
 from spfl.config.schema import SchemeConfig
 from spfl.errors import AllocationError
 from spfl.radio import harq, over_the_air
-from spfl.radio.outage import Link, Success, level, success
+from spfl.radio.outage import Link, PacketFades, Success, conditional, level, success
 from spfl.schemes import OwnShares, Scheme
 from spfl.uplink.format import Format
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
-PacketFades = tuple[
-    Floats, Floats
-]  # |h|^2 of the sign and of the modulus packet, (device,) or as the link's law takes them
 
 
 def share_resources(
@@ -62,7 +59,7 @@ def share_resources(
     elif scheme.attempts > 1:
         both = _ever(q_s * r_m, scheme.attempts)
         q_s = _ever(q_s, scheme.attempts)
-        r_m = np.divide(both, q_s, out=np.zeros_like(q_s), where=q_s > 0)
+        r_m = conditional(both, q_s)
     if scheme.uplink == "analog":
         active = (devices.weight > 0) & (devices.v2 > 0)
         power_w = over_the_air.receive_power(link, active)
