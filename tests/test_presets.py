@@ -103,7 +103,8 @@ def test_init_keeps_what_is_there(tmp_path):
         write_project(mine)
 
 
-def test_errors_speak_python_to_python(tmp_path):
+def test_errors_speak_python_to_python(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPFL_DATA_DIR", raising=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(RunFolderError, match=r'pass existing="overwrite", existing="resume" or another out$'):

@@ -136,11 +136,15 @@ def test_joining_what_is_not_of_one_packet_is_a_packet_error(parts):
         join(parts, 4)
 
 
-@pytest.mark.parametrize("parity", [0, 2])
-def test_segments_over_sockets_have_the_emulated_probabilities(parity, wire, small_config, digits):
-    """Many transmissions of one round: each segment is had as often as the model's law says, with parity as well."""
-    config = small_config(channel=CHANNEL | {"sign_parity": parity}, scheme={"name": "sp_fl_uniform"})
-    world = World.build(config, digits)
+@pytest.mark.parametrize(("parity", "segment_bits"), [(0, 512), (2, 512), (0, 65536)])
+def test_segments_over_sockets_have_the_emulated_probabilities(parity, segment_bits, wire, small_config, digits):
+    """Many transmissions of one round: each segment is had as often as the model's law says, with parity as well.
+
+    65536 bits hold a packet, so that each is one datagram.
+    """
+    channel = CHANNEL | {"sign_parity": parity, "segment_bits": segment_bits}
+    world = World.build(small_config(channel=channel, scheme={"name": "sp_fl_uniform"}), digits)
+    assert (world.radio.segments == (1, 1)) == (segment_bits == 65536)
     with ThreadFleet(world) as fleet:
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     plan = prepare(world, world.start(), uploads, 1, Stopwatch())

@@ -12,13 +12,14 @@ equals the emulated one in distribution.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.resource_tracker
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
-from spfl.radio.outage import Outcome, by_segment
+from spfl.radio.outage import Outcome, by_segment, success
 from spfl.radio.selective import RadioLaw
 from spfl.rng import Purpose, server_stream
 from spfl.training import Ends, Known, Plan, RoundRecord, Stopwatch, complete, prepare
@@ -46,8 +47,8 @@ class Wire:
         self._shim, shim_end = context.Pipe()
         self._server, server_end = context.Pipe()
         self._processes = [
-            context.Process(target=_serve, args=(server_end,), daemon=True),
-            context.Process(target=_relay, args=(shim_end, rate_bit_per_s), daemon=True),
+            context.Process(target=_until_left, args=(_serve, server_end), daemon=True),
+            context.Process(target=_until_left, args=(_relay, shim_end, rate_bit_per_s), daemon=True),
         ]
         self._sender = _bound()
 
@@ -87,15 +88,31 @@ class Wire:
 
 @contextmanager
 def _signals_withheld() -> Iterator[None]:
-    """What is started in here gets no signal of the terminal, which sends to all processes: its end is decided here."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """What is started in here gets no signal of the terminal, which sends to all processes: its end is decided here.
+
+    A signal that comes meanwhile is heeded afterwards, so that no process is left half started.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    multiprocessing.resource_tracker.ensure_running()  # else the first start starts it, and it unblocks the signals
+    numbers, came = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), list[int]()
+    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # which processes inherit
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
+def _until_left(life: Callable[..., None], pipe: Connection, *arguments: float | None) -> None:
+    """The life of a process; it ends without a word when whoever started it is gone."""
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        life(pipe, *arguments)
 
 
 def mark(sender: socket.socket, kind: int) -> None:
@@ -118,7 +135,7 @@ def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
         inbound.connect((HOST, device))
         outbound.connect((HOST, server))
         pipe.send((inbound.getsockname()[1], outbound.getsockname()[1]))
-        while (order := _next(pipe)) is not None:
+        while (order := pipe.recv()) is not None:
             loss, seed, count = order
             rng, forwarded = np.random.default_rng(seed), 0
             pipe.send("ready")
@@ -129,14 +146,6 @@ def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
                 if rate_bit_per_s:
                     time.sleep(8 * len(raw) / rate_bit_per_s)
             pipe.send(forwarded)
-
-
-def _next(pipe: Connection) -> Any:
-    """What is asked next; None at the end, and when there is nobody to ask any more."""
-    try:
-        return pipe.recv()
-    except EOFError:
-        return None
 
 
 def _chance(loss: Loss, raw: bytes) -> float:
@@ -162,7 +171,7 @@ def _serve(pipe: Connection) -> None:
     with _bound() as inbound:
         pipe.send(inbound.getsockname()[1])
         inbound.connect((HOST, pipe.recv()))
-        while (count := _next(pipe)) is not None:
+        while (count := pipe.recv()) is not None:
             pipe.send(list(_received(inbound, count)))
 
 
@@ -199,8 +208,11 @@ def _sorted(received: Sequence[bytes], sent: Set[bytes]) -> tuple[dict[tuple[int
 
 def _loss(world: World, plan: Plan) -> Loss:
     a, law = plan.allocation, world.radio.law
-    assert isinstance(law, RadioLaw)  # `check` wants independent fading
-    each = law.sent_success(plan.link, a.beta, a.alpha, a.rho)
+    if isinstance(law, RadioLaw):
+        each = law.sent_success(plan.link, a.beta, a.alpha, a.rho)
+    else:  # each packet is one datagram: the closed form, where the modulus has a fade of its own
+        whole = success(plan.link, a.beta, a.alpha, a.rho)
+        each = whole.q_s, whole.r_m
     return {(k, kind): 1.0 - float(each[kind][k]) for k in range(a.beta.size) for kind in (SIGN, MODULUS)}
 
 

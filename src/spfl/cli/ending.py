@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from spfl.cli.completion import complete_after_equals
-from spfl.cli.signals import exit_code, signals_as_interrupts
+from spfl.cli.signals import asked, exit_code, signals_as_interrupts
 from spfl.cli.streams import steady_streams
 from spfl.errors import SpflError, plain_errors, printable
 
@@ -61,6 +61,9 @@ def told() -> Iterator[None]:
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise
     except Exception as error:
+        if asked:  # an interrupted import fails in many ways
+            word, code = exit_code(asked[0])
+            _end(word, code)
         if os.environ.get(DEBUG):
             traceback.print_exc()
         text = " ".join(f"{type(error).__name__}: {error}".split())

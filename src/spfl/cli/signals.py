@@ -14,6 +14,8 @@ from typing import Any
 import typer
 
 PATIENCE = 3  # the signal that is not waited for any more
+SWALLOWED_S = 1.0  # after which an interrupt that nobody is handling counts as swallowed
+asked: list[KeyboardInterrupt] = []  # what the signal that came raised, wherever it went
 SIGNALS = {name: code for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)) if hasattr(signal, name)}
 
 
@@ -28,6 +30,9 @@ def signals_as_interrupts() -> Iterator[None]:
     The second only says so, so that what is being written is finished; the third ends the process at once, as if it
     were killed: folders are whole then, too. Where SIGHUP is ignored (nohup), it stays so.
     In another thread than the main one, signals are left as they are.
+
+    A signal may meet code that swallows what it raises, such as a callback of the compiler: where nobody is handling
+    the interrupt a second later, it is raised again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -41,19 +46,43 @@ def signals_as_interrupts() -> Iterator[None]:
         if os.getpid() != mine:  # a forked process that has not got to its own rules yet
             os._exit(SIGNALS[name])
         if count == 1:
-            raise KeyboardInterrupt if name == "SIGINT" else Terminated(SIGNALS[name])
+            interrupt(name)
         _say("ending, a moment; once more ends at once" if count < PATIENCE else "ended at once")
         if count >= PATIENCE:
             os._exit(SIGNALS[name])
 
-    mine = os.getpid()
+    def interrupt(name: str) -> None:
+        def again(*_: Any) -> None:
+            if not _being_handled():
+                interrupt(name)
+
+        if hasattr(signal, "setitimer"):
+            before.setdefault("SIGALRM", signal.signal(signal.SIGALRM, again))
+            signal.setitimer(signal.ITIMER_REAL, SWALLOWED_S)
+        asked[:] = [KeyboardInterrupt() if name == "SIGINT" else Terminated(SIGNALS[name])]
+        raise asked[0]
+
+    asked.clear()
+    mine, shown = os.getpid(), sys.unraisablehook
     heeded = [name for name in SIGNALS if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN]
     before = {name: signal.signal(getattr(signal, name), handle) for name in heeded}
+    sys.unraisablehook = lambda found: None if issubclass(found.exc_type, KeyboardInterrupt) else shown(found)
     try:
         yield
     finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        sys.unraisablehook = shown
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def _being_handled() -> bool:
+    """Whether the code that a signal stopped is handling an interrupt, or what came of one."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _say(text: str) -> None:

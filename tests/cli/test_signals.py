@@ -1,0 +1,57 @@
+"""What a signal does when it meets code that swallows what it raises, and code that is cleaning up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+
+BEGIN = """
+import ctypes, os, signal, sys, time
+from spfl.cli.signals import signals_as_interrupts
+def busy(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+"""
+SWALLOWED = """
+def callback():
+    os.kill(os.getpid(), signal.SIGTERM)
+    busy(0.1)
+try:
+    with signals_as_interrupts():
+        ctypes.CFUNCTYPE(None)(callback)()
+        print("swallowed")
+        busy(10.0)
+except KeyboardInterrupt as stop:
+    print("raised again", stop.args[0])
+"""
+CLEANING = """
+try:
+    with signals_as_interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            busy(10.0)
+        finally:
+            busy(2.0)
+            print("clean")
+except KeyboardInterrupt:
+    print("ended")
+busy(1.5)
+print(signal.getsignal(signal.SIGALRM) is signal.SIG_DFL, sys.unraisablehook is sys.__unraisablehook__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [(SWALLOWED, ["swallowed", "raised again 143"]), (CLEANING, ["clean", "ended", "True True"])],
+)
+def test_an_interrupt_is_raised_again_where_nobody_handles_it_and_only_there(script, expected):
+    done = subprocess.run([sys.executable, "-c", BEGIN + script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == expected
+    assert done.stderr == ""  # no "Exception ignored in"
