@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 
 import numpy as np
 
@@ -51,6 +53,8 @@ class Wire:
             context.Process(target=_until_left, args=(_relay, shim_end, rate_bit_per_s), daemon=True),
         ]
         self._sender = _bound()
+        # at the end of this process at the latest: `multiprocessing` would wait for ever, since SIGTERM is withheld
+        Finalize(self, _kill, args=(self._processes,), exitpriority=1)
 
     def __enter__(self) -> Wire:
         with _signals_withheld():
@@ -68,7 +72,7 @@ class Wire:
                 pipe.send(None)
         for process in self._processes:
             process.join(5.0)
-            process.kill()
+        _kill(self._processes)
         self._sender.close()
 
     def send(self, datagrams: Sequence[bytes], loss: Loss, seed: Sequence[int]) -> list[bytes]:
@@ -84,6 +88,12 @@ class Wire:
         self._server.send(forwarded)
         received: list[bytes] = self._server.recv()
         return received
+
+
+def _kill(processes: Sequence[SpawnProcess]) -> None:
+    for process in processes:
+        if process.pid is not None:
+            process.kill()
 
 
 @contextmanager
