@@ -64,6 +64,10 @@ def test_info_and_the_configuration_need_no_pytorch(tmp_path):
     assert not after_command("config", "show", cwd=tmp_path) & {"torch", "numba", "pyarrow", *NEVER_IN_A_RUN}
 
 
+def test_the_processes_of_datagrams_start_light():
+    assert modules_after("import spfl.packets.sockets") & set(HEAVY) == {"numpy"}
+
+
 def test_a_run_imports_what_it_uses(tmp_path):
     run = ["run", "--set", "training.rounds=2", "--set", "data.devices=4", "--out", "r"]
     assert not after_command(*run, cwd=tmp_path) & set(NEVER_IN_A_RUN)

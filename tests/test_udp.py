@@ -11,8 +11,9 @@ import pytest
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, _seal, cut, interleave, join, open_datagram
+from spfl.packets.sockets import mark
 from spfl.training import Stopwatch, prepare, run
-from spfl.udp import Wire, check, exchange, mark, rounds_over, run_over_udp
+from spfl.udp import Wire, check, exchange, rounds_over, run_over_udp
 from spfl.world.world import World
 from stats import assert_proportion
 

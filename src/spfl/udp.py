@@ -14,12 +14,10 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.resource_tracker
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
 
@@ -27,18 +25,16 @@ import numpy as np
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
-from spfl.errors import ConfigError, PacketError
+from spfl.errors import ConfigError
 from spfl.fleet.threads import ThreadFleet
-from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
+from spfl.packets.datagrams import MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
+from spfl.packets.sockets import HOST, Loss, bound, mark, relay, serve, until_left
 from spfl.radio.outage import Outcome, by_segment, success
 from spfl.radio.selective import RadioLaw
 from spfl.rng import Purpose, server_stream
 from spfl.training import Ends, Known, Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.upload import Upload
 from spfl.world.world import World
-
-HOST, BUFFER, WAIT_S = "127.0.0.1", 2**22, 2.0
-Loss = Mapping[tuple[int, int], float]  # (device, kind) -> probability that a datagram is erased
 
 
 class Wire:
@@ -47,12 +43,12 @@ class Wire:
     def __init__(self, rate_bit_per_s: float | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._shim, shim_end = context.Pipe()
-        self._server, server_end = context.Pipe()
+        self.server, server_end = context.Pipe()
         self._processes = [
-            context.Process(target=_until_left, args=(_serve, server_end), daemon=True),
-            context.Process(target=_until_left, args=(_relay, shim_end, rate_bit_per_s), daemon=True),
+            context.Process(target=until_left, args=(serve, server_end), daemon=True),
+            context.Process(target=until_left, args=(relay, shim_end, rate_bit_per_s), daemon=True),
         ]
-        self._sender = _bound()
+        self._sender = bound()
         # at the end of this process at the latest: `multiprocessing` would wait for ever, since SIGTERM is withheld
         Finalize(self, _kill, args=(self._processes,), exitpriority=1)
 
@@ -60,14 +56,14 @@ class Wire:
         with _signals_withheld():
             for process in self._processes:
                 process.start()
-        self._shim.send((self._server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
+        self._shim.send((self.server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
         port, outbound = self._shim.recv()
-        self._server.send(outbound)
+        self.server.send(outbound)
         self._sender.connect((HOST, port))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipe in (self._shim, self._server):
+        for pipe in (self._shim, self.server):
             with suppress(OSError):  # of a process that is gone
                 pipe.send(None)
         for process in self._processes:
@@ -85,8 +81,8 @@ class Wire:
             if i % 64 == 63:
                 time.sleep(0.002)  # a burst larger than the socket's buffer would be lost on loopback itself
         forwarded = self._shim.recv()
-        self._server.send(forwarded)
-        received: list[bytes] = self._server.recv()
+        self.server.send(forwarded)
+        received: list[bytes] = self.server.recv()
         return received
 
 
@@ -117,72 +113,6 @@ def _signals_withheld() -> Iterator[None]:
             signal.signal(number, handler)
         for late in came:
             signal.raise_signal(late)
-
-
-def _until_left(life: Callable[..., None], pipe: Connection, *arguments: float | None) -> None:
-    """The life of a process; it ends without a word when whoever started it is gone."""
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        life(pipe, *arguments)
-
-
-def mark(sender: socket.socket, kind: int) -> None:
-    """Give what is sent from here on the code point of its kind."""
-    sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP.get(kind, 0) << 2)
-
-
-def _bound() -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-    bound.bind((HOST, 0))
-    bound.settimeout(WAIT_S)
-    return bound
-
-
-def _relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
-    """The shim: forwards to the server's port what it does not erase, and tells how many that were."""
-    with _bound() as inbound, _bound() as outbound:
-        server, device = pipe.recv()
-        inbound.connect((HOST, device))
-        outbound.connect((HOST, server))
-        pipe.send((inbound.getsockname()[1], outbound.getsockname()[1]))
-        while (order := pipe.recv()) is not None:
-            loss, seed, count = order
-            rng, forwarded = np.random.default_rng(seed), 0
-            pipe.send("ready")
-            for raw in _received(inbound, count):
-                if rng.random() >= _chance(loss, raw):
-                    outbound.send(raw)
-                    forwarded += 1
-                if rate_bit_per_s:
-                    time.sleep(8 * len(raw) / rate_bit_per_s)
-            pipe.send(forwarded)
-
-
-def _chance(loss: Loss, raw: bytes) -> float:
-    """That a datagram is erased: 1 for one that is of no device of the round."""
-    try:
-        datagram = open_datagram(raw)
-    except PacketError:
-        return 1.0
-    return loss.get((datagram.device, datagram.kind), 1.0)
-
-
-def _received(inbound: socket.socket, count: int) -> Iterator[bytes]:
-    """At most `count` datagrams; the rest is lost on loopback when none comes for a while, and counted as erased."""
-    for _ in range(count):
-        try:
-            yield inbound.recv(65536)
-        except (TimeoutError, ConnectionRefusedError):
-            return
-
-
-def _serve(pipe: Connection) -> None:
-    """The server's socket: hands over what came, once as many came as were forwarded, or in vain."""
-    with _bound() as inbound:
-        pipe.send(inbound.getsockname()[1])
-        inbound.connect((HOST, pipe.recv()))
-        while (count := pipe.recv()) is not None:
-            pipe.send(list(_received(inbound, count)))
 
 
 def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) -> tuple[Outcome, dict[str, int]]:
