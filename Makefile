@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev
 #: make flower-demo    three rounds on a SuperLink and two SuperNodes with TLS on this machine; a line with the accuracy
 flower-demo: $(VENV)/.installed-flower
 	$(BIN)/spfl flower run configs/demo.toml --engine deploy --nodes 2 \
-	  --set training.rounds=3 --set training.eval_every=1 --set scheme.name=sp_fl_plus --out $(OUT)-flower
+	  --set training.rounds=3 --set training.eval_every=1 --set scheme.name=sp_fl_plus_1 --out $(OUT)-flower
 
 #: make flower-app    write examples/flower-app anew, as `spfl flower init` makes it
 flower-app: $(VENV)/.installed-flower

@@ -30,7 +30,7 @@ BASE: dict[str, Any] = {
     "training.rate": 0.1,
     "channel.median_snr_db": 0.0,
 }
-SPLIT, PLUS = {"scheme.name": "sp_fl"}, {"scheme.name": "sp_fl_plus"}
+SPLIT, PLUS = {"scheme.name": "sp_fl"}, {"scheme.name": "sp_fl_plus_1"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "independent": SPLIT | {"channel.fading": "independent"},
     "selective": SPLIT | {"channel.fading": "selective", "channel.subbands": 3},
@@ -87,7 +87,7 @@ def by_command(folder: Path) -> dict[str, str]:
     for name in ("summary.json", "weights.safetensors"):
         (resumed / name).unlink()
     command("run", "--resume", "--out", str(resumed))
-    plan = ['[base]\nconfig = "base.toml"\n[[grid]]\nseed = [0, 1]\n"scheme.name" = ["sp_fl", "sp_fl_plus"]\n']
+    plan = ['[base]\nconfig = "base.toml"\n[[grid]]\nseed = [0, 1]\n"scheme.name" = ["sp_fl", "sp_fl_plus_1"]\n']
     (folder / "base.toml").write_text("[model]\nwidth = 16\n[data]\ndevices = 6\n[training]\nrounds = 4\n")
     (folder / "plan.toml").write_text("".join(plan))
     command("sweep", str(folder / "plan.toml"), "--out", str(swept))

@@ -6,7 +6,7 @@ Under selective fading, measured error rates and all-or-nothing segments the sha
 gap (docs/radio.md). Here they are held against the best that SciPy finds for the true objective: shares, powers and
 split of all devices together, by L-BFGS-B from the allocator's own point, from equal shares and from random ones.
 Reported is the true objective of the allocator's point over that of the best one; 1 means that nothing was lost.
-Instances are rounds of `sp_fl_plus` on the digits, each with another seed and median SNR.
+Instances are rounds of `sp_fl_plus_1` on the digits, each with another seed and median SNR.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def instance(channel: dict[str, Any], seed: int) -> float:
             "data": {"devices": DEVICES},
             "model": {"name": "softmax"},
             "channel": {"median_snr_db": float(rng.uniform(-4, 6)), "symbols_per_parameter": 2.0} | channel,
-            "scheme": {"name": "sp_fl_plus"},
+            "scheme": {"name": "sp_fl_plus_1"},
         }
     )
     world = World.build(config, load_dataset("digits"))

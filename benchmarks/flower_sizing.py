@@ -31,7 +31,7 @@ from spfl.uplink.upload import Origin, Upload, encode
 
 NETWORKS = {"digits, mlp": ("mlp", 1, 8), "CIFAR-10, small_cnn": ("small_cnn", 3, 32), "CIFAR-10, resnet18": ("resnet18", 3, 32)}  # fmt: skip # noqa: E501
 CELLS = ((10, 10), (1_000, 1_000), (100_000, 100_000), (100_000, 100))  # devices, nodes
-SCHEME = "sp_fl_plus"
+SCHEME = "sp_fl_plus_1"
 
 
 @dataclass(frozen=True)

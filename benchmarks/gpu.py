@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--device cuda] [--tf32] [--devices 1000] [--width 32] [--batch 64] [--rounds 10]
 
-Whole rounds of `error_free` and of `sp_fl_plus`: gradients, rotation, codec and aggregation on the device, allocation
+Whole rounds of `error_free` and of `sp_fl_plus_1`: gradients, rotation, codec and aggregation on the device, allocation
 on the host. The defaults fill an H100 (the chunk of devices computed at a time follows from its memory). On the CPU
 (`--device cpu`, smaller by itself) it tells what the same code costs there, on the one thread that it uses; worker
 threads take turns with it in the same run. The ceiling is the best of square products on the device in the precision
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="channels; 32 on a GPU, 16 on the CPU")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--scheme", nargs="+", default=["error_free", "sp_fl_plus"])
+    parser.add_argument("--scheme", nargs="+", default=["error_free", "sp_fl_plus_1"])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     keep_freed_memory()

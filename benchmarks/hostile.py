@@ -16,7 +16,7 @@ from spfl.data.sources import load_dataset
 from spfl.training import train
 from spfl.world.world import World
 
-SCHEMES = ("sp_fl", "sp_fl_plus")
+SCHEMES = ("sp_fl", "sp_fl_plus_1")
 ATTACKS = {
     "none": {},
     "sign_flip x1": {"kind": "sign_flip", "factor": 1.0},

@@ -2,7 +2,7 @@
 
     python benchmarks/population.py [--populations 1e2 1e3 1e4 1e5 1e6] [--cohort 20] [--rounds 30] [--out DIR]
 
-`sampled` partition, `sp_fl_plus` on digits, full rounds without evaluation. All populations take turns, round by
+`sampled` partition, `sp_fl_plus_1` on digits, full rounds without evaluation. All populations take turns, round by
 round, in one process; a ratio is the median over turns of seconds a round over that of the smallest population.
 Start-up is what comes before the first round: placing every device in the cell is the only part that grows.
 """
@@ -36,7 +36,7 @@ def main() -> None:
             {
                 "data": {"devices": population, "cohort_size": given.cohort, "partition": "sampled"},
                 "training": {"rounds": given.rounds + 1, "eval_every": 10**6},
-                "scheme": {"name": "sp_fl_plus"},
+                "scheme": {"name": "sp_fl_plus_1"},
             }
         )
         tracemalloc.start()

@@ -27,7 +27,7 @@ from spfl.training import run
 
 SEEDS = range(5)
 BASE = {"data": {"devices": 20}, "model": {"name": "softmax"}, "training": {"rounds": 40, "eval_every": 5, "rate": 0.1}}
-SCHEMES = ("single_packet", "sp_fl_normalized", "sp_fl_plus")
+SCHEMES = ("single_packet", "sp_fl_normalized", "sp_fl_plus_1")
 Settings = dict[float, dict[str, Any]]
 
 

@@ -31,7 +31,7 @@ from spfl.machine import cores
 from spfl.rng import Purpose, stream
 from spfl.world.world import World
 
-SCHEMES = ("single_packet", "scaled_sign", "sp_fl_normalized", "sp_fl_plus")
+SCHEMES = ("single_packet", "scaled_sign", "sp_fl_normalized", "sp_fl_plus_1")
 PLAN = """[base]
 "training.rounds" = {rounds}
 "training.eval_every" = {rounds}

@@ -27,7 +27,7 @@ KEPT = (
     "side_bits_per_round",
     "joules_per_round",
 )
-OURS = ("sp_fl_ladder",)
+OURS = ("sp_fl_plus",)
 STUDIES = {"starved2": "images of 16 x 16", "starved2_full": "full resolution"}
 PACKET, FADE = ("in_packet", "mean"), ("in_packet", "instantaneous")
 TIERS = {
@@ -86,7 +86,7 @@ def at_full_resolution() -> str:
     parts = []
     for tier, words in ((FADE, "With links that adapt to the fade"), (PACKET, "With mean gains")):
         found = {name: seeds for name, seeds in grouped(points, tier).items() if name.split(" ")[0] not in OURS}
-        ours = grouped(points, tier)["sp_fl_ladder (labels)"]
+        ours = grouped(points, tier)["sp_fl_plus (labels)"]
         gains = []
         for name, seeds in found.items():
             common = sorted(seeds.keys() & ours.keys())
@@ -97,7 +97,7 @@ def at_full_resolution() -> str:
             )
         reached = statistics.fmean(100 * p["accuracy_last"] for p in ours.values())
         ahead = ", ".join(text for _, text in sorted(gains))
-        parts.append(f"{words} `sp_fl_ladder` reaches {reached:.1f} % (n = {len(ours)}): {ahead}.")
+        parts.append(f"{words} `sp_fl_plus` reaches {reached:.1f} % (n = {len(ours)}): {ahead}.")
     return "At full resolution: " + " ".join(parts) + "\n"
 
 
@@ -136,15 +136,15 @@ def sentence(study: str) -> str:
 
     packet, side, fade = TIERS
     n = len({p["seed"] for p in points})
-    ladder = "sp_fl_ladder (labels)"
+    ladder = "sp_fl_plus (labels)"
     return (
         f"CIFAR-10 at 16 x 16, -3 dB, two symbols a parameter, Dirichlet 0.3, {n} seeds, test accuracy; "
         f"{mean(('', ''), 'error_free'):.1f} % without any loss. "
-        f"With mean gains and everything in packets `sp_fl_ladder` reaches {mean(packet, ladder):.1f} %, "
+        f"With mean gains and everything in packets `sp_fl_plus` reaches {mean(packet, ladder):.1f} %, "
         f"DRIVE with the same calibrated weights {mean(packet, 'drive_calibrated (labels)'):.1f} %, "
         f"plain DRIVE {mean(packet, 'drive'):.1f} %, the conventional packet {mean(packet, 'single_packet'):.1f} %. "
-        f"A side channel that always works adds next to nothing ({mean(side, 'sp_fl_ladder'):.1f} %; `sp_fl_plus` has "
-        f"{mean(side, 'sp_fl_plus'):.1f} %). Links that adapt to the fade of the round bring `sp_fl_ladder` to "
+        f"A side channel that always works adds next to nothing ({mean(side, 'sp_fl_plus'):.1f} %; `sp_fl_plus_1` has "
+        f"{mean(side, 'sp_fl_plus_1'):.1f} %). Links that adapt to the fade of the round bring `sp_fl_plus` to "
         f"{mean(fade, ladder):.1f} %, EDEN with the same links and plain weights to "
         f"{mean(fade, 'eden_adaptive'):.1f} %.\n"
     )

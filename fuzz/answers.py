@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "model": {"name": "softmax"},
     "training": {"rounds": 2, "batch_size": 8},
     "channel": {"median_snr_db": 6.0},
-    "scheme": {"name": "sp_fl_plus"},
+    "scheme": {"name": "sp_fl_plus_1"},
 }
 NUMBERS = [0, 1, -1, 3, 4, 2**31, 2**53, 2**62, -(2**62), 0.0, 1e308, -1e308, math.nan, math.inf, -math.inf]
 OTHERS: list[Any] = [*NUMBERS, True, "", "x" * 10**5, "\x1b[2J", b"", [], [0] * 1000, [1, 2], [math.nan], ["a"]]

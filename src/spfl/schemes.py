@@ -145,8 +145,8 @@ _SP_FL = Scheme(
     compensation="global",
     solver="alternating",
 )
-_SP_FL_PLUS = Scheme(
-    "sp_fl_plus",
+_SP_FL_PLUS_1 = Scheme(
+    "sp_fl_plus_1",
     "ours",
     "sp_fl in a rotated basis with calibrated weights; resources minimise the error of the mean",
     uplink="split",
@@ -164,9 +164,9 @@ _DRIVE = Scheme(
     rotated=True,
     bits_per_value=1.0,
 )
-_LADDER = replace(
+_SP_FL_PLUS = replace(
     _DRIVE,
-    name="sp_fl_ladder",
+    name="sp_fl_plus",
     source="ours",
     summary="important bits first: bandwidth and bits by who takes part, noise-aware calibrated weights",
     bits_per_value=None,
@@ -175,7 +175,7 @@ _LADDER = replace(
     rule="calibrated",
     noise_aware=True,
 )
-_PLUS_ABLATION = "ablation of sp_fl_plus, ours"
+_PLUS_1_ABLATION = "ablation of sp_fl_plus_1, ours"
 _AMIRI = "Amiri et al. 2021"
 _ABLATION = "ablation of sp_fl, ours"
 
@@ -277,26 +277,26 @@ SCHEMES: dict[str, Scheme] = {
             rule="vote",
         ),
         _SP_FL,
-        _SP_FL_PLUS,
+        _SP_FL_PLUS_1,
         replace(
-            _SP_FL_PLUS,
-            name="sp_fl_plus_uncalibrated",
-            source=_PLUS_ABLATION,
-            summary="sp_fl_plus with normalized weights",
+            _SP_FL_PLUS_1,
+            name="sp_fl_plus_1_uncalibrated",
+            source=_PLUS_1_ABLATION,
+            summary="sp_fl_plus_1 with normalized weights",
             rule="mean",
         ),
         replace(
-            _SP_FL_PLUS,
-            name="sp_fl_plus_unrotated",
-            source=_PLUS_ABLATION,
-            summary="sp_fl_plus on the raw gradient",
+            _SP_FL_PLUS_1,
+            name="sp_fl_plus_1_unrotated",
+            source=_PLUS_1_ABLATION,
+            summary="sp_fl_plus_1 on the raw gradient",
             rotated=False,
         ),
         replace(
-            _SP_FL_PLUS,
-            name="sp_fl_plus_uniform",
-            source=_PLUS_ABLATION,
-            summary="sp_fl_plus, nothing optimised: the conventional point",
+            _SP_FL_PLUS_1,
+            name="sp_fl_plus_1_uniform",
+            source=_PLUS_1_ABLATION,
+            summary="sp_fl_plus_1, nothing optimised: the conventional point",
             solver="uniform",
             allocate_split=False,
         ),
@@ -304,7 +304,7 @@ SCHEMES: dict[str, Scheme] = {
             _SINGLE,
             name="single_packet_plus",
             source="ours",
-            summary="single packet rotated and calibrated as in sp_fl_plus, bandwidth by the exact solver",
+            summary="single packet rotated and calibrated as in sp_fl_plus_1, bandwidth by the exact solver",
             solver="exact",
             rule="calibrated",
             rotated=True,
@@ -368,19 +368,19 @@ SCHEMES: dict[str, Scheme] = {
             objective="participation",
             schedule="fair",
         ),
-        _LADDER,
+        _SP_FL_PLUS,
         replace(
-            _LADDER,
-            name="sp_fl_ladder_uniform",
-            source="ablation of sp_fl_ladder, ours",
-            summary="sp_fl_ladder with equal bandwidths",
+            _SP_FL_PLUS,
+            name="sp_fl_plus_uniform",
+            source="ablation of sp_fl_plus, ours",
+            summary="sp_fl_plus with equal bandwidths",
             solver="uniform",
         ),
         replace(
-            _LADDER,
-            name="sp_fl_ladder_plain",
-            source="ablation of sp_fl_ladder, ours",
-            summary="sp_fl_ladder with the mean of the received",
+            _SP_FL_PLUS,
+            name="sp_fl_plus_plain",
+            source="ablation of sp_fl_plus, ours",
+            summary="sp_fl_plus with the mean of the received",
             rule="mean",
             noise_aware=False,
         ),

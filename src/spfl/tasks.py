@@ -72,21 +72,32 @@ def _multi_label(_: Dataset) -> Task:
 
 
 def _regression(dataset: Dataset) -> Task:
-    """Mean squared error, and R^2: one minus the error relative to that of the test part's mean."""
     labels = dataset.test_labels if len(dataset.test_labels) > 1 else dataset.train_labels
-    spread = labels.double().var(0, correction=0).clamp_min(1e-30).float()
-
-    def r2(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return 1 - ((outputs - targets).square() / spread.to(outputs.device)).mean()
-
-    return Task("r2", F.mse_loss, r2)
+    return Task("r2", F.mse_loss, R2(labels.double().var(0, correction=0).clamp_min(1e-30).float()))
 
 
 def _next_token(_: Dataset) -> Task:
-    def loss(outputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs.flatten(0, -2), tokens.flatten())
+    return Task("accuracy", next_token_loss, hits)
 
-    return Task("accuracy", loss, lambda outputs, tokens: (outputs.argmax(-1) == tokens).float().mean())
+
+@dataclass(frozen=True)
+class R2:
+    """One minus the mean squared error relative to that of the test part's mean, whose error is `spread` (output,)."""
+
+    spread: torch.Tensor
+
+    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 1 - ((outputs - targets).square() / self.spread.to(outputs.device)).mean()
+
+
+def next_token_loss(outputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross entropy, averaged over all places of all sequences."""
+    return F.cross_entropy(outputs.flatten(0, -2), tokens.flatten())
+
+
+def hits(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The share of the labels that the largest output tells."""
+    return (outputs.argmax(-1) == labels).float().mean()
 
 
 def sample_f1(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -96,9 +107,7 @@ def sample_f1(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.where(either > 0, 2 * together / either.clamp_min(1), 1.0).mean()
 
 
-CLASSIFICATION = Task(
-    "accuracy", F.cross_entropy, lambda outputs, labels: (outputs.argmax(1) == labels).float().mean(), classes=True
-)
+CLASSIFICATION = Task("accuracy", F.cross_entropy, hits, classes=True)
 _TASKS: dict[TaskName, Callable[[Dataset], Task]] = {
     "classification": _classification,
     "multi_label": _multi_label,

@@ -231,7 +231,7 @@ def test_cells_are_printed_as_they_are_and_whole(call):
 
 def test_a_table_in_a_file_is_as_wide_as_it_must_be(call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    schemes = "sp_fl_plus_uncalibrated,single_packet_optimised"
+    schemes = "sp_fl_plus_1_uncalibrated,single_packet_optimised"
     code, out, _ = call("compare", *QUICK, "--schemes", schemes, "--out", "r")
     assert code == 0
     assert all(name in out for name in schemes.split(","))

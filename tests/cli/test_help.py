@@ -88,8 +88,8 @@ def test_schemes_are_completed_after_a_comma():
     ("words", "answer"),
     [
         (["run", "--set", "channel.me"], {"channel.median_snr_db=", "channel.median_snr_db=none"}),
-        (["run", "--set", "scheme.name", "=", "sp_fl_pl"], {"sp_fl_plus", "sp_fl_plus_uncalibrated",
-                                                            "sp_fl_plus_unrotated", "sp_fl_plus_uniform"}),
+        (["run", "--set", "scheme.name", "=", "sp_fl_plus_1"], {"sp_fl_plus_1", "sp_fl_plus_1_uncalibrated",
+                                                              "sp_fl_plus_1_unrotated", "sp_fl_plus_1_uniform"}),
         (["run", "--set", "model.name", "="], {"softmax", "mlp", "small_cnn", "resnet18", "lstm", "transformer"}),
         (["run", "--preset", "pa"], {"paper"}),
         (["compare", "--schemes", "sp_fl,err"], {"sp_fl,error_free"}),

@@ -164,7 +164,7 @@ def test_a_table_is_learned_over_the_air():
         overrides={
             "data.name": "breast_cancer", "data.devices": 5, "data.partition": "iid", "training.rounds": 30,
             "workers": 1,
-            "channel.median_snr_db": 10.0, "scheme.name": "sp_fl_plus",
+            "channel.median_snr_db": 10.0, "scheme.name": "sp_fl_plus_1",
         }
     )  # fmt: skip
     assert run.summary["accuracy_final"] > 0.85

@@ -155,7 +155,7 @@ def test_a_run_without_importance_is_refused(tmp_path):
 
 
 def test_importance_of_a_real_run(small_config, digits, tmp_path):
-    run_experiment(small_config(scheme={"name": "sp_fl_plus"}), digits, tmp_path / "run")
+    run_experiment(small_config(scheme={"name": "sp_fl_plus_1"}), digits, tmp_path / "run")
     (found,) = read_importance([tmp_path / "run"])
     assert found.share.size == 5
     assert (found.moduli <= found.signs).all()

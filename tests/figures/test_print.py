@@ -54,7 +54,7 @@ def test_schemes_differ_in_dash_or_marker_so_grey_prints_tell_them_apart():
 def test_a_scheme_looks_the_same_whatever_stands_beside_it():
     alone = {name: assign_looks([name])[name] for name in KNOWN}
     assert assign_looks(KNOWN) == alone
-    assert assign_looks(["own_scheme", "sp_fl_plus", "sp_fl"])["sp_fl"] == alone["sp_fl"]
+    assert assign_looks(["own_scheme", "sp_fl_plus_1", "sp_fl"])["sp_fl"] == alone["sp_fl"]
     assert assign_looks(["sp_fl", "own_scheme"])["own_scheme"] == assign_looks(["own_scheme", "drive"])["own_scheme"]
 
 
@@ -120,7 +120,7 @@ def test_the_colour_blind_tell_the_colours_apart(eye):
 
 
 def test_report_and_print_agree():
-    labels = ["sp_fl_plus", "own", "single_packet"]
+    labels = ["sp_fl_plus_1", "own", "single_packet"]
     rounds = np.array([1, 2])
     figure, _ = web_accuracy_figure([SpentCurve(label, rounds, np.ones((1, 2)), {}) for label in labels])
     lines = {line.get_label(): line for line in accuracy_figure(some_curves(*labels)).axes[0].lines}

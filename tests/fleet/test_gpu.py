@@ -35,7 +35,7 @@ SUPPORTED = [
     "harq", "gomore", "fedtoe", "schedule_fair",
     "schedule_channel", "schedule_norm", "schedule_channel_norm", "majority_vote", "scaled_sign", "sign_mean", "sp_fl",
     "sp_fl_exact", "sp_fl_normalized", "sp_fl_uniform", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation",
-    "sp_fl_plus", "sp_fl_plus_uncalibrated", "sp_fl_plus_unrotated", "sp_fl_plus_uniform", "single_packet_plus",
+    "sp_fl_plus_1", "sp_fl_plus_1_uncalibrated", "sp_fl_plus_1_unrotated", "sp_fl_plus_1_uniform", "single_packet_plus",
 ]  # fmt: skip
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHAPES = [((7,), (3, 5), (11,)), ((64,), (64,)), ((1,),), ((4096,), (5000,), (0,), (3,))]
@@ -165,7 +165,7 @@ def test_a_scheme_meets_the_same_numbers(name: str, device: str, digits: Dataset
     assert lossy or name in ("error_free", "sp_fl_no_power", "fedtoe")
 
 
-CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus"}}
+CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_moduli_that_are_off_by_one_percent_are_found(
 
 def test_it_learns_as_well(digits: Dataset, small_config: Build) -> None:
     config = small_config(
-        scheme={"name": "sp_fl_plus"}, training={"rounds": 30, "rate": 0.5, "eval_every": 30}, data={"devices": 10}
+        scheme={"name": "sp_fl_plus_1"}, training={"rounds": 30, "rate": 0.5, "eval_every": 30}, data={"devices": 10}
     )
     threads, rounds = both(config, digits, "cpu")
     assert threads[-1].test_accuracy > 0.8
@@ -268,7 +268,7 @@ def test_the_same_bits_whatever_the_threads(model: str, device: str, digits: Dat
 def test_chunks_make_no_difference_but_in_the_last_bits(
     digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, found = small_config(scheme={"name": "sp_fl_plus"}, data={"devices": 9}, training={"rounds": 1}), []
+    config, found = small_config(scheme={"name": "sp_fl_plus_1"}, data={"devices": 9}, training={"rounds": 1}), []
     before = np.float64(World.build(config, digits).start().weights)
     for chunk in (1, 4, 100):
         monkeypatch.setattr(torch_fleet, "CPU_CHUNK", chunk)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from spfl import training
 from spfl.config.schema import Config
@@ -19,12 +22,13 @@ from spfl.fleet.processes import ProcessFleet
 from spfl.runs.experiment import run_experiment
 from spfl.runs.jsons import dump_json
 from spfl.runs.metrics import metrics
+from spfl.tasks import _TASKS
 from spfl.world.world import World
 
 Build = Callable[..., Config]
 CASES: list[dict[str, Any]] = [
     {"scheme": {"name": "sp_fl"}},
-    {"scheme": {"name": "sp_fl_plus"}, "training": {"local_steps": 2}},
+    {"scheme": {"name": "sp_fl_plus_1"}, "training": {"local_steps": 2}},
     {"scheme": {"name": "top_k"}},  # error feedback: what a device keeps goes back and forth
     {"scheme": {"name": "single_packet"}, "channel": {"downlink": "stale", "downlink_power_dbm": -20.0}},
     {"scheme": {"name": "sp_fl_normalized"}, "data": {"devices": 9, "cohort_size": 3}},
@@ -56,6 +60,15 @@ def test_where_processes_cannot_be_forked(
     lines, _ = rounds(small_config(), digits)
     monkeypatch.setattr(processes, "METHOD", "spawn")
     assert rounds(small_config().model_copy(update={"processes": 2}), digits)[0] == lines
+
+
+@pytest.mark.parametrize("task", ["classification", "multi_label", "regression", "next_token"])
+def test_every_task_reaches_a_process_that_is_spawned(task: str, digits: Dataset) -> None:
+    found = _TASKS[task](digits)  # type: ignore[index]
+    again = pickle.loads(pickle.dumps(found))
+    outputs, labels = torch.rand(4, 3), torch.tensor([0, 1, 2, 0])
+    whole = labels if task in ("classification", "next_token") else F.one_hot(labels, 3).float()
+    assert again.totals(outputs, whole) == found.totals(outputs, whole)
 
 
 def test_a_process_that_is_killed_ends_the_run_and_the_others(digits: Dataset, small_config: Build) -> None:

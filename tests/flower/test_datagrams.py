@@ -54,7 +54,7 @@ def federated(config, digits, loss=0.0, *, between=lambda strategy, gateway: Non
 
 
 @pytest.mark.parametrize("channel", [LARGE, LARGE | {"segment_bits": 512, "recovery": "segment", "sign_parity": 1}])
-@pytest.mark.parametrize("scheme", ["sp_fl_plus", "sp_fl_normalized", "majority_vote"])
+@pytest.mark.parametrize("scheme", ["sp_fl_plus_1", "sp_fl_normalized", "majority_vote"])
 def test_without_loss_all_arrives_and_is_what_was_sent(scheme, channel, small_config, digits):
     """The weights after a round are those of the emulated uplink with a perfect link."""
     config = small_config(channel=channel, scheme={"name": scheme})
@@ -77,7 +77,7 @@ def test_without_loss_all_arrives_and_is_what_was_sent(scheme, channel, small_co
 
 
 def test_signs_go_first_and_no_faster_than_the_granted_share(small_config, digits):
-    config = small_config(channel=LARGE | {"segment_bits": 512, "recovery": "segment"}, scheme={"name": "sp_fl_plus"})
+    config = small_config(channel=LARGE | {"segment_bits": 512, "recovery": "segment"}, scheme={"name": "sp_fl_plus_1"})
     world = World.build(config, digits)
     with ThreadFleet(world) as fleet:
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
@@ -102,7 +102,7 @@ def test_signs_go_first_and_no_faster_than_the_granted_share(small_config, digit
 @pytest.mark.parametrize("parity", [0, 2])
 def test_what_the_shim_erases_is_what_is_lost(parity, small_config, digits):
     channel = LARGE | {"segment_bits": 256 + 256, "recovery": "segment", "sign_parity": parity}
-    config = small_config(channel=channel, training={"rounds": 40, "eval_every": 40}, scheme={"name": "sp_fl_plus"})
+    config = small_config(channel=channel, training={"rounds": 40, "eval_every": 40}, scheme={"name": "sp_fl_plus_1"})
     records, heard, _ = federated(config, digits, 0.2)
     world = World.build(config, digits)
     first = world.radio.segments[0]
@@ -231,7 +231,7 @@ def test_a_flood_neither_ends_the_round_nor_holds_it(gateway):
 
 
 def test_strangers_between_the_rounds_change_no_bit(small_config, digits):
-    config = small_config(channel=LARGE, scheme={"name": "sp_fl_plus"}, training={"rounds": 3})
+    config = small_config(channel=LARGE, scheme={"name": "sp_fl_plus_1"}, training={"rounds": 3})
     calm, _, _ = federated(config, digits)
     recorded = []
 
@@ -301,7 +301,7 @@ def test_packets_of_pieces_have_the_probabilities_of_their_pieces():
 
 
 def test_a_bad_link_is_given_more(small_config, digits):
-    world = World.build(small_config(scheme={"name": "sp_fl_plus"}), digits)
+    world = World.build(small_config(scheme={"name": "sp_fl_plus_1"}), digits)
     counts = counted(new_counts(6), range(6), np.tile([9.0, 9, 9, 3, 9, 9], (2, 1)), np.full((2, 6), 10.0))
     link = measured_link(world.radio.link(range(6), 1), range(6), counts, Pieces(1, 1, 0, "all"))
     rates = arrival_rates(counts)[0]

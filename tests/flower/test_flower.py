@@ -81,7 +81,7 @@ def test_every_scheme_gives_the_bits_of_spfl_run(scheme, small_config, digits):
 @pytest.mark.parametrize("one_exchange", [False, True])
 def test_the_numbers_do_not_depend_on_nodes_or_exchanges(nodes, one_exchange, small_config, digits):
     """Eight nodes for six devices: two of them have nothing to do."""
-    config = small_config(scheme={"name": "sp_fl_plus"}, data={"cohort_size": 4}, training={"momentum": 0.9})
+    config = small_config(scheme={"name": "sp_fl_plus_1"}, data={"cohort_size": 4}, training={"momentum": 0.9})
     _, records = run(config, digits, nodes, one_exchange=one_exchange)
     assert_same(records, list(training.run(config, digits)))
 
@@ -294,7 +294,7 @@ def test_an_impossible_claim_costs_that_device_only(name, small_config, digits):
 ATTACKS = get_args(AttackConfig.model_fields["kind"].annotation)
 
 
-@pytest.mark.parametrize("scheme", ["sp_fl_plus", "error_free"])
+@pytest.mark.parametrize("scheme", ["sp_fl_plus_1", "error_free"])
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_hostile_devices_do_the_same_on_flower(kind, scheme, small_config, digits):
     """Two hostile devices, and the honest ones of the same nodes."""
@@ -378,7 +378,7 @@ def test_a_round_without_any_answer_leaves_the_weights(small_config, digits):
         def pull_messages(self, message_ids):
             return [m for m in super().pull_messages(message_ids) if m.metadata.message_type == QUERY]
 
-    config = small_config(scheme={"name": "sp_fl_plus"})
+    config = small_config(scheme={"name": "sp_fl_plus_1"})
     strategy, records = run(config, digits, 2, Silent)
     assert [record.rejected for record in records] == [6, 6]
     assert strategy.server.weights.tobytes() == World.build(config, digits).start().weights.tobytes()
@@ -619,7 +619,7 @@ def test_a_node_has_no_packets_of_a_round_it_was_not_asked_for(small_grid, small
 def reported(digits):
     from spfl.config.files import load_config
 
-    config = load_config(None, ["data.devices=4", "model.name=softmax", "workers=1", "scheme.name=sp_fl_plus"])
+    config = load_config(None, ["data.devices=4", "model.name=softmax", "workers=1", "scheme.name=sp_fl_plus_1"])
     world = World.build(config, digits)
     with ThreadFleet(world) as fleet:
         return world, fleet.uploads(world.start(), range(4), 1)[0]

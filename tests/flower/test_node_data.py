@@ -106,7 +106,7 @@ def test_data_dealt_by_hand_give_the_bits_of_the_partitioned_run(dealt, digits, 
     assert weights.tobytes() == records[-1].server.weights.tobytes()
 
 
-@pytest.mark.parametrize("scheme", ["sp_fl_plus", "error_free", "top_k"])
+@pytest.mark.parametrize("scheme", ["sp_fl_plus_1", "error_free", "top_k"])
 def test_every_uplink_gives_the_same_bits(scheme, small_config, digits, tmp_path):
     config = small_config(data={"devices": DEVICES}, scheme={"name": scheme}, training={"momentum": 0.5})
     folders = deal(tmp_path / "nodes", digits, World.build(config, digits).parts, test=True)

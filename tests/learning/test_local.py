@@ -169,7 +169,7 @@ def test_local_optimisers_are_torchs(optimiser, momentum, digits):
 
 
 @pytest.mark.parametrize("training", [RULES["scaffold"][0], RULES["feddyn"][0], RULES["fedprox"][0]])
-@pytest.mark.parametrize("scheme", ["sp_fl_plus", "sp_fl", "single_packet", "top_k", "sign_mean"])
+@pytest.mark.parametrize("scheme", ["sp_fl_plus_1", "sp_fl", "single_packet", "top_k", "sign_mean"])
 def test_every_rule_runs_over_a_link_that_loses_packets_with_the_same_bits_in_processes(training, scheme, small_config):
     changes = {"rounds": 4, "local_rate": 0.05} | training
     config = small_config(training=changes, scheme={"name": scheme}, data={"devices": 6, "cohort_size": 4})

@@ -65,9 +65,9 @@ def test_optimisers_differ_from_each_other():
 @pytest.mark.parametrize("name", FLOWERS)
 def test_a_run_with_an_adaptive_server_learns_and_resumes_to_the_same_bits(name, tmp_path):
     values = {"training": {"rounds": 8, "server_optimiser": name, "rate": 0.02}, "data": {"devices": 6}}
-    whole = spfl.run(values, scheme="sp_fl_plus", out=tmp_path / "whole")
+    whole = spfl.run(values, scheme="sp_fl_plus_1", out=tmp_path / "whole")
     assert whole.summary["accuracy_final"] > 0.4
-    again = spfl.run(values, scheme="sp_fl_plus", overrides={"processes": 2, "workers": 2})
+    again = spfl.run(values, scheme="sp_fl_plus_1", overrides={"processes": 2, "workers": 2})
     assert again.summary["digest"] == whole.summary["digest"]
 
 

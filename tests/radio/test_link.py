@@ -291,7 +291,7 @@ def test_whole_segments_are_the_whole_packet(small_config, digits):
     even = {"weights": "normalized"}
     ends = [
         list(run(small_config(channel=loud | {"recovery": recovery}, scheme={"name": name} | even), digits))[-1]
-        for name in ("sp_fl_uniform", "sp_fl_plus_uniform") for recovery in ("all", "segment")
+        for name in ("sp_fl_uniform", "sp_fl_plus_1_uniform") for recovery in ("all", "segment")
     ]  # fmt: skip
     assert ends[1].outcome.sign_segments.all()
     for whole, parts in (ends[:2], ends[2:]):
@@ -323,9 +323,9 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("name", ["sp_fl_plus", "retransmit", "schedule_channel", "over_the_air", "top_k"])
+@pytest.mark.parametrize("name", ["sp_fl_plus_1", "retransmit", "schedule_channel", "over_the_air", "top_k"])
 def test_every_option_runs_and_resumes_to_the_same_bits(option, name, small_config, digits):
-    if name != "sp_fl_plus" and option not in ("selective, segments", "doppler, selective"):
+    if name != "sp_fl_plus_1" and option not in ("selective, segments", "doppler, selective"):
         pytest.skip("one scheme is enough for what all share")
     config = small_config(channel=OPTIONS[option], scheme={"name": name})
     whole = list(run(config, digits))

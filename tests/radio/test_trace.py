@@ -46,7 +46,7 @@ def outcomes(config, digits):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-@pytest.mark.parametrize("scheme", ["sp_fl_plus", "sp_fl_normalized", "single_packet", "majority_vote"])
+@pytest.mark.parametrize("scheme", ["sp_fl_plus_1", "sp_fl_normalized", "single_packet", "majority_vote"])
 def test_a_trace_of_a_run_drives_a_run_to_the_same_outcomes(scheme, suffix, tmp_path, small_config, digits):
     config = small_config(training={"rounds": ROUNDS}, scheme={"name": scheme})
     run_experiment(config, digits, tmp_path / "run")
@@ -95,13 +95,13 @@ def test_the_allocator_knows_the_rates_by_gains(tmp_path, small_config, digits):
     path = write(tmp_path / "l.csv", device=list(range(6)), sign_loss=(1 - rate).tolist(), modulus_loss=[0.5] * 6)
     from spfl.radio.outage import success
 
-    radio = World.build(traced(small_config, path, scheme={"name": "sp_fl_plus"}), digits).radio
+    radio = World.build(traced(small_config, path, scheme={"name": "sp_fl_plus_1"}), digits).radio
     link = radio.link(range(6), 1)
     assert success(link, 1 / 6, link.split).q_s == pytest.approx(rate)
     assert (np.diff(radio.cell(1).gain[np.argsort(rate)]) > 0).all()
 
 
-@pytest.mark.parametrize("scheme", ["sp_fl", "sp_fl_plus", "error_free", "top_k", "schedule_channel", "retransmit"])
+@pytest.mark.parametrize("scheme", ["sp_fl", "sp_fl_plus_1", "error_free", "top_k", "schedule_channel", "retransmit"])
 def test_schemes_learn_over_recorded_gains(scheme, tmp_path, small_config, digits):
     rng = np.random.default_rng(0)
     gains = (-115 + 4 * rng.standard_normal(8 * 6)).tolist()

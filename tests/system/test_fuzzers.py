@@ -14,7 +14,7 @@ from spfl.errors import SpflError
 HARM = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SpflError)
 FUZZ = Path(__file__).parents[2] / "fuzz"
 FEW = {"claims": 60, "answers": 1_500, "datagrams": 5_000}
-FEW_SCHEMES = {"claims": {"schemes": ("sp_fl", "sp_fl_plus", "sp_fl_ladder")}}
+FEW_SCHEMES = {"claims": {"schemes": ("sp_fl", "sp_fl_plus_1", "sp_fl_plus")}}
 MANY = {"claims": 10_000, "answers": 200_000, "datagrams": 1_000_000}
 
 

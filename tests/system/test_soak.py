@@ -36,7 +36,7 @@ print("SEEN " + json.dumps(seen))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
-@pytest.mark.parametrize("scheme", ["sp_fl_plus", "top_k"])
+@pytest.mark.parametrize("scheme", ["sp_fl_plus_1", "top_k"])
 def test_two_thousand_rounds(scheme, tmp_path):
     command = [sys.executable, "-c", LONG, scheme, str(tmp_path / "run")]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout

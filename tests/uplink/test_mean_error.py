@@ -15,7 +15,7 @@ def first_order(gradients: np.ndarray, weight: np.ndarray, q: np.ndarray, noise:
 
 
 def heuristic(gradients: np.ndarray, weight: np.ndarray, q: np.ndarray, noise: np.ndarray) -> float:
-    """What `sp_fl_plus` takes in its place."""
+    """What `sp_fl_plus_1` takes in its place."""
     return float((weight**2 * q * (np.square(gradients).sum(1) + noise)).sum() / (weight @ q) ** 2)
 
 

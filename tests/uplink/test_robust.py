@@ -38,7 +38,7 @@ def world_of(digits, rounds=2, attack=None, seed=0, devices=10, **scheme):
                 "model": {"name": "softmax"},
                 "training": {"rounds": rounds, "eval_every": rounds},
                 "channel": {"median_snr_db": 15.0},
-                "scheme": {"name": "sp_fl_plus"} | scheme,
+                "scheme": {"name": "sp_fl_plus_1"} | scheme,
                 "attack": attack or {},
             }
         ),
@@ -192,7 +192,7 @@ def test_claims_are_capped_at_multiples_of_the_median(digits):
 # --- bandwidth --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus", "schedule_norm"])
+@pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus_1", "schedule_norm"])
 def test_a_lie_about_importance_steals_band_and_the_cap_stops_it(digits, name):
     attack = {"kind": "inflate", "devices": 1, "factor": 1000.0}
     shares = {}
@@ -256,7 +256,7 @@ def test_a_lie_about_samples_is_worth_little_with_a_cap(digits, clean):
     assert shares[2.0] < 0.25
 
 
-@pytest.mark.parametrize("name", ["error_free", "single_packet", "sp_fl", "sp_fl_plus", "majority_vote", "top_k"])
+@pytest.mark.parametrize("name", ["error_free", "single_packet", "sp_fl", "sp_fl_plus_1", "majority_vote", "top_k"])
 def test_nan_is_contained_without_any_defence(digits, name):
     world = world_of(digits, 3, {"kind": "nan", "devices": 3}, name=name)
     for record in training.train(world):
@@ -265,7 +265,7 @@ def test_nan_is_contained_without_any_defence(digits, name):
         assert not record.outcome.sign[sorted(world.hostile)].any() or name == "error_free"
 
 
-@pytest.mark.parametrize("name", ["single_packet", "sp_fl", "sp_fl_plus", "majority_vote", "top_k"])
+@pytest.mark.parametrize("name", ["single_packet", "sp_fl", "sp_fl_plus_1", "majority_vote", "top_k"])
 def test_replayed_packets_are_refused(digits, name):
     """After their first round, by the number in the header: only received ones can be refused."""
     world = world_of(digits, 4, {"kind": "replay", "devices": 3}, name=name)
@@ -278,7 +278,7 @@ def test_replayed_packets_are_refused(digits, name):
 
 
 @pytest.mark.parametrize("kind", ATTACKS)
-@pytest.mark.parametrize("name", ["error_free", "sp_fl", "sp_fl_plus", "over_the_air", "majority_vote"])
+@pytest.mark.parametrize("name", ["error_free", "sp_fl", "sp_fl_plus_1", "over_the_air", "majority_vote"])
 def test_no_attack_ends_a_run_or_leaves_a_weight_that_is_not_finite(digits, kind, name):
     world = world_of(digits, 3, {"kind": kind, "devices": 4, "factor": 1e12}, name=name)
     for record in training.train(world):
@@ -297,5 +297,5 @@ def test_hostile_devices_depend_on_the_seed_alone(digits):
 
 
 def test_robust_rules_without_attack_learn(digits, clean):
-    for rule, name in itertools.product(RULES, ("sp_fl_plus", "single_packet")):
+    for rule, name in itertools.product(RULES, ("sp_fl_plus_1", "single_packet")):
         assert accuracy(digits, None, aggregation=rule, name=name) > clean - 0.1

@@ -17,7 +17,7 @@ from spfl.schemes import SCHEMES, resolve
 from spfl.uplink.upload import Origin, encode
 
 LAYOUT = Layout(("conv", "bias"), ((40, 50), (10,)))
-PLUS = SCHEMES["sp_fl_plus"]
+PLUS = SCHEMES["sp_fl_plus_1"]
 
 
 def send(scheme: Any, gradients: Any, round_: int = 1) -> list[Any]:
@@ -84,7 +84,7 @@ def test_lost_devices_are_made_up_for_by_calibration() -> None:
         heard = np.random.default_rng(100 + seed).random(12) < 0.6
         errors = [
             np.linalg.norm(get(scheme, send(scheme, sent), heard, heard).gradient[:2000] - sent.mean(0)[:2000])
-            for scheme in (PLUS, SCHEMES["sp_fl_plus_uncalibrated"])
+            for scheme in (PLUS, SCHEMES["sp_fl_plus_1_uncalibrated"])
         ]
         wins.append(errors[0] < errors[1])
     assert np.mean(wins) > 0.8
@@ -106,4 +106,4 @@ def test_packets_carry_the_rotated_vector_and_nothing_else() -> None:
 
 def test_memories_of_the_raw_gradient_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"scheme\.compensation must be layer or zero"):
-        resolve(SchemeConfig(name="sp_fl_plus", compensation="ema"))
+        resolve(SchemeConfig(name="sp_fl_plus_1", compensation="ema"))

@@ -28,7 +28,7 @@ def uploads(round_: int = 1, devices: int = 3):  # type: ignore[no-untyped-def]
     ]
 
 
-@pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus", "drive", "single_packet", "top_k", "qsgd"])
+@pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus_1", "drive", "single_packet", "top_k", "qsgd"])
 def test_bits_move_from_the_side_channel_into_the_packet(name: str) -> None:
     reliable = format_of(SCHEMES[name], LAYOUT)
     within = replace(reliable, in_packet=True)
@@ -62,7 +62,7 @@ def test_label_shares_are_known_whoever_is_received() -> None:
     np.testing.assert_array_equal(auxiliary(form, uploads(), np.array([True, False, False]), 1, {}), shares)
 
 
-@pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus", "sp_fl_ladder", "majority_vote", "single_packet_unbiased"])
+@pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus_1", "sp_fl_plus", "majority_vote", "single_packet_unbiased"])
 def test_a_run_in_packets_learns_and_continues_where_it_was_stopped(name, small_config, digits) -> None:  # type: ignore[no-untyped-def]
     channel = {"median_snr_db": 6.0, "side_information": "in_packet"}
     config = small_config(scheme={"name": name}, channel=channel, training={"rounds": 6, "eval_every": 1})
@@ -78,7 +78,7 @@ def test_what_was_lost_is_not_looked_at(small_config, digits) -> None:  # type: 
     """Side information of a device whose packet was lost leaves the update as it is."""
     from spfl.uplink.reception import Arrived, receive
 
-    config = small_config(scheme={"name": "sp_fl_ladder"}, channel={"side_information": "in_packet"})
+    config = small_config(scheme={"name": "sp_fl_plus"}, channel={"side_information": "in_packet"})
     world = World.build(config, digits)
     (record, *_) = training.train(world)
     lost = ~record.outcome.sign

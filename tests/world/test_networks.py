@@ -213,14 +213,14 @@ def test_a_tied_weight_is_in_the_vector_once(digits, small_config):
 
 
 def test_calibration_without_an_output_bias_says_so_and_label_shares_do_without(digits, small_config):
-    config = small_config(scheme={"name": "sp_fl_plus"})
+    config = small_config(scheme={"name": "sp_fl_plus_1"})
     with pytest.warns(UserWarning, match=r"calibrates weights by the gradient of an output bias.*4\.weight"):
         world = build(config, digits, conv(bias=False))
     assert world.format.packing.output_biases == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build(config, digits, conv())
-        labels = small_config(scheme={"name": "sp_fl_plus", "auxiliary": "labels"})
+        labels = small_config(scheme={"name": "sp_fl_plus_1", "auxiliary": "labels"})
         assert build(labels, digits, conv(bias=False)).format.classes.shape == (6, 10)
 
 

@@ -83,11 +83,11 @@ def million(**scheme):
 
 
 def test_a_cohort_of_a_million(digits, tmp_path):
-    records = list(training.run(million(name="sp_fl_plus"), digits))
+    records = list(training.run(million(name="sp_fl_plus_1"), digits))
     members = {device for record in records for device in record.cohort}
     assert len(members) == 24
     assert max(members) > MOST_ROWS
-    run_experiment(million(name="sp_fl_plus"), digits, tmp_path / "run")
+    run_experiment(million(name="sp_fl_plus_1"), digits, tmp_path / "run")
     assert not (tmp_path / "run" / "devices.parquet").exists()
 
 

@@ -16,11 +16,11 @@ GREY = len(DASHES) * len(MARKERS)
 
 # A scheme's place here is its look. New ones are appended, so that printed figures stay true.
 KNOWN = (
-    *("sp_fl", "single_packet", "sp_fl_plus", "drive", "eden", "sp_fl_ladder", "error_free"),
+    *("sp_fl", "single_packet", "sp_fl_plus_1", "drive", "eden", "sp_fl_plus", "error_free"),
     *("drive_calibrated", "drive_exact", "sp_fl_exact", "eden_adaptive", "float32", "qsgd", "terngrad"),
     *("single_packet_plus", "fedtoe", "scaled_sign", "top_k", "gomore", "majority_vote", "over_the_air"),
-    *("sp_fl_plus_uncalibrated", "sp_fl_plus_uniform", "sp_fl_plus_unrotated", "sp_fl_ladder_uniform"),
-    *("sp_fl_ladder_plain", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation", "sp_fl_normalized"),
+    *("sp_fl_plus_1_uncalibrated", "sp_fl_plus_1_uniform", "sp_fl_plus_1_unrotated", "sp_fl_plus_uniform"),
+    *("sp_fl_plus_plain", "sp_fl_no_band", "sp_fl_no_power", "sp_fl_no_compensation", "sp_fl_normalized"),
     *("sp_fl_uniform", "single_packet_unbiased", "single_packet_optimised", "retransmit", "reuse_last", "sign_mean"),
     *("schedule_channel", "schedule_norm", "schedule_channel_norm", "schedule_fair", "scaled_sign_feedback"),
     *("analog_mean", "eden_calibrated", "harq", "mifa", "schedule_capacity", "schedule_capacity_fair"),

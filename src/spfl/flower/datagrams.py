@@ -42,7 +42,7 @@ def check(world: World) -> None:
     """Raises ConfigError for what datagrams cannot carry, and where the channel model would have a say."""
     channel, scheme = world.config.channel, world.scheme
     if scheme.uplink not in ("split", "sign") or scheme.attempts > 1:
-        raise ConfigError(f"scheme {scheme.name} sends no datagrams; take one with sign packets, such as sp_fl_plus")
+        raise ConfigError(f"scheme {scheme.name} sends no datagrams; take one with sign packets, such as sp_fl_plus_1")
     if scheme.schedule in ("channel", "channel_norm", "fair"):
         raise ConfigError(f"scheme {scheme.name} ranks fades, which flower.packets = udp does not measure")
     wanted = {"model": "macro", "fading": "block", "link": "outage", "multiplex": "orthogonal", "csi_error_db": 0.0}

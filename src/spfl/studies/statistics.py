@@ -15,7 +15,7 @@ from spfl.runs.jsons import Json
 from spfl.studies.study import Study, plain, short, show
 
 SIGNIFICANT, ENOUGH_SEEDS = 0.01, 5  # what it takes to call one scheme better than another
-DEFAULT_REFERENCE = ("sp_fl_plus", "sp_fl")
+DEFAULT_REFERENCE = ("sp_fl_plus", "sp_fl_plus_1", "sp_fl")
 TARGET_SHARE = 0.9  # of the reference's accuracy, where no target is given
 
 
@@ -37,7 +37,7 @@ def accuracy_table(study: Study) -> list[Json]:
 
 
 def choose_reference(study: Study, name: str | None) -> str | None:
-    """The label of the series that others are compared with: the one named, else sp_fl_plus or sp_fl, else none.
+    """The label of the series that others are compared with: the one named, else one of DEFAULT_REFERENCE.
 
     Raises ConfigError for a name that no series has, or that several have.
     """
