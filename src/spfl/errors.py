@@ -99,6 +99,13 @@ def in_python(message: str) -> str:
     return re.sub(r"--(out|data-dir)\b", lambda found: found[1].replace("-", "_"), message)
 
 
+def reason(error: BaseException) -> str:
+    """What another library's error says, in one line and without what only its programmers understand."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r" *<[^<>]* object at 0x[0-9a-f]+>", "", " ".join(str(error).split()))[:200]
+
+
 def refusal(error: BaseException) -> str | None:
     """What a path, memory, threads or a part of an extra were refused for, in one line; None for any other error."""
     if isinstance(error, ModuleNotFoundError):

@@ -16,7 +16,7 @@ from torch import nn
 from spfl.config.schema import Config
 from spfl.custom import Custom
 from spfl.data.dataset import Dataset
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, reason
 from spfl.own_code import find_object, run_file
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
@@ -91,7 +91,7 @@ def make_module(factory: nn.Module | Callable[..., Any], config: Config, dataset
         try:
             module = factory(**given)
         except Exception as error:
-            raise ConfigError(f"the network's factory fails: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"the network's factory fails: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"the network's factory must return a torch.nn.Module, got {type(module).__name__}")
     return module

@@ -305,7 +305,9 @@ def test_invalid_toml(call):
 def test_usage_errors_exit_2(call, arguments):
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
-    assert "Usage: spfl" in err
+    assert err.startswith("error: ")
+    assert "--help)" in err
+    assert err.count("\n") == 1
 
 
 def test_bad_comparisons(call):

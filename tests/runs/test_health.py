@@ -43,8 +43,9 @@ def test_a_run_that_is_well_has_no_finding():
     [
         ("silence", {"signs_received": [0] * 5 + [8] * 35}, "nobody was received in 5 of 40 rounds: raise"),
         ("overload", {"status": ["overloaded"] * 30 + ["optimal"] * 10}, "not serve all scheduled devices in 30 of 40"),
-        ("lost loss", {"loss": [2.0] * 39 + [None]}, "the training loss was not finite in 1 of 40 rounds: lower"),
-        ("lost loss", {"loss": [2.0] * 38 + [float("nan")] * 2}, "not finite in 2 of 40 rounds"),
+        ("lost loss", {"loss": [2.0] * 39 + [None]}, "not finite in 1 of 40 rounds, first in round 40: lower"),
+        ("lost loss", {"loss": [2.0] * 38 + [float("nan")] * 2}, "not finite in 2 of 40 rounds, first in round 39"),
+        ("lost loss", {"loss": [2.0] * 2 + [None] * 38, "signs_received": [8] * 2 + [0] * 38}, "in round 3: lower"),
         ("grown loss", {"loss": [2.3 * 1.01**t for t in range(40)]}, "the training loss grew from 2.33 to 3.34: lower"),
         ("chance", {"test_accuracy": [0.5] * 20 + [0.1] * 20}, "accuracy 10.0% is that of chance among 10 classes"),
     ],

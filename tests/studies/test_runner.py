@@ -434,6 +434,32 @@ def test_command_tune(write, call, tmp_path):
     assert {p.config.training.rate for p in tuned if p.config.scheme.name == "single_packet"} <= {0.001, 0.1, 0.5}
 
 
+def test_a_rate_that_did_not_train_is_never_chosen():
+    lost = {"health": {"lost loss": "the training loss was not finite in 2 of 9 rounds, first in round 8: lower"}}
+    rows = [row if row is not ROWS[1] else row | lost for row in ROWS]  # one seed of the best mean
+    a, b = tune(rows)
+    assert (a.best, a.refused) == (0.2, {0.1: lost["health"]["lost loss"]})
+    assert rates_text([a, b]).splitlines()[1].endswith("0.2: 50.0 %; at the edge of the grid; 0.1 did not train")
+    *_, b = tune([row | lost if row["scheme"] == "b" else row for row in ROWS])
+    assert b.best is None
+    assert rates_text([a, b]).splitlines()[2].startswith("# b: no rate trained  # validation, n = 1; 0.1 did not")
+
+
+def test_command_tune_chooses_no_rate_that_did_not_train(write, call, tmp_path):
+    base = '[base]\n"data.devices" = 4\n"data.validation_fraction" = 0.2\n"model.name" = "mlp"\n"training.rounds" = 8\n'
+    grid = '[[grid]]\n"scheme.name" = ["error_free"]\n"training.rate" = [{}]\n'
+    code, text, err = call(write(base + grid.format("0.1, 1e6")), "--tune", "--out", tmp_path / "s", "--workers", 1)
+    assert code == 0
+    assert "error_free = 0.1  #" in text
+    assert "1e+06 did not train" in text
+    assert "first in round" in err
+    assert "lost loss (1 of 1)" in (tmp_path / "s" / "summary.md").read_text()
+    code, text, err = call(write(base + grid.format("1e6")), "--tune", "--out", tmp_path / "t", "--workers", 1)
+    assert code == 2
+    assert "# error_free: no rate trained" in text
+    assert err.splitlines()[-1] == "error: --tune: no rate of error_free trained; try smaller ones"
+
+
 def test_summary_of_cells():
     rows = [
         {**result("a", 0.1, seed, accuracy), "accuracy_final": 0.5, "mean_q_s": 0.25, "error": None, "wall_s": 2.0}

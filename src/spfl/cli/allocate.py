@@ -13,7 +13,7 @@ import typer
 
 from spfl.cli.options import a_path
 from spfl.config.names import SolverName, WeightsName
-from spfl.errors import AllocationError, did_you_mean
+from spfl.errors import AllocationError, did_you_mean, reason
 
 if TYPE_CHECKING:
     from spfl.allocation.bound import Devices
@@ -91,7 +91,7 @@ def read_devices(path: Path) -> DeviceTable:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise AllocationError(f"{path}: cannot read the devices: {error}") from error
+        raise AllocationError(f"{path}: cannot read the devices: {reason(error)}") from error
     reader = csv.reader(text.splitlines())
     header = [name.strip() for name in next(reader, [])]
     _check_header(path, header)
@@ -251,4 +251,4 @@ def draw(names: list[str], result: AllocationResult, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise AllocationError(f"plot: cannot write {path}: {error}") from error
+        raise AllocationError(f"plot: cannot write {path}: {reason(error)}") from error

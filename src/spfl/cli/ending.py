@@ -56,8 +56,12 @@ def told() -> Iterator[None]:
     except click.NoSuchOption as error:
         meant = meant_option(error.option_name)
         if meant is None:
-            raise
+            _end(_usage(error), 2)
         _end(f"error: there is no {error.option_name}{meant}", 2)
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            raise
+        _end(_usage(error), 2)
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise
     except Exception as error:
@@ -68,6 +72,11 @@ def told() -> Iterator[None]:
             traceback.print_exc()
         text = " ".join(f"{type(error).__name__}: {error}".split())
         _end(f"error: {text} (not foreseen: a fault of spfl; {DEBUG}=1 shows where)", 1)
+
+
+def _usage(error: click.UsageError) -> str:
+    where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    return f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}"
 
 
 def meant_option(name: str) -> str | None:
@@ -97,7 +106,12 @@ def run_app(app: typer.Typer) -> None:
     """Run the command line that this process was given, and exit."""
     warnings.showwarning = show_warning
     with signals_as_interrupts(), _words_come_last():
-        app(prog_name="spfl")  # however it was started
+        try:
+            app(prog_name="spfl")  # however it was started
+        except KeyboardInterrupt as stop:  # one that came before a command began, or while it ended
+            word, code = exit_code(stop)
+            print(word, file=sys.stderr)
+            raise SystemExit(code) from None
 
 
 @contextmanager

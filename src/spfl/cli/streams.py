@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from spfl.errors import MachineError
 
@@ -72,6 +72,11 @@ class Steady:
         return getattr(self._stream, name)
 
 
+def _nowhere() -> TextIO:
+    """In place of a stream that was closed before Python began (`>&-`): its number goes to no file of ours."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
 @contextmanager
 def steady_streams() -> Iterator[None]:
     """Inside, `sys.stdout` and `sys.stderr` are `Steady`, and lack no character.
@@ -80,9 +85,10 @@ def steady_streams() -> Iterator[None]:
     lost. A reader that went away (a closed pipe) is none: it had enough.
     """
     before = sys.stdout, sys.stderr
-    policies = [getattr(stream, "errors", None) for stream in before]
-    out, err = (Steady(stream) for stream in before)
-    for stream in before:
+    streams = [stream or _nowhere() for stream in before]
+    policies = [getattr(stream, "errors", None) for stream in streams]
+    out, err = (Steady(stream) for stream in streams)
+    for stream in streams:
         _forgive(stream, ERRORS)
     sys.stdout, sys.stderr = cast(Any, out), cast(Any, err)
     try:
@@ -95,7 +101,7 @@ def steady_streams() -> Iterator[None]:
         out.flush()
         err.flush()
         sys.stdout, sys.stderr = before
-        for stream, policy in zip(before, policies, strict=True):
+        for stream, policy in zip(streams, policies, strict=True):
             _forgive(stream, policy)
 
 

@@ -15,7 +15,7 @@ import typer
 from spfl.cli.completion import complete_key
 from spfl.cli.options import DataDir, Out, a_path, check_resume, new_folder
 from spfl.cli.signals import resumable
-from spfl.errors import printable
+from spfl.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from spfl.studies.runner import Point
@@ -67,7 +67,8 @@ def sweep_command(
             progress=progress,
         )
     if tune:
-        rates = tuning.rates_text(tuning.tune(rows))
+        tuned = tuning.tune(rows)
+        rates = tuning.rates_text(tuned)
         with writing(folder):
             write_atomically(folder / tables.RATES, rates.encode())
         print(printable(rates), end="")
@@ -79,6 +80,8 @@ def sweep_command(
     for line in grouped({_settings(row): row.get("health", {}) for row in rows}):
         typer.echo(f"warning: {line}", err=True)
     _exit_if_failed(rows, folder)
+    if tune and (without := [one.scheme for one in tuned if one.best is None]):
+        raise ConfigError(f"--tune: no rate of {', '.join(without)} trained; try smaller ones")
 
 
 def _exit_if_failed(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spfl.config.data import DataConfig
 from spfl.data.dataset import Dataset
 from spfl.data.labels import Part, encode_labels, find_column, label_columns, number_clients, read_part
-from spfl.errors import DataError
+from spfl.errors import DataError, reason
 from spfl.machine import memory_bytes, native
 
 IMAGE_COLUMNS = ("img", "image")
@@ -118,7 +118,7 @@ def read_table(file: Path, schema_only: bool = False) -> Any:
             stream = ipc.open_stream(mapped)
             return stream.schema if schema_only else stream.read_all()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file}: unreadable ({' '.join(str(error).split())[:200]})") from error
+        raise DataError(f"{file}: unreadable ({reason(error)})") from error
 
 
 def _count_classes(table: Any, label: str) -> int:
@@ -164,8 +164,7 @@ def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[Any], Form]:
         raise
     except Exception as error:  # Pillow's decoders raise whatever they meet, from struct.error to their own
         raise DataError(
-            f"{file}: row {row} is not a readable image ({' '.join(str(error).split())[:160]}); "
-            f"read are {', '.join(FORMATS)}"
+            f"{file}: row {row} is not a readable image ({reason(error)}); read are {', '.join(FORMATS)}"
         ) from error
     if form[0] in DEEP:
         return _deep(file, row, pixels), form
@@ -222,7 +221,7 @@ def _read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
             check_memory(file, math.prod(shape))
             raw = opened.read(math.prod(shape) + 1)  # one more than there may be
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: unreadable ({error})") from error
+        raise DataError(f"{file}: unreadable ({reason(error)})") from error
     if head[:4] != bytes((0, 0, 8, axes)) or len(raw) != math.prod(shape):
         raise DataError(f"{file}: is not an IDX file of {axes} axes of bytes, or is cut short")
     return np.frombuffer(raw, np.uint8).reshape(shape).copy()

@@ -19,7 +19,7 @@ from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, Moments, grey_sums, moments_of
 from spfl.data.image_files import decode_image, join, read_split
 from spfl.data.sources import idx_pair, of_split
-from spfl.errors import ConfigError, DataError
+from spfl.errors import ConfigError, DataError, reason
 from spfl.imports import import_source
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
@@ -166,7 +166,7 @@ def _call(source: str) -> tuple[Pair, Pair | None]:
     except ConfigError as error:
         raise DataError(f"node data: {error}") from error
     except Exception as error:  # whatever a caller's own code raises
-        raise DataError(f"node data {source}: {type(error).__name__}: {error}") from error
+        raise DataError(f"node data {source}: {type(error).__name__}: {reason(error)}") from error
     if isinstance(made, Dataset):
         test = (made.test_inputs, made.test_labels) if len(made.test_labels) else None
         return (made.train_inputs, made.train_labels), test

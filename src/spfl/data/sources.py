@@ -26,7 +26,7 @@ from spfl.data.embedded import EMBEDDED, embedded
 from spfl.data.image_files import Source, decode, holds_images
 from spfl.data.tables import read_tables
 from spfl.data.texts import read_texts
-from spfl.errors import DataError, did_you_mean
+from spfl.errors import DataError, did_you_mean, reason
 from spfl.machine import native
 from spfl.own_code import find_object
 from spfl.private_folder import private_folder, untrusted
@@ -211,9 +211,9 @@ def _hub_source(data: DataConfig, hub_id: str, looked: str) -> Source:
             raise DataError(f"it has no part {missing[0]!r}, but {', '.join(splits)}; set data.split")
         parts = [[Path(entry["filename"]) for entry in splits[s].cache_files] for s in (train_name, *test_names)]
     except Exception as error:  # the hub client raises dozens of kinds, from requests to fsspec
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        why = f"{type(error).__name__}: {reason(error)}"
         raise DataError(
-            f"dataset {data.name!r} not found; looked in: {looked}; Hugging Face '{hub_id}' ({reason}). "
+            f"dataset {data.name!r} not found; looked in: {looked}; Hugging Face '{hub_id}' ({why}). "
             f"{_how_to_get(data.name, hub_id)}"
         ) from error
     place = "/".join([hub_id, *([data.config] if data.config else []), *(data.split or ())])
@@ -305,5 +305,5 @@ def _write_cache(cache: Path, dataset: Dataset, key: str) -> None:
             os.replace(Path(folder) / cache.name, cache)
     except OSError as error:
         raise DataError(
-            f"cannot write the cache {cache} ({error}); set {CACHE_DIR_ENV} to a writable folder"
+            f"cannot write the cache {cache} ({reason(error)}); set {CACHE_DIR_ENV} to a writable folder"
         ) from error

@@ -15,7 +15,7 @@ from spfl.config.names import TaskName
 from spfl.data.dataset import Dataset
 from spfl.data.image_files import Source, check_memory, read_table
 from spfl.data.labels import Part, encode_labels, find_column, label_columns, number_clients, read_clients, read_part
-from spfl.errors import DataError
+from spfl.errors import DataError, reason
 
 
 def read_tables(source: Source, data: DataConfig) -> Dataset:
@@ -65,7 +65,7 @@ def _read(file: Path) -> Any:
         with file.open("rb") as opened:
             return csv.read_csv(opened)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file}: unreadable ({' '.join(str(error).split())[:200]})") from error
+        raise DataError(f"{file}: unreadable ({reason(error)})") from error
 
 
 def _input_columns(file: Path, data: DataConfig) -> list[str]:

@@ -13,7 +13,7 @@ from spfl.data.dataset import Dataset
 from spfl.data.image_files import Source, check_memory
 from spfl.data.labels import Part, number_clients
 from spfl.data.tables import sequences
-from spfl.errors import DataError
+from spfl.errors import DataError, reason
 
 
 def read_texts(source: Source, data: DataConfig) -> Dataset:
@@ -43,4 +43,4 @@ def _read(file: Path) -> str:
         check_memory(file, 16 * file.stat().st_size)
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: must be UTF-8 text ({' '.join(str(error).split())[:160]})") from None
+        raise DataError(f"{file}: must be UTF-8 text ({reason(error)})") from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spfl.errors import RunFolderError
+from spfl.errors import RunFolderError, reason
 from spfl.figures.style import SCREEN, FigureStyle
 from spfl.figures.tex import tex_text
 from spfl.files import replace_file
@@ -39,7 +39,7 @@ def save_figure(figure: Figure, path: Path, style: FigureStyle = SCREEN) -> Path
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, drawn)
     except (OSError, ValueError, RuntimeError) as error:
-        raise RunFolderError(f"figure {path} cannot be written: {' '.join(str(error).split())}") from None
+        raise RunFolderError(f"figure {path} cannot be written: {reason(error)}") from None
     return path
 
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, Metric, start_http_serve
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from spfl.errors import FlowerError
+from spfl.errors import FlowerError, reason
 from spfl.flower.gateway import split_address
 from spfl.runs.jsons import Json
 
@@ -91,7 +91,7 @@ def check_health(path: Path, most_s: float) -> str:
         values = {sample.name: sample.value for family in families for sample in family.samples}
         age_s = time.time() - values["spfl_round_timestamp_seconds"]
     except (OSError, ValueError, KeyError) as error:
-        raise FlowerError(f"{path} cannot be read as metrics of a run: {error}") from None
+        raise FlowerError(f"{path} cannot be read as metrics of a run: {reason(error)}") from None
     line = f"round {values.get('spfl_round', 0):.0f} ended {age_s:.0f} s ago"
     if age_s > most_s:
         raise FlowerError(f"{line}, which is more than {most_s:g} s")

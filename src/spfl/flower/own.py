@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from spfl.custom import AS_CONFIGURED, Custom
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, reason
 from spfl.imports import import_source
 
 
@@ -36,7 +36,7 @@ def load_own_parts(source: str, seed: int) -> Own:
         try:
             network = made()
         except Exception as error:  # whatever a caller's own code raises
-            raise ConfigError(f"flower.module {source}: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"flower.module {source}: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"flower.module {source} must return a torch.nn.Module, got {type(network).__name__}")
     return Own(Custom(module=network), hashlib.sha256(source_file(module).read_bytes()).hexdigest()[:16])

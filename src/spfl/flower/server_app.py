@@ -15,7 +15,7 @@ from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
 from spfl.data.node_data import NodeData, load_own, server_data
 from spfl.data.sources import load_dataset
-from spfl.errors import ConfigError, RunFolderError
+from spfl.errors import ConfigError, RunFolderError, reason
 from spfl.figures.scores import shown
 from spfl.fleet.threads import ThreadFleet
 from spfl.flower.datagrams import DatagramUplink
@@ -170,4 +170,4 @@ def _recall(folder: Path, strategy: SpFl) -> None:
         mean, std = known["moments"]
         data.moments[:] = [(tuple(map(float, mean)), tuple(map(float, std)))]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{folder / NODES} is damaged: {error}") from None
+        raise RunFolderError(f"{folder / NODES} is damaged: {reason(error)}") from None

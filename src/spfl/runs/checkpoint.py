@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from spfl.allocation.result import AllocationResult, AllocationStatus
-from spfl.errors import RunFolderError
+from spfl.errors import RunFolderError, reason
 from spfl.files import read_file
 from spfl.runs.folders import remove, write_atomically
 from spfl.world.state import ServerState
@@ -62,7 +62,7 @@ def read_checkpoints(folder: Path) -> Iterator[Checkpoint]:
         try:
             checkpoint = _read(path)
         except DAMAGE as error:
-            warnings.warn(f"checkpoint {path} is damaged ({error}); trying an older one", stacklevel=2)
+            warnings.warn(f"checkpoint {path} is damaged ({reason(error)}); trying an older one", stacklevel=2)
         else:
             yield checkpoint
 

@@ -47,7 +47,8 @@ def findings(course: Course) -> dict[str, str]:
 
 
 def silence(course: Course) -> str | None:
-    count, silent = len(course.rounds), sum(not values["signs_received"] for values in course.rounds)
+    count = len(course.rounds)
+    silent = sum(not values["signs_received"] and not _lost(values) for values in course.rounds)
     if silent <= SILENT_PART * count:
         return None
     return f"nobody was received in {silent} of {count} rounds: {RAISE_SNR}, or take a scheme that sends fewer bits"
@@ -66,9 +67,17 @@ def overload(course: Course) -> str | None:
 
 def lost_loss(course: Course) -> str | None:
     """Rounds in which devices computed, and none had a finite loss."""
-    losses = [values["loss"] for values in course.rounds if values["side_bits"]]
-    lost = sum(loss is None or not math.isfinite(loss) for loss in losses)
-    return f"the training loss was not finite in {lost} of {len(losses)} rounds: {LOWER_RATE}" if lost else None
+    lost = [values["round"] for values in course.rounds if _lost(values)]
+    if not lost:
+        return None
+    count = sum(bool(values["side_bits"]) for values in course.rounds)
+    return f"the training loss was not finite in {len(lost)} of {count} rounds, first in round {lost[0]}: {LOWER_RATE}"
+
+
+def _lost(values: Json) -> bool:
+    """Whether devices computed in a round, and none had a finite gradient: a silence that is not the link's."""
+    loss = values["loss"]
+    return bool(values["side_bits"]) and (loss is None or not math.isfinite(loss))
 
 
 def grown_loss(course: Course) -> str | None:
@@ -118,6 +127,8 @@ RULES: Mapping[str, HealthRule] = {
     "silence": silence, "overload": overload, "lost loss": lost_loss, "grown loss": grown_loss, "chance": chance,
     "unreceived": unreceived,
 }  # fmt: skip
+
+UNTRAINED = ("lost loss", "grown loss")  # with these, an accuracy says nothing of a learning rate
 
 
 def grouped(found: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -17,7 +17,7 @@ from safetensors.numpy import load
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
-from spfl.errors import RunFolderError
+from spfl.errors import RunFolderError, reason
 from spfl.files import is_file, read_file
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, read_config, read_json
@@ -188,7 +188,7 @@ def _weights(folder: Path, world: World, server: ServerState | None, tolerance: 
     try:
         old = load(read_file(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
-        return f"{WEIGHTS} cannot be read: {error}"
+        return f"{WEIGHTS} cannot be read: {reason(error)}"
     again = {} if server is None else world.tensors(server)
     if old.keys() != again.keys():
         return f"{WEIGHTS} holds {', '.join(old)}, again {', '.join(again)}"

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spfl.errors import RunFolderError
+from spfl.errors import RunFolderError, reason
 from spfl.files import is_file
 from spfl.runs.jsons import Json
 from spfl.runs.parquet import read_table
@@ -131,7 +131,7 @@ def read_study(folder: Path) -> Study:
         table = read_table(path)
         swept = json.loads(table.schema.metadata[b"swept"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from None
+        raise RunFolderError(f"{path} cannot be read: {reason(error)}") from None
     for name in {*COLUMNS, *swept} - set(table.column_names):
         raise RunFolderError(f"{path} has no column {name}: it is of another version; sweep again")
     rows = table.to_pylist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,12 @@ class GridPoint:
         """Standard deviation (n - 1) of `accuracy_last`; None for one seed."""
         return statistics.stdev(row["accuracy_last"] for row in self.rows) if len(self.rows) > 1 else None
 
+    @property
+    def findings(self) -> str:
+        """The rules of health that points break, and in how many of them; empty when all are well."""
+        names = Counter(name for row in self.rows for name in row.get("health") or {})
+        return ", ".join(f"{name} ({count} of {len(self.rows)})" for name, count in names.items())
+
 
 def cells(rows: Sequence[Json]) -> list[GridPoint]:
     """Finished points by their settings but for the seed, in the order in which they are met."""
@@ -130,6 +137,7 @@ def summary_text(rows: Sequence[Json]) -> str:
         "received",
         "mJ/round",
         "s/run",
+        *(["health"] if any(cell.findings for cell in found) else []),
     ]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for cell in found:
@@ -147,6 +155,7 @@ def summary_text(rows: Sequence[Json]) -> str:
                 f"{received / 1e6:.3f}",
                 f"{1e3 * joules:.3g}",
                 f"{wall:.1f}",
+                *([cell.findings] if "health" in header else []),
             ]
         )
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -6,25 +6,31 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spfl.config.schema import Config
 from spfl.errors import ConfigError
+from spfl.runs.health import UNTRAINED
 from spfl.runs.jsons import Json
 from spfl.studies.tables import RATE
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Mean validation accuracy of a scheme by learning rate, over `count` points each, and the best rate."""
+    """Mean validation accuracy of a scheme by learning rate, over `count` points each, and the best rate.
+
+    `refused` has the rates with a point that did not train, and what `runs.health` says of it: whatever accuracy such
+    a rate reached, it is not chosen. `best` is None where no other is left.
+    """
 
     scheme: str
     accuracy: dict[float, float]
     count: int
+    refused: dict[float, str] = field(default_factory=dict)
 
     @property
-    def best(self) -> float:
-        return max(self.accuracy, key=self.accuracy.__getitem__)
+    def best(self) -> float | None:
+        return max(self.accuracy, key=self.accuracy.__getitem__, default=None)
 
     @property
     def at_edge(self) -> bool:
@@ -43,8 +49,8 @@ def check_tunable(configs: Sequence[Config], swept: Iterable[str]) -> None:
 def tune(rows: Sequence[Json]) -> list[Tuned]:
     """The best rate of each scheme by `accuracy_last`, averaged over all its other settings and seeds.
 
-    A rate with a failed point is left out. Raises ConfigError if a point was evaluated on test data, or if rates of a
-    scheme were not tried on the same points.
+    A rate with a failed point, or with one that did not train, is left out. Raises ConfigError if a point was evaluated
+    on test data, or if rates of a scheme were not tried on the same points.
     """
     if not all(row["validation"] for row in rows):
         raise ConfigError("rates are not tuned on test data: data.validation_fraction is 0")
@@ -56,10 +62,20 @@ def tune(rows: Sequence[Json]) -> list[Tuned]:
             raise ConfigError(f"--tune needs {RATE} in every [[grid]]")
         accuracy = row["accuracy_last"] if row["status"] == "done" else None
         tables.setdefault(row["scheme"], {}).setdefault(rate, {})[rest] = math.nan if accuracy is None else accuracy
-    return [_tuned(scheme, table) for scheme, table in tables.items()]
+    return [_tuned(scheme, table, _untrained(scheme, rows)) for scheme, table in tables.items()]
 
 
-def _tuned(scheme: str, table: dict[float, dict[str, float]]) -> Tuned:
+def _untrained(scheme: str, rows: Sequence[Json]) -> dict[float, str]:
+    """The rates of a scheme with a run that the rules of health call no training -> the line on it."""
+    found: dict[float, str] = {}
+    for row in rows:
+        for name in UNTRAINED if row["scheme"] == scheme else ():
+            if name in row.get("health", {}):
+                found.setdefault(row["settings"][RATE], row["health"][name])
+    return dict(sorted(found.items()))
+
+
+def _tuned(scheme: str, table: dict[float, dict[str, float]], untrained: dict[float, str]) -> Tuned:
     first = next(iter(table.values())).keys()
     if any(points.keys() != first for points in table.values()):
         raise ConfigError(f"--tune: the rates of {scheme} were not tried on the same points")
@@ -67,7 +83,7 @@ def _tuned(scheme: str, table: dict[float, dict[str, float]]) -> Tuned:
     whole = {rate: mean for rate, mean in means.items() if not math.isnan(mean)}
     if not whole:
         raise ConfigError(f"--tune: no rate of {scheme} finished all its points")
-    return Tuned(scheme, whole, len(first))
+    return Tuned(scheme, {rate: mean for rate, mean in whole.items() if rate not in untrained}, len(first), untrained)
 
 
 def rates_text(tuned: Sequence[Tuned]) -> str:
@@ -76,5 +92,7 @@ def rates_text(tuned: Sequence[Tuned]) -> str:
     for one in tuned:
         tried = ", ".join(f"{rate:g}: {100 * mean:.1f} %" for rate, mean in one.accuracy.items())
         edge = "; at the edge of the grid" if one.at_edge else ""
-        lines.append(f"{one.scheme} = {one.best!r}  # validation, n = {one.count}; {tried}{edge}")
+        refused = "".join(f"; {rate:g} did not train" for rate in one.refused)
+        name = f"# {one.scheme}: no rate trained" if one.best is None else f"{one.scheme} = {one.best!r}"
+        lines.append(f"{name}  # validation, n = {one.count}; {tried}{edge}{refused}".replace("; ;", ";"))
     return "\n".join(lines) + "\n"

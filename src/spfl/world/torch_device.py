@@ -45,8 +45,10 @@ def use_device(name: str) -> torch.device:
 
 
 def _refused(name: str, error: Exception) -> ConfigError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ConfigError(f"torch_device must be a PyTorch device that works here, got {name!r} ({reason[:120]})")
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, ImportError | AttributeError):
+        why = "this PyTorch was built without it"
+    return ConfigError(f"torch_device must be a PyTorch device that works here, got {name!r} ({why[:120]})")
 
 
 @contextmanager
