@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from results import write
 
-from spfl.packets.codec import decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.packets.layout import Layout
 
 Vector = NDArray[np.float32]
@@ -47,7 +47,7 @@ def codec_calls(gradient: Vector, bits: int, rng: np.random.Generator) -> tuple[
     signs, moduli = np.empty_like(gradient), np.empty_like(gradient)
 
     def encode() -> tuple[bytes, bytes]:
-        return encode_signs(gradient, **name), encode_modulus(gradient, bits, rng=rng, **name)[0]
+        return encode_signs(gradient, **name), encode_modulus(gradient, Levels(bits), rng=rng, **name)[0]
 
     packets = encode()
 

@@ -48,7 +48,7 @@ def layout_of(network: str) -> Layout:
     """The layout of one of NETWORKS."""
     name, channels, side = NETWORKS[network]
     rng = np.random.default_rng(0)
-    return FlatModel(build_model(name, channels=channels, height=side, width=side, classes=10, rng=rng)).layout
+    return FlatModel(build_model(name, (channels, side, side), 10, rng=rng)).layout
 
 
 def traffic(layout: Layout, devices: int, one_exchange: bool = False) -> Traffic:

@@ -11,6 +11,7 @@ from spfl.allocation.bound import Devices, Objective
 from spfl.data.digits import read_digits
 from spfl.packets.codec import (
     Layout,
+    Levels,
     decode_modulus,
     decode_signs,
     encode_modulus,
@@ -23,6 +24,7 @@ from spfl.radio.outage import Link, draw_fades, success, transmit
 from spfl.radio.path_loss import drop_cell
 
 K, ROUNDS, RATE, BITS, SEED = 10, 60, 0.5, 3, 0
+levels = Levels(BITS)
 images, labels = read_digits()
 images = np.hstack([images.reshape(-1, 64) / 16, np.ones((len(images), 1))])
 train, test = np.arange(1400), np.arange(1400, len(images))
@@ -55,7 +57,7 @@ for t in range(1, ROUNDS + 1):
     means = [layout.expand(layout.tensor_means(np.abs(g))) for g in gradients]  # vbar: side information
     name = [{"layout": layout, "round_": t, "device": k} for k in range(K)]
     signs = [encode_signs(g, **name[k]) for k, g in enumerate(gradients)]
-    moduli = [encode_modulus(g, BITS, rng=np.random.default_rng((t, k)), **name[k]) for k, g in enumerate(gradients)]
+    moduli = [encode_modulus(g, levels, rng=np.random.default_rng((t, k)), **name[k]) for k, g in enumerate(gradients)]
     stats = np.array([gradient_stats(g, m) for g, m in zip(gradients, means, strict=True)]).T
     devices = Devices(np.full(K, 1 / K), *stats, np.array([delta2 for _, delta2 in moduli]))
     shares = allocate(devices, link, Objective(weights="normalized"), solver="alternating")

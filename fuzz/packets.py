@@ -24,6 +24,7 @@ import numpy as np
 from spfl.errors import PacketError
 from spfl.packets.codec import (
     Kind,
+    Levels,
     decode_modulus,
     decode_signs,
     decode_sparse,
@@ -70,7 +71,7 @@ def make_corpus(seed: int) -> list[Sent]:
             else:
                 bits, per_tensor = (3, True) if form == "per_tensor" else (int(form), False)
                 kind = Kind.MODULUS
-                packet, _ = encode_modulus(gradient, bits, rng=rng, per_tensor=per_tensor, **name)
+                packet, _ = encode_modulus(gradient, Levels(bits, per_tensor), rng=rng, **name)
             corpus.append(Sent(kind, layout, packet, name, DECODE[kind](packet, **name)))
     return corpus
 

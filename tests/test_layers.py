@@ -103,3 +103,32 @@ def test_a_type_has_a_name_of_its_own() -> None:
         for name in types_of(path):
             homes.setdefault(name, []).append(module)
     assert not {name: where for name, where in homes.items() if len(where) > 1}
+
+
+# What a user calls once, all but the first few by keyword: each option has its name there (docs/decisions.md).
+KEYWORDS = {"api.run", "runs.experiment.run_experiment", "runs.comparison.compare", "studies.runner.sweep"}
+MOST_PARAMETERS = 6
+
+
+def kernel(decorator: ast.expr) -> bool:
+    return ast.unparse(decorator).startswith(("njit", "vectorize"))
+
+
+def crowded(name: str, path: Path) -> Iterator[str]:
+    """The functions of a module with too many parameters, compiled kernels left out, and those with flags by place."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef) or any(kernel(d) for d in node.decorator_list):
+            continue
+        places = [a for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+        if len(places) + len(node.args.kwonlyargs) > MOST_PARAMETERS and f"{name}.{node.name}" not in KEYWORDS:
+            yield f"{name}.{node.name}: {len(places) + len(node.args.kwonlyargs)} parameters"
+        for flag in places[len(places) - len(node.args.defaults) :]:
+            if flag.annotation is not None and ast.unparse(flag.annotation) == "bool":
+                yield f"{name}.{node.name}: {flag.arg} is a flag that can be given by place"
+
+
+def test_functions_take_few_parameters_and_no_flag_by_place(tmp_path: Path) -> None:
+    found = [line for name, path in modules().items() if not name.startswith("cli") for line in crowded(name, path)]
+    assert found == []
+    (tmp_path / "x.py").write_text("def f(a, b, c, d, *, e, f, g): ...\ndef g(a, plain: bool = False): ...\n")
+    assert len(list(crowded("x", tmp_path / "x.py"))) == 2

@@ -20,8 +20,9 @@ NAMES = ("softmax", "mlp", "small_cnn", "resnet18")
 
 
 def build(name, seed=0, **change):
-    arguments = {"channels": 3, "height": 16, "width": 16, "classes": 5, "base_channels": 8, "hidden": 12}
-    return build_model(name, rng=np.random.default_rng(seed), **(arguments | change))
+    arguments = {"channels": 3, "height": 16, "width": 16, "classes": 5, "base_channels": 8, "hidden": 12} | change
+    shape = tuple(arguments.pop(key) for key in ("channels", "height", "width"))
+    return build_model(name, shape, arguments.pop("classes"), rng=np.random.default_rng(seed), **arguments)
 
 
 def batch(n=6, channels=3, size=16, classes=5, seed=0):

@@ -21,16 +21,14 @@ NORM_GROUP_CHANNELS = 4  # channels that share one mean and variance in a GroupN
 
 def build_model(
     name: str,
-    *,
-    channels: int,
-    height: int,
-    width: int,
+    shape: tuple[int, int, int],
     classes: int,
+    *,
     rng: np.random.Generator,
     hidden: int = 128,
     base_channels: int | None = None,
 ) -> nn.Module:
-    """A network from images (n, channels, height, width) to logits (n, classes), its weights drawn from `rng` alone.
+    """A network from images of `shape` (channels, height, width) to logits (n, classes), drawn from `rng` alone.
 
     * "softmax": one linear layer. * "mlp": one layer of `hidden` ReLU units before it.
     * "small_cnn": three 3x3 convolutions of `base_channels` x 1, 2, 4 channels, each followed by 2x2 max-pooling,
@@ -39,6 +37,7 @@ def build_model(
     `base_channels` is 16 for the small CNN and 64 for the ResNet-18 unless given; the other two have no use for it.
     Raises ConfigError for an unknown name or a size that does not fit.
     """
+    channels, height, width = shape
     base = BASE_CHANNELS.get(name, 1) if base_channels is None else base_channels
     sizes = {"channels": channels, "height": height, "width": width, "classes": classes, "hidden": hidden}
     for key, size in (sizes | {"base_channels": base}).items():
@@ -110,7 +109,7 @@ def _draw_weights(module: nn.Module, rng: np.random.Generator) -> None:
             layer.bias.data.zero_()
 
 
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+def group_norm(channels: int, *, affine: bool = True) -> nn.GroupNorm:
     """GroupNorm in groups of four channels where that divides."""
     return nn.GroupNorm(max(1, math.gcd(channels, channels // NORM_GROUP_CHANNELS)), channels, affine=affine)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,15 +17,25 @@ BLOCKS = 2
 SEQUENCE_MODELS = ("lstm", "transformer")
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """What goes in, `length` tokens of a vocabulary, and what comes out: `outputs`, at every place or for the whole."""
+
+    vocabulary: int
+    length: int
+    outputs: int
+    every_place: bool
+
+
 class Lstm(nn.Module):
     """Embedding, one LSTM layer (Hochreiter and Schmidhuber 1997), and a linear layer on its states."""
 
-    def __init__(self, vocabulary: int, outputs: int, width: int, every_place: bool) -> None:
+    def __init__(self, sequences: Sequences, width: int) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
+        self.embed = nn.Embedding(sequences.vocabulary, width)
         self.cells = nn.LSTM(width, width, batch_first=True)
-        self.head = nn.Linear(width, outputs)
-        self.every_place = every_place
+        self.head = nn.Linear(width, sequences.outputs)
+        self.every_place = sequences.every_place
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         states = self.cells(self.embed(tokens))[0]
@@ -56,12 +67,13 @@ class Transformer(nn.Module):
 
     hidden: torch.Tensor
 
-    def __init__(self, vocabulary: int, outputs: int, width: int, length: int, every_place: bool) -> None:
+    def __init__(self, sequences: Sequences, width: int) -> None:
         super().__init__()
-        self.embed, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        length = sequences.length
+        self.embed, self.places = nn.Embedding(sequences.vocabulary, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(_AttentionBlock(width) for _ in range(BLOCKS))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, outputs)
-        self.every_place = every_place
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, sequences.outputs)
+        self.every_place = sequences.every_place
         later = torch.ones(length, length, dtype=torch.bool, device="cpu").triu(1)
         self.register_buffer("hidden", later, persistent=False)
 
@@ -74,9 +86,7 @@ class Transformer(nn.Module):
         return outputs
 
 
-def build_sequence_model(
-    name: str, *, vocabulary: int, length: int, outputs: int, every_place: bool, width: int, rng: np.random.Generator
-) -> nn.Module:
+def build_sequence_model(name: str, sequences: Sequences, width: int, rng: np.random.Generator) -> nn.Module:
     """`lstm` or `transformer` from tokens (n, length) to outputs (n, [length,] outputs), its weights drawn from `rng`.
 
     Raises ConfigError for a width that does not fit.
@@ -85,9 +95,9 @@ def build_sequence_model(
         raise ConfigError(f"model.width must be a multiple of {HEADS} for transformer, got {width}")
     with torch.random.fork_rng(devices=[]):
         if name == "lstm":
-            module: nn.Module = Lstm(vocabulary, outputs, width, every_place)
+            module: nn.Module = Lstm(sequences, width)
         else:
-            module = Transformer(vocabulary, outputs, width, length, every_place)
+            module = Transformer(sequences, width)
     _draw(module.to(torch.float32), width, rng)
     return module
 

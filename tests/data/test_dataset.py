@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from spfl.data.dataset import Dataset, flip_half, to_inputs
-from spfl.data.partitioning import batch_indices, partition
+from spfl.data.partitioning import Dealing, batch_indices, partition
 from spfl.data.sources import _checksum, load_dataset
 from spfl.errors import ConfigError, DataError
 
@@ -433,7 +433,7 @@ KINDS = ("iid", "dirichlet", "shards")
 )
 def test_every_sample_goes_to_exactly_one_device(kind, devices, seed, samples):
     labels = LABELS[:samples]
-    parts = partition(labels, devices, kind=kind, rng=np.random.default_rng(seed), dirichlet_alpha=0.5, min_samples=0)
+    parts = partition(labels, devices, Dealing(kind, 0.5, min_samples=0), np.random.default_rng(seed))
     assert len(parts) == devices
     assert all(part.dtype == np.int64 for part in parts)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(samples))
@@ -441,18 +441,16 @@ def test_every_sample_goes_to_exactly_one_device(kind, devices, seed, samples):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_partition_depends_on_the_stream_alone(kind):
-    parts = [partition(LABELS, 10, kind=kind, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    parts = [partition(LABELS, 10, Dealing(kind), np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert all(np.array_equal(a, b) for a, b in zip(parts[0], parts[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(parts[0], parts[2], strict=True))
 
 
 def test_iid_parts_are_equal_and_dirichlet_parts_respect_the_minimum():
-    sizes = [len(part) for part in partition(LABELS, 7, kind="iid", rng=np.random.default_rng(0))]
+    sizes = [len(part) for part in partition(LABELS, 7, Dealing("iid"), np.random.default_rng(0))]
     assert max(sizes) - min(sizes) <= 1
     for seed in range(20):
-        parts = partition(
-            LABELS, 20, kind="dirichlet", rng=np.random.default_rng(seed), dirichlet_alpha=0.3, min_samples=64
-        )
+        parts = partition(LABELS, 20, Dealing("dirichlet", 0.3, min_samples=64), np.random.default_rng(seed))
         assert min(map(len, parts)) >= 64
 
 
@@ -467,7 +465,7 @@ def test_dirichlet_shares_have_the_mean_and_variance_of_the_law(alpha):
     rng = np.random.default_rng(11)
     shares = np.concatenate(
         [
-            class_shares(partition(LABELS, devices, kind="dirichlet", rng=rng, dirichlet_alpha=alpha, min_samples=0))[0]
+            class_shares(partition(LABELS, devices, Dealing("dirichlet", alpha, min_samples=0), rng))[0]
             for _ in range(draws)
         ]
     )
@@ -485,7 +483,7 @@ def test_dirichlet_shares_have_the_mean_and_variance_of_the_law(alpha):
 
 def test_shards_limit_the_labels_of_a_device():
     labels = np.repeat(np.arange(10), 100)
-    for part in partition(labels, 10, kind="shards", rng=np.random.default_rng(0), shards_per_device=2):
+    for part in partition(labels, 10, Dealing("shards", shards_per_device=2), np.random.default_rng(0)):
         assert len(part) == 100
         assert len(np.unique(labels[part])) <= 2
 
@@ -493,12 +491,12 @@ def test_shards_limit_the_labels_of_a_device():
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_devices_than_the_data_allow(kind):
     with pytest.raises(DataError, match="70 devices with at least 10 samples each need 700 samples, the data have 600"):
-        partition(LABELS[:600], 70, kind=kind, rng=np.random.default_rng(0), min_samples=10)
+        partition(LABELS[:600], 70, Dealing(kind, min_samples=10), np.random.default_rng(0))
 
 
 def test_dirichlet_gives_up_after_a_bounded_number_of_tries_and_says_why():
     with pytest.raises(DataError, match=r"100 draws at dirichlet_alpha=0\.01 .* raise dirichlet_alpha"):
-        partition(LABELS, 50, kind="dirichlet", rng=np.random.default_rng(0), dirichlet_alpha=0.01, min_samples=50)
+        partition(LABELS, 50, Dealing("dirichlet", 0.01, min_samples=50), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -512,9 +510,9 @@ def test_dirichlet_gives_up_after_a_bounded_number_of_tries_and_says_why():
     ],
 )
 def test_parameters_out_of_range_are_refused(change, message):
-    arguments = {"devices": 3, "kind": "iid", "rng": np.random.default_rng(0)} | change
+    dealing = {"kind": "iid", "devices": 3} | change
     with pytest.raises(ConfigError, match=message):
-        partition(LABELS, **arguments)
+        partition(LABELS, dealing.pop("devices"), Dealing(**dealing), np.random.default_rng(0))
 
 
 def test_batch_is_a_subset_without_repetition_and_reaches_every_sample():

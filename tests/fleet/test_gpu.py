@@ -18,7 +18,7 @@ from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
 from spfl.fleet import gpu as torch_fleet
 from spfl.packets import gpu as batched
-from spfl.packets.codec import Kind, _payload, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.codec import Kind, Levels, _payload, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.packets.layout import Layout
 from spfl.packets.quantiser import _dither
 from spfl.packets.rotation import Rotation
@@ -62,7 +62,7 @@ def test_payloads_are_those_of_packets(device: str, shapes: Any, per_tensor: boo
         decoded = batched.dequantise(packed, bits, ranges, limits).cpu().numpy()
         for k in range(3):
             packet, noise = encode_modulus(
-                x[k], bits, layout=layout, round_=1, device=k, rng=np.random.default_rng(k), per_tensor=per_tensor
+                x[k], Levels(bits, per_tensor), layout=layout, round_=1, device=k, rng=np.random.default_rng(k)
             )
             floats, codes = _payload(packet, Kind.MODULUS, len(ranges.sizes))
             np.testing.assert_array_equal(packed[k].cpu().numpy(), codes)

@@ -18,6 +18,7 @@ from spfl.packets import quantiser
 from spfl.packets.codec import (
     HEADER_BITS,
     Kind,
+    Levels,
     decode_modulus,
     decode_own,
     decode_signs,
@@ -65,7 +66,7 @@ def key_of(seed):
 
 def moduli(gradient, bits, layout, seed=0, per_tensor=False):
     rng = np.random.default_rng(seed)
-    packet, delta2 = encode_modulus(gradient, bits, rng=rng, per_tensor=per_tensor, **name(layout))
+    packet, delta2 = encode_modulus(gradient, Levels(bits, per_tensor), rng=rng, **name(layout))
     return decode_modulus(packet, **name(layout)), delta2
 
 
@@ -120,7 +121,7 @@ def test_signs_round_trip(gradient):
 def test_packets_equal_the_oracles(gradient, cuts, bits, per_tensor, seed):
     layout = split(gradient.size, cuts)
     rng = np.random.default_rng(seed)
-    packet, delta2 = encode_modulus(gradient, bits, rng=rng, per_tensor=per_tensor, **name(layout))
+    packet, delta2 = encode_modulus(gradient, Levels(bits, per_tensor), rng=rng, **name(layout))
     uniform = oracles.dither(key_of(seed), gradient.size)
     edges = layout.edges.tolist() if per_tensor else [0, gradient.size]
     codes, ranges, decoded, variance = oracles.quantise(gradient, bits, edges, uniform)
@@ -135,7 +136,7 @@ def test_packets_equal_the_oracles(gradient, cuts, bits, per_tensor, seed):
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_packets_equal_the_oracles_across_blocks(size, bits):
     gradient, layout = random_gradient(size), split(size, [1, 1000, 2047, 2050, 2050, 4100])
-    packet, _ = encode_modulus(gradient, bits, rng=np.random.default_rng(5), per_tensor=True, **name(layout))
+    packet, _ = encode_modulus(gradient, Levels(bits, True), rng=np.random.default_rng(5), **name(layout))
     codes, ranges, decoded, _ = oracles.quantise(gradient, bits, layout.edges.tolist(), oracles.dither(key_of(5), size))
     assert packet == oracles.packet(Kind.MODULUS, bits, 3, 7, layout.digest, codes, ranges)
     np.testing.assert_array_equal(decode_modulus(packet, **name(layout)), decoded)
@@ -147,7 +148,7 @@ def test_packets_equal_the_oracles_across_blocks(size, bits):
 def test_wire_format_of_version_1_does_not_drift():
     gradient = np.float32([-1.0, 0.0, 2.0, -3.0, 1.0])
     layout = Layout(("w",), ((5,),))
-    packet, delta2 = encode_modulus(gradient, 2, rng=np.random.default_rng(0), **name(layout))
+    packet, delta2 = encode_modulus(gradient, Levels(2), rng=np.random.default_rng(0), **name(layout))
     digest = layout.digest.hex()
     head = "5350464c0102020003000000070000000500000000000000" + "01000000" + digest
     assert (packet[:-4].hex(), delta2) == (head + "0000000000004040" + "e101", 0.0)
@@ -162,7 +163,7 @@ def test_out_is_filled_and_returned():
     out = np.empty(100, np.float32)
     assert decode_signs(encode_signs(gradient, **name(layout)), out=out, **name(layout)) is out
     np.testing.assert_array_equal(out, np.sign(gradient))
-    packet, _ = encode_modulus(gradient, 4, rng=np.random.default_rng(0), **name(layout))
+    packet, _ = encode_modulus(gradient, Levels(4), rng=np.random.default_rng(0), **name(layout))
     assert decode_modulus(packet, out=out, **name(layout)) is out
     np.testing.assert_array_equal(out, decode_modulus(packet, **name(layout)))
     for bad in (np.empty(99, np.float32), np.empty(100), np.empty(200, np.float32)[::2]):
@@ -172,7 +173,7 @@ def test_out_is_filled_and_returned():
 
 def test_same_generator_state_same_packet_and_another_differs():
     gradient, layout = random_gradient(1000), flat(1000)
-    packets = [encode_modulus(gradient, 3, rng=np.random.default_rng(s), **name(layout))[0] for s in (1, 1, 2)]
+    packets = [encode_modulus(gradient, Levels(3), rng=np.random.default_rng(s), **name(layout))[0] for s in (1, 1, 2)]
     assert packets[0] == packets[1] != packets[2]
 
 
@@ -190,7 +191,7 @@ def test_strided_gradient_is_accepted():
 def test_counted_bits_are_those_on_the_wire(size, cuts, bits, per_tensor):
     layout, gradient = split(size, cuts), random_gradient(size)
     ranges = len(layout.names) if per_tensor else 1
-    packet, _ = encode_modulus(gradient, bits, rng=np.random.default_rng(0), per_tensor=per_tensor, **name(layout))
+    packet, _ = encode_modulus(gradient, Levels(bits, per_tensor), rng=np.random.default_rng(0), **name(layout))
     counted = modulus_packet_bits(size, bits, ranges)
     assert counted == HEADER_BITS + bits * size + 64 * ranges
     assert len(packet) == -(-counted // 8)
@@ -259,7 +260,7 @@ def draws(gradient, bits, times, twin=None, per_tensor=False):
     layout, rng = split(gradient.size, [gradient.size // 2]), np.random.default_rng(11)
     out = np.empty((times, gradient.size), np.float32)
     for row in out:
-        packet, delta2 = encode_modulus(gradient, bits, rng=rng, per_tensor=per_tensor, **name(layout))
+        packet, delta2 = encode_modulus(gradient, Levels(bits, per_tensor), rng=rng, **name(layout))
         decode_modulus(packet, out=row, **name(layout))
     return out.astype(np.float64), delta2
 
@@ -387,7 +388,7 @@ def test_forged_values_are_refused(value):
 LAYOUT = Layout(("w", "b"), ((3, 4), (2,)))
 PACKETS = {
     Kind.SIGN: encode_signs(random_gradient(14), **name(LAYOUT)),
-    Kind.MODULUS: encode_modulus(random_gradient(14), 3, rng=np.random.default_rng(0), **name(LAYOUT))[0],
+    Kind.MODULUS: encode_modulus(random_gradient(14), Levels(3), rng=np.random.default_rng(0), **name(LAYOUT))[0],
     Kind.SPARSE: encode_sparse(random_gradient(14), 5, **name(LAYOUT)),
     Kind.OWN: encode_own(FLOAT32, random_gradient(14), np.random.default_rng(0), **name(LAYOUT)),
 }
@@ -521,7 +522,7 @@ def test_gradients_that_are_not_finite_are_refused(bad, at):
     rng = np.random.default_rng(0)
     for per_tensor in (False, True):
         with pytest.raises(PacketError, match="finite"):
-            encode_modulus(gradient, 3, rng=rng, per_tensor=per_tensor, **name(LAYOUT))
+            encode_modulus(gradient, Levels(3, per_tensor), rng=rng, **name(LAYOUT))
     assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state  # refused before anything is drawn
 
 
@@ -536,7 +537,7 @@ def test_gradients_of_another_form_are_refused(bad):
 @pytest.mark.parametrize("bits", [0, 9, -1])
 def test_bits_out_of_range_are_refused(bits):
     with pytest.raises(ConfigError, match=rf"bits must be in 1..8, got {bits}"):
-        encode_modulus(random_gradient(14), bits, rng=np.random.default_rng(0), **name(LAYOUT))
+        encode_modulus(random_gradient(14), Levels(bits), rng=np.random.default_rng(0), **name(LAYOUT))
 
 
 @pytest.mark.parametrize("number", [-1, 2**32])

@@ -65,11 +65,11 @@ def test_rotated_signs_are_unbiased_and_plain_signs_are_not():
 
 
 def test_rotation_shrinks_the_quantisers_variance():
-    from spfl.packets.codec import encode_modulus
+    from spfl.packets.codec import Levels, encode_modulus
     from spfl.packets.layout import Layout
 
     vector = (np.random.default_rng(1).standard_normal(8192) ** 3).astype(np.float32)
     rotation = Rotation(vector.size)
-    plain = encode_modulus(vector, 3, layout=Layout(("w",), ((8192,),)), round_=1, device=0, rng=rng())[1]
+    plain = encode_modulus(vector, Levels(3), layout=Layout(("w",), ((8192,),)), round_=1, device=0, rng=rng())[1]
     rotated = rotation.forward(vector, rng())
-    assert encode_modulus(rotated, 3, layout=rotation.layout, round_=1, device=0, rng=rng())[1] < plain / 5
+    assert encode_modulus(rotated, Levels(3), layout=rotation.layout, round_=1, device=0, rng=rng())[1] < plain / 5

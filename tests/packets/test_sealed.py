@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spfl.errors import PacketError
-from spfl.packets.codec import Kind, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.codec import Kind, Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.packets.layout import Layout
 from spfl.packets.sealed import Session, name_of, new_session, seal, unseal
 from spfl.packets.segments import element_mask
@@ -25,7 +25,7 @@ def test_pieces_that_arrived_tell_their_elements_exactly(dim, bits, count, per_t
     rng, form = np.random.default_rng(dim + bits + count), layout(dim)
     gradient = rng.standard_normal(dim).astype(np.float32)
     address = {"layout": form, "round_": 3, "device": 4}
-    packet, _ = encode_modulus(gradient, bits, rng=rng, per_tensor=per_tensor, **address)
+    packet, _ = encode_modulus(gradient, Levels(bits, per_tensor), rng=rng, **address)
     shape = PieceShape(Kind.MODULUS, bits, 2 if per_tensor else 1, count)
     whole = decode_modulus(packet, **address)
     pieces = slice_packet(packet, shape, dim)
@@ -53,7 +53,9 @@ def test_pieces_of_two_packets_are_refused():
     rng, form = np.random.default_rng(0), layout(40)
     shape = PieceShape(Kind.MODULUS, 3, 1, 2)
     packets = [
-        encode_modulus(rng.standard_normal(40).astype(np.float32), 3, layout=form, round_=1, device=0, rng=rng)[0]
+        encode_modulus(rng.standard_normal(40).astype(np.float32), Levels(3), layout=form, round_=1, device=0, rng=rng)[
+            0
+        ]
         for _ in range(2)
     ]
     first, second = (slice_packet(packet, shape, 40) for packet in packets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,16 +15,16 @@ from spfl.errors import ConfigError
 from spfl.radio import sionna as door
 from spfl.radio import tr38901 as drops
 from spfl.radio.coded import block_error_rate, calibrate, fit, gap_table, measured_curves, simulate
-from spfl.radio.downlink import PREFIX, LastHeard, keep_models, misses
+from spfl.radio.downlink import PREFIX, Broadcast, LastHeard, keep_models, misses
 from spfl.radio.nr_blocks import SNR_DB, _abstraction, transport_curves
 from spfl.radio.outage import outage_exponent
 from spfl.radio.selective import Packet, RadioLaw
-from spfl.radio.tr38901 import drop_gains
+from spfl.radio.tr38901 import CellSite, drop_gains
 from spfl.training import run
 from spfl.world.world import World
 from stats import assert_mean, assert_proportion
 
-DROP = {"seed": 0, "round_": 1, "carrier_hz": 3.5e9, "bs_height_m": None, "device_height_m": 1.5, "indoor_share": 0.0}
+SITE = CellSite("umi", 3.5e9, None, 1.5, 0.0)
 
 # --- noise -----------------------------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ def test_umi_gains_have_the_mean_of_the_standard():
     Shadowing is correlated over some 10 m, a ring has 628 m: hence the tolerance.
     """
     distance = np.full(60, 100.0)
-    loss_db = np.concatenate([-10 * np.log10(drop_gains("umi", distance, **DROP | {"seed": s})) for s in range(8)])
+    loss_db = np.concatenate([-10 * np.log10(drop_gains(SITE, distance, s, 1)) for s in range(8)])
     sight = 18 / 100 + math.exp(-100 / 36) * (1 - 18 / 100)
     expected = sight * umi_loss_db(100, True) + (1 - sight) * umi_loss_db(100, False)
     assert loss_db.mean() == pytest.approx(expected, abs=2.0)
@@ -109,7 +110,7 @@ def test_umi_path_loss_is_that_of_the_table(monkeypatch):
 
     monkeypatch.setattr(drops, "_channel", without_shadowing)
     distance = np.linspace(30.5, 480.5, 120)
-    loss_db = -10 * np.log10(drop_gains("umi", distance, **DROP | {"seed": 77}))
+    loss_db = -10 * np.log10(drop_gains(SITE, distance, 77, 1))
     table = np.array([[umi_loss_db(d, sight) for sight in (True, False)] for d in distance])
     off = np.abs(loss_db[:, None] - table)
     assert off.min(1).max() < 0.01
@@ -120,19 +121,19 @@ def test_umi_path_loss_is_that_of_the_table(monkeypatch):
 
 @pytest.mark.parametrize("model", ["umi", "uma", "rma"])
 def test_drops_are_functions_of_seed_and_round(model):
-    distance = np.linspace(40, 400, 10)
-    first = drop_gains(model, distance, **DROP)
-    drop_gains(model, distance, **DROP | {"round_": 2})
+    site, distance = replace(SITE, model=model), np.linspace(40, 400, 10)
+    first = drop_gains(site, distance, 0, 1)
+    drop_gains(site, distance, 0, 2)
     from spfl.radio.tr38901 import _drop
 
     _drop.cache_clear()
-    assert drop_gains(model, distance, **DROP).tolist() == first.tolist()
-    assert drop_gains(model, distance, **DROP | {"round_": 2}).tolist() != first.tolist()
+    assert drop_gains(site, distance, 0, 1).tolist() == first.tolist()
+    assert drop_gains(site, distance, 0, 2).tolist() != first.tolist()
 
 
 def test_indoors_is_worse():
     distance = np.linspace(40, 400, 60)
-    out, indoors = (drop_gains("uma", distance, **DROP | {"indoor_share": s}) for s in (0.0, 1.0))
+    out, indoors = (drop_gains(replace(SITE, model="uma", indoor_share=s), distance, 0, 1) for s in (0.0, 1.0))
     assert np.median(10 * np.log10(out / indoors)) > 8.0
 
 
@@ -152,7 +153,7 @@ def test_without_sionna_one_clear_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "sionna.phy", None)
     monkeypatch.setattr(door.importlib, "import_module", absent)
     with pytest.raises(ConfigError, match=r"spfl\[sionna\]"):
-        drop_gains("umi", np.array([77.7]), **DROP)
+        drop_gains(SITE, np.array([77.7]), 0, 1)
     with pytest.raises(ConfigError, match=r"spfl\[sionna\]"):
         transport_curves(12345)
     monkeypatch.setattr(sys, "argv", ["spfl", "radio", "calibrate", "--out", str(tmp_path / "t.json")])
@@ -170,12 +171,12 @@ def absent(name):
 
 # --- the broadcast ---------------------------------------------------------------------------------------------------
 
-CELL = {"bits": 1e6, "bandwidth_hz": 1e6, "tau_s": 1.0, "power_w": 1.0, "noise_w_per_hz": 1e-18}
+CELL = Broadcast(bits=1e6, bandwidth_hz=1e6, tau_s=1.0, power_w=1.0, noise_w_per_hz=1e-18)
 
 
 def test_broadcasts_are_missed_as_often_as_the_outage_says():
     gain = np.array([1e-12, 3e-12, 1e-10])
-    found = np.array([misses(0, t, gain=gain, **CELL) for t in range(1, 4001)])
+    found = np.array([misses(CELL, gain, 0, t) for t in range(1, 4001)])
     x = outage_exponent(1.0, 1.0, 1.0, 1e-12 / gain)
     assert_proportion(found, -np.expm1(-x))
     with pytest.raises(AssertionError):

@@ -105,7 +105,7 @@ def read_split(files: Sequence[Path], form: Form | None, data: DataConfig) -> tu
     return tables, form
 
 
-def read_table(file: Path, schema_only: bool = False) -> Any:
+def read_table(file: Path, *, schema_only: bool = False) -> Any:
     """A parquet file, or an Arrow stream; or its schema. Raises DataError."""
     import pyarrow
     from pyarrow import ipc, parquet

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,34 +19,46 @@ Partition = Literal["iid", "dirichlet", "shards"]
 DIRICHLET_TRIES = 100
 
 
-def partition(
-    labels: ArrayLike,
-    devices: int,
-    *,
-    kind: Partition,
-    rng: np.random.Generator,
-    dirichlet_alpha: float = 0.3,
-    shards_per_device: int = 2,
-    min_samples: int = 1,
-) -> list[Indices]:
-    """Deals sample indices 0..n-1 to `devices`: disjoint, none left over; sorted within a device.
+@dataclass(frozen=True)
+class Dealing:
+    """How samples are dealt to devices, each of which gets at least `min_samples`.
 
     * "iid": equal parts of a random permutation.
     * "dirichlet": each class is shared out by a Dirichlet(alpha) draw (Hsu, Qi, Brown 2019); drawn again, at most
       100 times, until every device has `min_samples`.
     * "shards": sorted by label, cut into devices * shards_per_device pieces, dealt at random (McMahan et al. 2017).
+    """
+
+    kind: Partition
+    dirichlet_alpha: float = 0.3
+    shards_per_device: int = 2
+    min_samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Partition):
+            raise ConfigError(f"unknown partition {self.kind!r}{did_you_mean(self.kind, get_args(Partition))}")
+        if not 0 < self.dirichlet_alpha < np.inf:
+            raise ConfigError(f"dirichlet_alpha must be positive and finite, got {self.dirichlet_alpha}")
+        for name, limit in (("shards_per_device", 1), ("min_samples", 0)):
+            if getattr(self, name) < limit:
+                raise ConfigError(f"{name} must be >= {limit}, got {getattr(self, name)}")
+
+
+def partition(labels: ArrayLike, devices: int, dealing: Dealing, rng: np.random.Generator) -> list[Indices]:
+    """Deals sample indices 0..n-1 to `devices`: disjoint, none left over; sorted within a device.
+
     Raises ConfigError for a parameter outside its range, DataError if the data cannot give what is asked.
     """
-    label_of = np.asarray(labels)
-    _check_partition(len(label_of), devices, kind, dirichlet_alpha, shards_per_device, min_samples)
+    label_of, kind, least = np.asarray(labels), dealing.kind, dealing.min_samples
+    _check_size(len(label_of), devices, least)
     if kind == "iid":
         parts = np.array_split(rng.permutation(len(label_of)), devices)
     elif kind == "shards":
-        parts = _deal_shards(label_of, devices, shards_per_device, rng)
+        parts = _deal_shards(label_of, devices, dealing.shards_per_device, rng)
     else:
-        parts = _deal_dirichlet(label_of, devices, dirichlet_alpha, min_samples, rng)
-    if min(map(len, parts)) < min_samples:
-        raise DataError(f"{kind}: a device got {min(map(len, parts))} samples, min_samples is {min_samples}")
+        parts = _deal_dirichlet(label_of, devices, dealing.dirichlet_alpha, least, rng)
+    if min(map(len, parts)) < least:
+        raise DataError(f"{kind}: a device got {min(map(len, parts))} samples, min_samples is {least}")
     return [np.sort(part).astype(np.int64) for part in parts]
 
 
@@ -125,22 +138,13 @@ class SampledParts(Sequence[Indices]):
         return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
-def _check_partition(
-    samples: int, devices: int, kind: str, alpha: float, shards_per_device: int, min_samples: int
-) -> None:
-    if kind not in ("iid", "dirichlet", "shards"):
-        raise ConfigError(f"unknown partition {kind!r}{did_you_mean(kind, ['iid', 'dirichlet', 'shards'])}")
-    if devices < 1 or shards_per_device < 1 or min_samples < 0:
-        raise ConfigError(
-            "devices and shards_per_device must be >= 1 and min_samples >= 0, "
-            f"got {devices}, {shards_per_device} and {min_samples}"
-        )
-    if not 0 < alpha < np.inf:
-        raise ConfigError(f"dirichlet_alpha must be positive and finite, got {alpha}")
-    if devices * min_samples > samples:
+def _check_size(samples: int, devices: int, least: int) -> None:
+    if devices < 1:
+        raise ConfigError(f"devices must be >= 1, got {devices}")
+    if devices * least > samples:
         raise DataError(
-            f"{devices} devices with at least {min_samples} samples each need {devices * min_samples} "
-            f"samples, the data have {samples}"
+            f"{devices} devices with at least {least} samples each need {devices * least} samples, "
+            f"the data have {samples}"
         )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -85,28 +86,30 @@ def encode_signs(gradient: Vector, *, layout: Layout, round_: int, device: int) 
     return _seal(packet)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """2^bits levels of a modulus; `per_tensor` takes one range a parameter tensor in place of one for the vector."""
+
+    bits: int
+    per_tensor: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= MAX_BITS:
+            raise ConfigError(f"bits must be in 1..{MAX_BITS}, got {self.bits}")
+
+
 def encode_modulus(
-    gradient: Vector,
-    bits: int,
-    *,
-    layout: Layout,
-    round_: int,
-    device: int,
-    rng: np.random.Generator,
-    per_tensor: bool = False,
+    gradient: Vector, levels: Levels, *, layout: Layout, round_: int, device: int, rng: np.random.Generator
 ) -> tuple[bytes, float]:
     """The modulus packet of a gradient (dim,), and delta^2, the variance that its quantiser adds (model.md, section 2).
 
     Stochastic uniform quantiser with 2^bits levels from v_min to v_max, both of them levels: unbiased up to the
-    float32 rounding of the decoded levels. `per_tensor` takes one range a parameter tensor (64 bits each) in place
-    of one for the vector: our extension. One 64-bit draw from `rng` keys the dither, which is a hash of key and
-    element index, so no random array is held.
-    Raises ConfigError for bits outside 1..8, PacketError as `encode_signs` does.
+    float32 rounding of the decoded levels. Ranges `per_tensor` (64 bits each) are our extension. One 64-bit draw from
+    `rng` keys the dither, which is a hash of key and element index, so no random array is held.
+    Raises PacketError as `encode_signs` does.
     """
-    if not 1 <= bits <= MAX_BITS:
-        raise ConfigError(f"bits must be in 1..{MAX_BITS}, got {bits}")
-    values = _vector(gradient, layout.size, "gradient")
-    edges = layout.edges if per_tensor else layout.edges[[0, -1]]
+    values, bits = _vector(gradient, layout.size, "gradient"), levels.bits
+    edges = layout.edges if levels.per_tensor else layout.edges[[0, -1]]
     packet, floats, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
     ranges = floats.reshape(-1, 2)
     if not kernels.find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):

@@ -7,6 +7,7 @@ Axis vocabulary: `device`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,21 +18,22 @@ from spfl.rng import Purpose, server_stream
 PREFIX = "downlink/model/"  # + the round whose broadcast it was
 
 
-def misses(
-    seed: int,
-    round_: int,
-    *,
-    bits: float,
-    bandwidth_hz: float,
-    tau_s: float,
-    power_w: float,
-    noise_w_per_hz: float,
-    gain: Floats,
-) -> Bools:
-    """Who misses the broadcast, (device,): outage of `bits` in tau over the whole bandwidth, under a Rayleigh fade."""
+@dataclass(frozen=True)
+class Broadcast:
+    """What the base station sends to all: `bits` in tau over the whole bandwidth; the noise is that of a device."""
+
+    bits: float
+    bandwidth_hz: float
+    tau_s: float
+    power_w: float
+    noise_w_per_hz: float
+
+
+def misses(sent: Broadcast, gain: Floats, seed: int, round_: int) -> Bools:
+    """Who misses the broadcast, (device,): its outage at these mean gains, linear, under a Rayleigh fade."""
     with np.errstate(divide="ignore"):
-        noise = noise_w_per_hz * bandwidth_hz / (power_w * gain)
-    x = outage_exponent(bits / (bandwidth_hz * tau_s), 1.0, 1.0, noise)
+        noise = sent.noise_w_per_hz * sent.bandwidth_hz / (sent.power_w * gain)
+    x = outage_exponent(sent.bits / (sent.bandwidth_hz * sent.tau_s), 1.0, 1.0, noise)
     fade = server_stream(seed, round_, Purpose.DOWNLINK).exponential(size=gain.size)
     return np.asarray(fade < x)
 

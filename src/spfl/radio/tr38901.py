@@ -6,6 +6,7 @@ same seed; line of sight, path loss, indoor loss and shadowing (correlated betwe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -20,50 +21,45 @@ Model = Literal["umi", "uma", "rma"]
 BS_HEIGHT_M = {"umi": 10.0, "uma": 25.0, "rma": 35.0}  # TR 38.901, table 7.2-1 and 7.2-3
 
 
-def drop_gains(
-    model: Model,
-    distance_m: Floats,
-    *,
-    seed: int,
-    round_: int,
-    carrier_hz: float,
-    bs_height_m: float | None,
-    device_height_m: float,
-    indoor_share: float,
-) -> Floats:
+@dataclass(frozen=True)
+class CellSite:
+    """A cell of TR 38.901: its scenario, carrier, heights (of the base station: that of the table when None)."""
+
+    model: Model
+    carrier_hz: float
+    bs_height_m: float | None
+    device_height_m: float
+    indoor_share: float
+
+    @property
+    def height_m(self) -> float:
+        """Height of the base station."""
+        return BS_HEIGHT_M[self.model] if self.bs_height_m is None else self.bs_height_m
+
+
+def drop_gains(site: CellSite, distance_m: Floats, seed: int, round_: int) -> Floats:
     """Mean power gains, linear, of devices at these horizontal distances, (device,). Omnidirectional antennas.
 
     Raises ConfigError when Sionna is not installed. A drop is computed once and remembered.
     """
-    height = BS_HEIGHT_M[model] if bs_height_m is None else bs_height_m
-    gains = _drop(model, tuple(distance_m.tolist()), seed, round_, carrier_hz, height, device_height_m, indoor_share)
-    return np.array(gains)
+    return np.array(_drop(site, tuple(distance_m.tolist()), seed, round_))
 
 
 @lru_cache(maxsize=64)
-def _drop(
-    model: Model,
-    distance_m: tuple[float, ...],
-    seed: int,
-    round_: int,
-    carrier_hz: float,
-    bs_height_m: float,
-    device_height_m: float,
-    indoor_share: float,
-) -> tuple[float, ...]:
+def _drop(site: CellSite, distance_m: tuple[float, ...], seed: int, round_: int) -> tuple[float, ...]:
     import torch
 
     rng, size = server_stream(seed, round_, Purpose.DROP), len(distance_m)
-    angle, indoors = 2 * np.pi * rng.random(size), rng.random(size) < indoor_share
+    angle, indoors = 2 * np.pi * rng.random(size), rng.random(size) < site.indoor_share
     phy = sionna("")
     phy.config.seed = int(rng.integers(2**63))
-    channel = _channel(model, carrier_hz)
+    channel = _channel(site.model, site.carrier_hz)
     across = np.array(distance_m)
-    place = np.stack([across * np.cos(angle), across * np.sin(angle), np.full(size, device_height_m)], axis=1)
+    place = np.stack([across * np.cos(angle), across * np.sin(angle), np.full(size, site.device_height_m)], axis=1)
     still = torch.zeros(1, size, 3)
     channel.set_topology(
         torch.tensor(place, dtype=torch.float32)[None],
-        torch.tensor([[[0.0, 0.0, bs_height_m]]]),
+        torch.tensor([[[0.0, 0.0, site.height_m]]]),
         still,
         torch.zeros(1, 1, 3),
         still,

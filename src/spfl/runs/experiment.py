@@ -20,6 +20,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ def run_experiment(
         if existing == "resume" and is_file(folder / SUMMARY):
             _clear(folder)  # what a kill just before the end may have left
             return _replay(folder, progress)
-        return _run(config, dataset, custom, folder, start, rounds, checkpoint_every, progress)
+        return _run(Planned(config, dataset, custom, rounds), folder, start, checkpoint_every, progress)
 
 
 def _replay(folder: Path, progress: Callable[[Json], None]) -> Json:
@@ -111,24 +112,31 @@ def _clear(folder: Path) -> None:
         remove(path)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What is run, and by which engine: `training.train` when None."""
+
+    config: Config
+    dataset: Dataset
+    custom: Custom
+    rounds: Rounds | None
+
+    def records(self, world: World, server: ServerState | None) -> Iterator[RoundRecord]:
+        """The rounds that are left."""
+        return training.train(world, server) if self.rounds is None else self.rounds(self.config, self.dataset, server)
+
+
 def _run(
-    config: Config,
-    dataset: Dataset,
-    custom: Custom,
-    folder: Path,
-    start: Checkpoint | None,
-    rounds: Rounds | None,
-    checkpoint_every: int,
-    progress: Callable[[Json], None],
+    planned: Planned, folder: Path, start: Checkpoint | None, checkpoint_every: int, progress: Callable[[Json], None]
 ) -> Json:
     began, server = time.perf_counter(), start.server if start else None
-    world = World.build(config, dataset, custom)
-    records = rounds(config, dataset, server) if rounds else training.train(world, server)
+    world = World.build(planned.config, planned.dataset, planned.custom)
+    records = planned.records(world, server)
     first = next(records, None)
     setup_s = time.perf_counter() - began - (sum(first.seconds.values()) if first else 0.0)
     with writing(folder):
         if server is None:
-            begin(folder, config, dataset, custom)
+            begin(folder, planned.config, planned.dataset, planned.custom)
             write_devices(folder, world)
         log = RoundLog(folder, start)
     try:

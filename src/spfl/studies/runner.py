@@ -258,27 +258,26 @@ def sweep(
     _check_worlds(points, data_dir)
     with locked(folder):
         check_folder(folder, resume)
-        return _sweep(points, folder, source, data_dir, processes, keep_runs, progress)
+        with writing(folder):
+            begin(folder, {p.config.data.reading() for p in points}, data_dir, source)
+            write_atomically(folder / PLAN, plan_text((point.settings, point.config) for point in points).encode())
+        work = partial(run_point, data_dir=data_dir, runs=below(folder, RUNS) if keep_runs else None)
+        return _sweep(points, folder, work, processes, progress)
 
 
 def _sweep(
     points: Sequence[Point],
     folder: Path,
-    source: Path | None,
-    data_dir: Path | None,
+    work: Callable[[Point], Json],
     processes: int,
-    keep_runs: bool,
     progress: Callable[[Point, Json, bool], None],
 ) -> list[Json]:
-    with writing(folder):
-        begin(folder, {p.config.data.reading() for p in points}, data_dir, source)
-        write_atomically(folder / PLAN, plan_text((point.settings, point.config) for point in points).encode())
+    """`work` makes the row of a point, in a process."""
     rows = {row["key"]: row for row in read_results(folder) if row["status"] == DONE}
     for point in points:
         if point.key in rows:
             progress(point, rows[point.key], False)
     commit = read_json(folder / ENVIRONMENT)["commit"]
-    work = partial(run_point, data_dir=data_dir, runs=below(folder, RUNS) if keep_runs else None)
     todo = [point for point in points if point.key not in rows]
     processes = processes or (1 if any(on_gpu(point.config) for point in todo) else cores())
     try:

@@ -16,7 +16,15 @@ from spfl.allocation.bound import Devices
 from spfl.arrays import Vector
 from spfl.compensation import residual_key
 from spfl.errors import PacketError
-from spfl.packets.codec import encode_ladder, encode_modulus, encode_own, encode_signs, encode_sparse, gradient_stats
+from spfl.packets.codec import (
+    Levels,
+    encode_ladder,
+    encode_modulus,
+    encode_own,
+    encode_signs,
+    encode_sparse,
+    gradient_stats,
+)
 from spfl.packets.ladder import noise
 from spfl.rng import Purpose, stream
 from spfl.uplink.format import Format
@@ -97,10 +105,8 @@ def _packets(form: Format, vector: Vector, origin: Origin) -> tuple[dict[str, An
         sent["sign_packet"] = encode_signs(vector, **address)
     if uplink in ("split", "single"):
         rng = stream(form.seed, round_, device, Purpose.QUANTISE)
-        per_tensor = form.codec.per_tensor
-        sent["modulus_packet"], delta2 = encode_modulus(
-            vector, form.codec.bits, rng=rng, per_tensor=per_tensor, **address
-        )
+        levels = Levels(form.codec.bits, form.codec.per_tensor)
+        sent["modulus_packet"], delta2 = encode_modulus(vector, levels, rng=rng, **address)
     if uplink == "sparse":
         sent["sparse_packet"] = encode_sparse(vector, form.kept_values, **address)
     if uplink == "ladder":

@@ -43,19 +43,9 @@ class Spent:
         return float(self.compute_s.max() + self.uplink_s.max())
 
 
-def spend(
-    device: DeviceConfig,
-    scheme: Scheme,
-    link: Link,
-    allocation: AllocationResult,
-    sent: Bools,
-    fade: Floats,
-    samples: ArrayLike,
-    clock_hz: Floats,
-) -> Spent:
-    """The cost of a round: `samples` (device,) per device; `sent` and `fade` matter to an analogue uplink only."""
-    power_w = transmit_power(scheme, link, allocation, sent, fade)
-    uplink_s = np.where(power_w > 0, link.tau_s * scheme.attempts, 0.0)
+def spend(device: DeviceConfig, power_w: Floats, airtime_s: Floats, samples: ArrayLike, clock_hz: Floats) -> Spent:
+    """The cost of a round: who radiates `power_w` does so for `airtime_s`; `samples` are computed, each (device,)."""
+    uplink_s = np.where(power_w > 0, airtime_s, 0.0)
     cycles = device.cycles_per_sample * np.asarray(samples, np.float64)
     compute_j = device.switched_capacitance_f * cycles * clock_hz**2
     return Spent(power_w * uplink_s / device.amplifier_efficiency + compute_j, cycles / clock_hz, uplink_s)
@@ -64,7 +54,8 @@ def spend(
 def transmit_power(scheme: Scheme, link: Link, allocation: AllocationResult, sent: Bools, fade: Floats) -> Floats:
     """Radiated watt, (device,): alpha P for the sign packet, the rest for a modulus packet that is sent.
 
-    An analogue uplink inverts the channel and stays silent where it cannot. An ideal uplink is charged like a packet.
+    An analogue uplink inverts the channel and stays silent where it cannot; `sent` and `fade` matter to it only. An
+    ideal uplink is charged like a packet.
     """
     if scheme.uplink == "analog":
         target_w = over_the_air.receive_power(link, allocation.beta > 0)

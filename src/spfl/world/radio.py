@@ -21,7 +21,7 @@ from spfl.radio.nr_blocks import transport_curves
 from spfl.radio.outage import Fading, Law, Link, draw_fades
 from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_snr
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
-from spfl.radio.tr38901 import drop_gains
+from spfl.radio.tr38901 import CellSite, drop_gains
 from spfl.radio.trace import Trace, gain_of_rate, read_trace
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
@@ -107,16 +107,9 @@ class Radio:
         channel = self.config.channel
         assert channel.model != "macro"
         assert channel.model != "trace"
-        return drop_gains(
-            channel.model,
-            distance_m,
-            seed=self.config.seed,
-            round_=round_,
-            carrier_hz=channel.carrier_hz,
-            bs_height_m=channel.bs_height_m,
-            device_height_m=channel.device_height_m,
-            indoor_share=channel.indoor_share,
-        )
+        heights = channel.bs_height_m, channel.device_height_m
+        site = CellSite(channel.model, channel.carrier_hz, *heights, channel.indoor_share)
+        return drop_gains(site, distance_m, self.config.seed, round_)
 
     @cached_property
     def trace(self) -> Trace | None:

@@ -76,7 +76,7 @@ def device_name(name: str | None) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else name
 
 
-def check_supported(config: Config, scheme: Scheme, own_local: bool = False, statistics: bool = False) -> None:
+def check_supported(config: Config, scheme: Scheme, *, own_local: bool = False, statistics: bool = False) -> None:
     """Raises ConfigError, with one line, for what a round on a device does not do. Worker threads do all of it."""
     wrong = {
         f"the uplink of {scheme.name}": scheme.uplink not in UPLINKS,

@@ -17,7 +17,7 @@ from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_parts, copy_module
 from spfl.data.dataset import Dataset
 from spfl.data.node_data import NodeData, NodeParts, trial_data
-from spfl.data.partitioning import SampledParts, deal_clients, labels_to_deal, natural_clients, partition
+from spfl.data.partitioning import Dealing, SampledParts, deal_clients, labels_to_deal, natural_clients, partition
 from spfl.errors import ConfigError
 from spfl.flat_model import PLAIN, STATISTICS, FlatModel, Traits
 from spfl.learning.local import remember_round
@@ -25,11 +25,11 @@ from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import build_model, image_shape
 from spfl.packets.layout import Layout
 from spfl.plugins import with_plugin
-from spfl.radio.downlink import LastHeard, keep_models, misses, model_heard
+from spfl.radio.downlink import Broadcast, LastHeard, keep_models, misses, model_heard
 from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme, resolve
-from spfl.sequence_models import SEQUENCE_MODELS, build_sequence_model
+from spfl.sequence_models import SEQUENCE_MODELS, Sequences, build_sequence_model
 from spfl.tasks import Task, task_of
 from spfl.units import dbm_to_watt
 from spfl.uplink.format import LARGEST_ASIDE, Format
@@ -38,7 +38,7 @@ from spfl.uplink.upload import Upload
 from spfl.world.attack import hostile_devices
 from spfl.world.batch_norm import average_statistics, check_batches, with_batch_norm
 from spfl.world.dry_pass import check_network
-from spfl.world.energy import Spent, clocks_hz, spend
+from spfl.world.energy import Spent, clocks_hz, spend, transmit_power
 from spfl.world.radio import Radio
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
@@ -71,15 +71,8 @@ def _dealt(config: Config, dataset: Dataset, custom: Custom) -> Sequence[Indices
             dirichlet_alpha=data.dirichlet_alpha,
             samples=data.samples_per_device,
         )
-    return partition(
-        labels,
-        data.devices,
-        kind=data.partition,
-        rng=rng,
-        dirichlet_alpha=data.dirichlet_alpha,
-        shards_per_device=data.shards_per_device,
-        min_samples=data.min_samples,
-    )
+    dealing = Dealing(data.partition, data.dirichlet_alpha, data.shards_per_device, data.min_samples)
+    return partition(labels, data.devices, dealing, rng)
 
 
 def _tried(config: Config, dataset: Dataset, custom: Custom) -> tuple[Custom, Traits]:
@@ -125,13 +118,14 @@ class World:
                 f"got {config.channel.segment_bits}"
             )
         if config.torch_device is not None:
-            check_supported(config, scheme, custom.local is not None)
+            check_supported(config, scheme, own_local=custom.local is not None)
             find_device(config.torch_device)
         parts = _dealt(config, dataset, custom)
         custom, traits = _tried(config, dataset, custom)
         check_batches(config, parts, traits)
         if config.torch_device is not None:
-            check_supported(config, scheme, custom.local is not None, bool(traits.statistics))
+            own_local, statistics = custom.local is not None, bool(traits.statistics)
+            check_supported(config, scheme, own_local=own_local, statistics=statistics)
         world = cls(config, dataset, parts, scheme, custom, traits)
         world._check_calibration()
         return world
@@ -166,32 +160,17 @@ class World:
         data, name = self.dataset, self.config.model.name
         if name in SEQUENCE_MODELS:
             return self._sequence_module()
-        channels, height, width = image_shape(data, name)
-        size = self.config.model.width
+        size, rng = self.config.model.width, server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS)
         sizes = {} if size is None else {"hidden": size, "base_channels": size}
-        return build_model(
-            name,
-            channels=channels,
-            height=height,
-            width=width,
-            classes=data.classes,
-            rng=server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS),
-            **sizes,
-        )
+        return build_model(name, image_shape(data, name), data.classes, rng=rng, **sizes)
 
     def _sequence_module(self) -> nn.Module:
         data, model = self.dataset, self.config.model
         if not data.has_indices or len(data.shape) != 1:
             raise ConfigError(f"model.name = {model.name} needs rows of tokens, got inputs {data.shape} of {data.name}")
-        return build_sequence_model(
-            model.name,
-            vocabulary=data.vocabulary,
-            length=data.shape[0],
-            outputs=data.classes,
-            every_place=data.task == "next_token",
-            width=model.width or 64,
-            rng=server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS),
-        )
+        sequences = Sequences(data.vocabulary, data.shape[0], data.classes, data.task == "next_token")
+        rng = server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS)
+        return build_sequence_model(model.name, sequences, model.width or 64, rng)
 
     def start(self) -> ServerState:
         """The server before the first round. Raises ConfigError for a trace that lacks rows of the run's cohorts."""
@@ -301,18 +280,16 @@ class World:
     @cached_property
     def _last_heard(self) -> LastHeard:
         channel = self.config.channel
+        broadcast = Broadcast(
+            bits=channel.downlink_bits_per_parameter * self.layout.size,
+            bandwidth_hz=channel.bandwidth_hz,
+            tau_s=self.radio.tau_s,
+            power_w=dbm_to_watt(channel.downlink_power_dbm),
+            noise_w_per_hz=self.radio.noise_w_per_hz(channel.downlink_noise_figure_db),
+        )
 
         def missed(round_: int) -> Bools:
-            return misses(
-                self.config.seed,
-                round_,
-                bits=channel.downlink_bits_per_parameter * self.layout.size,
-                bandwidth_hz=channel.bandwidth_hz,
-                tau_s=self.radio.tau_s,
-                power_w=dbm_to_watt(channel.downlink_power_dbm),
-                noise_w_per_hz=self.radio.noise_w_per_hz(channel.downlink_noise_figure_db),
-                gain=self.radio.cell(round_).gain,
-            )
+            return misses(broadcast, self.radio.cell(round_).gain, self.config.seed, round_)
 
         return LastHeard(self.config.data.devices, missed)
 
@@ -353,4 +330,5 @@ class World:
             samples = samples * self.selection.reached(round_)[members]
         if deadline_s is not None:
             samples = np.minimum(samples, deadline_s * clock / device.cycles_per_sample)
-        return spend(device, self.scheme, link, allocation, outcome.sign, level(fade), samples, clock)
+        power_w = transmit_power(self.scheme, link, allocation, outcome.sign, level(fade))
+        return spend(device, power_w, link.tau_s * self.scheme.attempts, samples, clock)
