@@ -400,3 +400,44 @@ def participation_table(link, ladder, fade, shares):
                     best = max(best, np.exp(-x) * float(ladder.gain(bits)))
             table[k, s] = best
     return table
+
+
+# --- asynchronous rounds: an event at a time -------------------------------------------------------------------------
+
+
+def asynchronous_models(
+    start: NDArray[np.float32],
+    compute_s: Sequence[float],
+    airtime_s: float,
+    local: Any,
+    *,
+    slots: int,
+    weight: Any,
+    mixing: float | None = None,
+    buffer: tuple[int, float] | None = None,
+) -> list[tuple[float, NDArray[np.float64]]]:
+    """(seconds, the server's model) after each slot; all devices of equal size, nothing lost.
+
+    `local(model, device, slot)` is a device's new model, `weight(age)` that of an update so many server steps old.
+    FedAsync (Xie et al. 2019, algorithm 1): x <- (1 - mixing s) x + mixing s x_new. FedBuff (Nguyen et al. 2022): the
+    mean of s (x_new - x_old) over `buffer[0]` updates or more, times `buffer[1]`.
+    """
+    x, version, free, told, waiting = start.astype(np.float64), 0, 0.0, [], []
+    devices = [(seconds, k, x, 0) for k, seconds in enumerate(compute_s)]  # ready, who, its model, of which version
+    for slot in range(1, slots + 1):
+        begin = max(free, min(device[0] for device in devices))
+        free = begin + airtime_s
+        sending = sorted((d for d in devices if d[0] <= begin), key=lambda d: d[1])
+        devices = [d for d in devices if d[0] > begin]
+        news = [(local(old, k, slot), old, weight(version - v)) for _, k, old, v in sending]
+        if mixing is not None:
+            x = sum((1 - mixing * s) * x + mixing * s * new for new, _, s in news) / len(news)
+            version += 1
+        elif buffer is not None:
+            waiting += [s * (new - old) for new, old, s in news]
+            if len(waiting) >= buffer[0]:
+                x = x + buffer[1] * sum(waiting) / len(waiting)
+                version, waiting = version + 1, []
+        devices += [(free + compute_s[k], k, x, version) for _, k, _, _ in sending]
+        told.append((free, x))
+    return told

@@ -32,6 +32,7 @@ from spfl.uplink.reception import Arrived, Update, receive
 from spfl.uplink.scheduling import share_resources
 from spfl.uplink.side import known_uploads
 from spfl.uplink.upload import Upload, describe
+from spfl.world.asynchronous import Asynchrony
 from spfl.world.energy import Spent
 from spfl.world.state import ServerState
 from spfl.world.world import World
@@ -45,7 +46,7 @@ class RoundRecord:
     `metric` is what the score is: accuracy, f1, r2 or the caller's own.
     `payload_bits` counts packets sent, `received_bits` those that arrived, `side_bits` the side information.
     `rejected` counts devices whose gradient or packets could not be used. `spent`: joules and seconds of each device.
-    `server` is the state after the round.
+    `server` is the state after the round. `asynchrony` is None where rounds are synchronous.
     """
 
     round_: int
@@ -64,6 +65,7 @@ class RoundRecord:
     seconds: dict[str, float]
     server: ServerState
     metric: str = "accuracy"
+    asynchrony: Asynchrony | None = None
 
     @property
     def test_accuracy(self) -> float | None:
@@ -129,12 +131,14 @@ def prepare(
     """The first half of the server's round: who sends with how much of the bandwidth and power."""
     with clock("allocate"):
         uploads = admit(world.format, uploads)
+        uploads = world.asynchronous.trusted(server, uploads) if world.asynchronous else uploads
         cohort = [upload.device for upload in uploads]
         devices = describe(known_uploads(world.format, uploads, server.memory))
         link, fades = world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
         link = link if measured is None else measured(link, cohort)
         known = world.radio.estimate(link, cohort, round_)
-        allocation = share_resources(world.format, devices, known, fades, server.allocation)
+        previous = None if world.asynchronous else server.allocation  # of other devices, and of another number
+        allocation = share_resources(world.format, devices, known, fades, previous)
         if allocation.bits is not None:
             link = replace(link, sign_bits=allocation.bits + world.format.ladder.overhead, rho=None)
     return Plan(round_, uploads, devices, link, fades, allocation)
@@ -166,7 +170,7 @@ def complete(
 ) -> RoundRecord:
     """The second half: what arrives, the aggregate, the step."""
     config, scheme, uploads = world.config, world.scheme, plan.uploads
-    round_, allocation = plan.round_, plan.allocation
+    round_, allocation, before = plan.round_, plan.allocation, server
     with clock("transmit"):
         outcome = known.outcome or deliver(
             scheme, uploads, plan.link, allocation, plan.fades, world.radio.noise(round_)
@@ -177,7 +181,7 @@ def complete(
         update = ends.receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
     with clock("step"):
         update = world.remember(uploads, outcome.sign, update)
-        after = step(config.training, server, update, world.custom.server)
+        after = advance(world, server, uploads, outcome, update)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
     test_loss, test_score = None, None
     if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
@@ -200,7 +204,20 @@ def complete(
         clock.seconds,
         server,
         world.task.metric,
+        world.asynchronous.told(before, server.weights is not before.weights) if world.asynchronous else None,
     )
+
+
+def advance(
+    world: World, server: ServerState, uploads: Sequence[Upload], outcome: Outcome, update: Update
+) -> ServerState:
+    """The server after a round: one step on, or with a fuller buffer where rounds are asynchronous."""
+    if world.asynchronous is not None:
+        state, gradient = world.asynchronous.buffered(server, uploads, outcome.sign, update)
+        if gradient is None:
+            return ServerState(server.round_ + 1, server.weights, server.velocity, state)
+        update = replace(update, gradient=gradient, state=state)
+    return step(world.config.training, server, update, world.custom.server)
 
 
 def step(training: TrainingConfig, server: ServerState, update: Update, own: ServerRule | None = None) -> ServerState:

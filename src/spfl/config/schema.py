@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from spfl.config.asynchronous import AsynchronousConfig
 from spfl.config.data import DataConfig
 from spfl.config.names import AggregationName, CompensationName, SolverName, WeightsName
 from spfl.config.plugin import PluginConfig
@@ -215,6 +216,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     clients: ClientsConfig = Field(default_factory=lambda: ClientsConfig())
+    asynchronous: AsynchronousConfig = Field(default_factory=lambda: AsynchronousConfig())
     channel: ChannelConfig = Field(default_factory=lambda: ChannelConfig())
     trace: TraceConfig = Field(default_factory=lambda: TraceConfig())
     device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
@@ -239,6 +241,8 @@ class Config(Section):
         if self.attack.devices > self.data.devices:
             raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
         self._check_clients()
+        if self.asynchronous.on:
+            self._check_asynchronous()
         if (self.channel.model == "trace") != (self.trace.path is not None):
             raise ValueError("channel.model = trace and trace.path go together, got "
                              f"{self.channel.model} and {self.trace.path}")  # fmt: skip
@@ -273,6 +277,37 @@ class Config(Section):
         if self.training.correction != "none" and self.scheme.remembered_devices is not None:
             raise ValueError(f"training.correction = {self.training.correction} keeps a vector of every device, so "
                              "scheme.remembered_devices must be absent")  # fmt: skip
+
+    def _check_asynchronous(self) -> None:
+        """What takes a round to be one exchange with all, or rounds to follow each other at equal times, is refused."""
+        rule, training, channel, clients = self.asynchronous.rule, self.training, self.channel, self.clients
+        if self.device.cycles_per_sample == 0:
+            raise ValueError(f"asynchronous.rule = {rule} needs device.cycles_per_sample > 0, or all have computed at "
+                             "once")  # fmt: skip
+        wanted: dict[str, tuple[Any, Any]] = {
+            "training.correction": (training.correction, "none"),
+            "clients.selection": (clients.selection, "random"),
+            "clients.availability": (clients.availability, 1.0),
+            "clients.online": (clients.online, None),
+            "clients.deadline_s": (clients.deadline_s, None),
+            "channel.downlink": (channel.downlink, "perfect"),
+            "channel.doppler_hz": (channel.doppler_hz, None),
+            "channel.movement": (channel.movement, "none"),
+            "trace.path": (self.trace.path, None),
+            "data.source": (self.data.source, "partition"),
+            "scheme.aggregation": (self.scheme.aggregation, "mean"),
+            "torch_device": (self.torch_device, None),
+        }
+        if rule == "fedasync":
+            wanted |= {"training.server_optimiser": (training.server_optimiser, "sgd")}
+            wanted |= {"training.momentum": (training.momentum, 0.0)}
+            if training.one_gradient:
+                raise ValueError("asynchronous.rule = fedasync mixes models, so it needs training.local_steps > 1 or "
+                                 "local_epochs; fedbuff with buffer = 1 takes gradients")  # fmt: skip
+        for key, (value, only) in wanted.items():
+            if value != only:
+                told = "absent" if only is None else only
+                raise ValueError(f"{key} must be {told} with asynchronous.rule = {rule}, got {value}")
 
     @property
     def cohort(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spfl.config.files import assign, dotted, parse_value, read_values
 from spfl.config.schema import Config
@@ -56,6 +56,12 @@ class Settings(Config):
     """The experiment and the engine that runs it."""
 
     flower: FlowerConfig = Field(default_factory=lambda: FlowerConfig())
+
+    @model_validator(mode="after")
+    def _rounds_are_synchronous(self) -> Settings:
+        if self.asynchronous.on:
+            raise ValueError(f"asynchronous.rule must be none on Flower, got {self.asynchronous.rule}")
+        return self
 
     @property
     def experiment(self) -> Config:

@@ -45,7 +45,8 @@ GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
 
 def metrics(record: RoundRecord) -> Json:
     """One round as a JSON object; everything but `seconds` is a function of the configuration."""
-    allocation, outcome = record.allocation, record.outcome
+    allocation, outcome, clock = record.allocation, record.outcome, record.asynchrony
+    extra = {} if clock is None else {"staleness": float(clock.staleness.mean()), "stepped": clock.stepped}
     return {
         "round": record.round_,
         "loss": record.loss,
@@ -62,6 +63,7 @@ def metrics(record: RoundRecord) -> Json:
         "rejected": int(record.rejected),
         "joules": float(record.spent.joules.sum()),
         "round_s": record.spent.round_s,
+        **extra,
         "solver": {"status": allocation.status.value, "gap": allocation.gap, "iterations": allocation.iterations},
         "seconds": record.seconds | {"solver": allocation.seconds},
     }
@@ -253,6 +255,8 @@ def summarise(rounds: Iterable[Json]) -> Json:
         )
         totals.update({key: values.get(key, 0) for key in TOLD})
         totals.update({"q_s": values["mean_q_s"] or 0.0, "rejected": values["rejected"]})
+        if "staleness" in values:
+            totals.update({"staleness": values["staleness"], "server_steps": int(values["stepped"])})
         totals.update({"silent_rounds": int(not values["signs_received"])})
         if (score := score_of(values)) is not None:
             evaluations.append((last, score, values["test_loss"]))
@@ -272,6 +276,11 @@ def summarise(rounds: Iterable[Json]) -> Json:
         "silent_rounds": totals["silent_rounds"],
         "rejected": totals["rejected"],
         **{key: totals[key] for key in COSTS},
+        **(
+            {"mean_staleness": totals["staleness"] / last, "server_steps": totals["server_steps"]}
+            if "server_steps" in totals
+            else {}
+        ),
         "digest": digest.hexdigest(),
         "seconds": dict(seconds),
     }

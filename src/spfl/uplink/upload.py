@@ -47,6 +47,7 @@ class Upload:
     needs it. `kept` float32 (dim,) is what the device's local rule keeps for its next round; it is not sent. `held` is
     the fleet's own record of packets that stay on a PyTorch device.
     `statistics` are what BatchNorm kept of the device's batches, sent as side information.
+    `trust` is the server's own factor on the device's weight, below 1 for what is old (asynchronous rounds).
     """
 
     device: int
@@ -66,6 +67,7 @@ class Upload:
     own_packet: bytes = b""
     kept: Vector | None = None
     statistics: Vector | None = None
+    trust: float = 1.0
     held: object = field(default=None, compare=False, repr=False)
 
 
@@ -118,9 +120,11 @@ def _packets(form: Format, vector: Vector, origin: Origin) -> tuple[dict[str, An
 
 
 def describe(uploads: Sequence[Upload]) -> Devices:
-    """The side information of a cohort as the allocator takes it; weights n_k / n."""
-    names = ("samples", "v2", "vbar2", "v_vbar", "delta2")
-    return Devices(*(np.array([getattr(u, name) for u in uploads], np.float64) for name in names)).normalized()
+    """The side information of a cohort as the allocator takes it; weights n_k / n, with trust n_k s_k / sum n s."""
+    weight = np.array([u.samples * u.trust for u in uploads], np.float64)
+    names = ("v2", "vbar2", "v_vbar", "delta2")
+    told = (np.array([getattr(u, name) for u in uploads], np.float64) for name in names)
+    return Devices(weight, *told).normalized()
 
 
 def signs_of(gradient: Vector) -> Vector:

@@ -25,12 +25,13 @@ from spfl.schemes import Scheme
 class Spent:
     """What a round costs each device of the cohort, (device,): `joules` in all, `compute_s`, and `uplink_s` on the air.
 
-    A round lasts until the slowest gradient is there, plus the uplink.
+    A round lasts until the slowest gradient is there, plus the uplink; or `elapsed_s`, where rounds overlap.
     """
 
     joules: Floats
     compute_s: Floats
     uplink_s: Floats
+    elapsed_s: float | None = None
 
     @property
     def latency_s(self) -> Floats:
@@ -40,6 +41,8 @@ class Spent:
     @property
     def round_s(self) -> float:
         """Seconds of the whole round."""
+        if self.elapsed_s is not None:
+            return self.elapsed_s
         return float(self.compute_s.max() + self.uplink_s.max())
 
 

@@ -273,6 +273,12 @@ class Radio:
 
     def fades(self, cohort: Sequence[int], round_: int) -> tuple[Floats, Floats]:
         """Power fades of the cohort's two packets: the same for every scheme."""
+        first, second = self._fades(cohort, round_)
+        size = len(cohort)
+        return (first, second) if len(first) == size else (first[:size], second[:size])
+
+    def _fades(self, cohort: Sequence[int], round_: int) -> tuple[Floats, Floats]:
+        """Those of as many devices as take part at most, in asynchronous rounds more than send."""
         if self.custom.fades is not None:
             rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
             return checked_fades(self.custom.fades(round_, self.config.cohort, rng), self.config.cohort)

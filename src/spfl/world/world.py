@@ -20,6 +20,7 @@ from spfl.data.node_data import NodeData, NodeParts, trial_data
 from spfl.data.partitioning import Dealing, SampledParts, deal_clients, labels_to_deal, natural_clients, partition
 from spfl.errors import ConfigError
 from spfl.flat_model import PLAIN, STATISTICS, FlatModel, Traits
+from spfl.learning.asynchronous import Timeline
 from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import build_model, image_shape
@@ -35,6 +36,7 @@ from spfl.units import dbm_to_watt
 from spfl.uplink.format import LARGEST_ASIDE, Format
 from spfl.uplink.reception import Update
 from spfl.uplink.upload import Upload
+from spfl.world.asynchronous import Asynchronous, check_asynchronous
 from spfl.world.attack import hostile_devices
 from spfl.world.batch_norm import average_statistics, check_batches, with_batch_norm
 from spfl.world.dry_pass import check_network
@@ -123,6 +125,8 @@ class World:
         parts = _dealt(config, dataset, custom)
         custom, traits = _tried(config, dataset, custom)
         check_batches(config, parts, traits)
+        if config.asynchronous.on:
+            check_asynchronous(scheme, bool(traits.statistics))
         if config.torch_device is not None:
             own_local, statistics = custom.local is not None, bool(traits.statistics)
             check_supported(config, scheme, own_local=own_local, statistics=statistics)
@@ -240,8 +244,20 @@ class World:
         config = self.config
         return Selection(config.clients, config.data.devices, config.cohort, config.seed)
 
+    @cached_property
+    def asynchronous(self) -> Asynchronous | None:
+        """Who sends when on which model, and what becomes of it, where rounds are asynchronous."""
+        config = self.config
+        if not config.asynchronous.on:
+            return None
+        first, airtime_s = self.selection.cohort(1), self.radio.tau_s * self.scheme.attempts
+        timeline = Timeline(first, config.data.devices, airtime_s, lambda k: self._compute_s([k]).item(), config.seed)
+        return Asynchronous(config, self.format, timeline)
+
     def cohort(self, round_: int, memory: State | None = None) -> tuple[int, ...]:
         """The devices of a round, ascending; `memory` is the server's before it, for choices by training loss."""
+        if self.asynchronous is not None:
+            return self.asynchronous.timeline.slot(round_).senders
         if self.config.clients.selection == "random":
             return self.selection.cohort(round_)
         return self.selection.cohort(round_, self._samples, (memory or {}).get(LOSSES))
@@ -299,6 +315,8 @@ class World:
         return [w if sends else None for w, sends in zip(models, self.sending(cohort, round_), strict=True)]
 
     def _models_heard(self, server: ServerState, cohort: Sequence[int], round_: int) -> Sequence[Vector | None]:
+        if self.asynchronous is not None:
+            return self.asynchronous.models(server)
         if self.config.channel.downlink == "perfect":
             return [server.weights] * len(cohort)
         last = self._last_heard.at(round_)
@@ -308,6 +326,8 @@ class World:
 
     def keep_models(self, before: ServerState, memory: State) -> State:
         """The memory with the models that devices may still train on; `before` is the server before the round."""
+        if self.asynchronous is not None:
+            return self.asynchronous.keep_models(before, memory)
         if self.config.channel.downlink != "stale":
             return memory
         round_ = before.round_ + 1
@@ -331,4 +351,7 @@ class World:
         if deadline_s is not None:
             samples = np.minimum(samples, deadline_s * clock / device.cycles_per_sample)
         power_w = transmit_power(self.scheme, link, allocation, outcome.sign, level(fade))
-        return spend(device, power_w, link.tau_s * self.scheme.attempts, samples, clock)
+        spent = spend(device, power_w, link.tau_s * self.scheme.attempts, samples, clock)
+        if self.asynchronous is None or round_ is None:
+            return spent
+        return replace(spent, elapsed_s=self.asynchronous.timeline.elapsed_s(round_))
