@@ -27,6 +27,11 @@ PAGES = [
     "index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility",
     "commands", "readings", "algorithms", "own-parts", "paper-figures", "inputs", "networks", "asynchronous",
 ]  # fmt: skip
+FILES = {
+    "first-sweep": ["snr.toml", "tune.toml"],
+    "paper-figures": ["paper.toml"],
+    "asynchronous": ["buffered.toml"],
+}
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {
     "known-as",
@@ -71,13 +76,7 @@ def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
     """In the order of the page, in one folder: TOML blocks are the files that the text names before them."""
     write_project(tmp_path)  # what `spfl init .` writes: nothing else of the checkout is there
     monkeypatch.chdir(tmp_path)
-    names = iter(
-        {
-            "first-sweep": ["snr.toml", "tune.toml"],
-            "paper-figures": ["paper.toml"],
-            "asynchronous": ["buffered.toml"],
-        }.get(page, [])
-    )
+    names = iter(FILES.get(page, []))
     scope = {"__name__": "__main__"}
     ran = 0
     for kind, body in blocks(page):

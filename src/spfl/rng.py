@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     AVAILABILITY = 17
     DROPOUT = 18
     MOVEMENT = 19
+    BIT_ERRORS = 20
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

@@ -26,6 +26,7 @@ from spfl.fleet.threads import ThreadFleet
 from spfl.learning.server import Moved, ServerRule, descend, own_step
 from spfl.radio.outage import Link, Outcome, PacketFades
 from spfl.uplink.admission import admit
+from spfl.uplink.bit_errors import with_bit_errors
 from spfl.uplink.delivery import deliver
 from spfl.uplink.format import Format
 from spfl.uplink.reception import Arrived, Update, receive
@@ -137,7 +138,9 @@ def prepare(
         link, fades = world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
         link = link if measured is None else measured(link, cohort)
         known = world.radio.estimate(link, cohort, round_)
-        previous = None if world.asynchronous else server.allocation  # of other devices, and of another number
+        previous = server.allocation
+        if previous is not None and previous.beta.size != devices.size:  # asynchronous rounds differ in their number
+            previous = None
         allocation = share_resources(world.format, devices, known, fades, previous)
         if allocation.bits is not None:
             link = replace(link, sign_bits=allocation.bits + world.format.ladder.overhead, rho=None)
@@ -177,6 +180,7 @@ def complete(
         )
         if known.present is not None:
             outcome = replace(outcome, sign=outcome.sign & known.present, modulus=outcome.modulus & known.present)
+    uploads = with_bit_errors(uploads, outcome, round_, config.seed)
     with clock("aggregate"):
         update = ends.receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
     with clock("step"):

@@ -131,10 +131,11 @@ class ChannelConfig(Section):
         description="Reed-Solomon parity segments that each sign (or single) packet carries: as many of all its "
         "segments as it has without them tell it.",
     )
-    link: Literal["outage", "gap", "bler"] = Field(
+    link: Literal["outage", "gap", "bler", "uncoded"] = Field(
         "outage",
         description="What a packet needs to arrive: capacity at snr_gap_db (outage), at the measured gap of LDPC codes "
-        "as well (gap), or the luck of their measured block error rates (bler).",
+        "as well (gap), or the luck of their measured block error rates (bler). Without a code it arrives with bits "
+        "that have flipped (uncoded).",
     )
     bler_curves: Literal["measured", "sionna"] = Field(
         "measured",
@@ -190,6 +191,7 @@ class ChannelConfig(Section):
         self._fade_law_is_told()
         self._places_are_told()
         self._trace_is_alone()
+        self._no_code_is_plain()
         if self.multiplex == "superposed" and (self.fading != "block" or self.link == "bler"):
             raise ValueError(
                 "multiplex = superposed needs fading = block and link = outage or gap: both packets share bandwidth, "
@@ -214,6 +216,19 @@ class ChannelConfig(Section):
         if self.interferers and self.median_snr_db is not None:
             raise ValueError("interferers needs median_snr_db to be absent: it scales the gains of devices only")
 
+    def _no_code_is_plain(self) -> None:
+        """Without a code, whole packets arrive over one Rayleigh fade each, and no gap to capacity means anything."""
+        if self.link != "uncoded":
+            return
+        wanted = {"multiplex": "orthogonal", "segment_bits": None, "snr_gap_db": 0.0}
+        for key, value in wanted.items():
+            if (found := getattr(self, key)) != value:
+                raise ValueError(
+                    f"{key} must be {'absent' if value is None else value} with link = uncoded, got {found}"
+                )
+        if self.fading not in ("block", "independent"):
+            raise ValueError(f"fading must be block or independent with link = uncoded, got {self.fading}")
+
     def _trace_is_alone(self) -> None:
         """A trace has the gains and the fades, of whole packets; nothing else may tell them."""
         if self.model != "trace":
@@ -222,8 +237,8 @@ class ChannelConfig(Section):
         for key, value in (wanted | {"segment_bits": None}).items():
             if (found := getattr(self, key)) != value:
                 raise ValueError(f"{key} must be {value or 'absent'} with model = trace, got {found}")
-        if self.link == "bler":
-            raise ValueError("link must be outage or gap with model = trace, got bler")
+        if self.link in ("bler", "uncoded"):
+            raise ValueError(f"link must be outage or gap with model = trace, got {self.link}")
 
     def _fade_law_is_told(self) -> None:
         parameters = {"rician_k_db": "rician", "nakagami_m": "nakagami", "fade_spread_db": "lognormal"}

@@ -230,6 +230,25 @@ def gradient_stats(gradient: Vector, vbar: Vector) -> tuple[float, float, float]
     return v2, vbar2, v_vbar
 
 
+def flip_codes(packet: bytes, rate: float, rng: np.random.Generator) -> bytes:
+    """A packet of signs or moduli in which each bit of a code has flipped with this probability, and nothing else.
+
+    Other packets, and those that are damaged already, come back as they are.
+    """
+    if rate <= 0 or len(packet) < HEADER_BITS // 8:
+        return packet
+    header = _Header(*_HEADER.unpack_from(packet))
+    plain = header.kind in (Kind.SIGN, Kind.MODULUS) and 1 <= header.bits <= MAX_BITS
+    if not plain or len(packet) != _byte_length(Kind(header.kind), header.elements, header.bits, header.ranges):
+        return packet
+    changed = bytearray(packet)
+    if _seal(changed) != packet:
+        return packet
+    _, codes = _payload(changed, Kind(header.kind), header.ranges)
+    codes ^= np.packbits(rng.random(header.bits * header.elements) < rate, bitorder="little")
+    return _seal(changed)
+
+
 # --- the container ---------------------------------------------------------------------------------------------
 
 

@@ -257,7 +257,8 @@ class Outcome:
 
     `votes` float32 (dim,) is what an analogue uplink superposes in the air in place of packets: a sum of signs, with
     noise; None for every other uplink. Where packets are recovered segment by segment, the segments that arrived,
-    (device, segment); `sign` and `modulus` then say whether any did.
+    (device, segment); `sign` and `modulus` then say whether any did. Where packets have no code, the rates at which
+    the bits of both packets have flipped, (2, device).
     """
 
     sign: Bools
@@ -265,6 +266,7 @@ class Outcome:
     votes: NDArray[np.float32] | None = None
     sign_segments: Bools | None = None
     modulus_segments: Bools | None = None
+    bit_errors: Floats | None = None
 
 
 def by_segment(sign: Bools, modulus: Bools) -> Outcome:

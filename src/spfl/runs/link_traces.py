@@ -26,7 +26,7 @@ def gains_table(world: World) -> pa.Table:
     Raises ConfigError where packets or subbands of a device have fades of their own, which one number cannot hold.
     """
     channel = world.config.channel
-    if channel.fading in ("independent", "selective") or channel.link == "bler":
+    if channel.fading in ("independent", "selective") or channel.link in ("bler", "uncoded"):
         raise ConfigError("a trace of gains needs channel.fading with one fade for both packets and link = outage or "
                           f"gap, got {channel.fading} and {channel.link}; record a run with --from")  # fmt: skip
     if world.config.clients.selection != "random":

@@ -45,6 +45,7 @@ def deliver(
         np.any([a.modulus for a in attempts], axis=0),
         sign_segments=_any([a.sign_segments for a in attempts]),
         modulus_segments=_any([a.modulus_segments for a in attempts]),
+        bit_errors=attempts[0].bit_errors,
     )
 
 

@@ -51,11 +51,12 @@ class Asynchronous:
     form: Format
     timeline: Timeline
 
-    def models(self, server: ServerState) -> list[Vector]:
-        """The model that each sender of the next round began with, (dim,) each."""
+    def models(self, server: ServerState, senders: Sequence[int]) -> list[Vector]:
+        """The model that each of these senders of the next round began with, (dim,) each."""
         round_ = server.round_ + 1
-        began = self.timeline.slot(round_).began.tolist()
-        return [model_heard(server.memory, t, round_, server.weights) for t in began]
+        slot = self.timeline.slot(round_)
+        began = dict(zip(slot.senders, slot.began.tolist(), strict=True))
+        return [model_heard(server.memory, began[k], round_, server.weights) for k in senders]
 
     def keep_models(self, before: ServerState, memory: State) -> State:
         """The memory with the models that are still computed on, and how old each is."""
@@ -86,8 +87,8 @@ class Asynchronous:
         weight = samples * [u.trust for u in uploads]
         total = np.float32(weight[stands_for].sum()) * update.gradient
         if self.config.asynchronous.rule == "fedasync":
-            rate = self.config.training.local_rate
-            total = total + model_lag(server.weights, self.models(server), weight * came, rate)
+            rate, models = self.config.training.local_rate, self.models(server, [u.device for u in uploads])
+            total = total + model_lag(server.weights, models, weight * came, rate)
         if not np.isfinite(total).all():
             return Buffered(update.state, None)
         slot = Gathered(total, float(samples[stands_for].sum()), int(came.sum()))

@@ -23,6 +23,7 @@ from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
 from spfl.radio.tr38901 import CellSite, drop_gains
 from spfl.radio.trace import Trace, gain_of_rate, read_trace
+from spfl.radio.uncoded import UncodedLaw
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
@@ -181,7 +182,7 @@ class Radio:
         return self.form.link_bits
 
     @cached_property
-    def law(self) -> RadioLaw | FadedLaw | None:
+    def law(self) -> RadioLaw | FadedLaw | UncodedLaw | None:
         """What the link does beyond the closed form; None where that tells all."""
         law = self._law()
         if self.scheme.combining == "incremental" and (law is not None or self._coding_gap[1] > 0):
@@ -190,8 +191,11 @@ class Radio:
             )
         return law
 
-    def _law(self) -> RadioLaw | FadedLaw | None:
+    def _law(self) -> RadioLaw | FadedLaw | UncodedLaw | None:
         channel, count = self.config.channel, self.segments
+        if channel.link == "uncoded" and self.scheme.uplink != "ideal":
+            check_uncoded(self.scheme)
+            return UncodedLaw()
         fade = fade_law(channel)
         if fade is not None and self.scheme.uplink != "ideal":
             if self.scheme.uplink in RAYLEIGH_ONLY:
@@ -235,6 +239,8 @@ class Radio:
             return self._coding_gap
         if isinstance(self.law, FadedLaw):
             return self.law.allocators_gap()
+        if isinstance(self.law, UncodedLaw):
+            return self._coding_gap
         return allocators_gap(self.law, self._block, self.segments[0])
 
     @property
@@ -329,3 +335,15 @@ class Radio:
     def noise(self, round_: int) -> np.random.Generator:
         """What the air draws besides, for the schemes that need it: receiver noise, fades of repetitions."""
         return server_stream(self.config.seed, round_, Purpose.SCHEME)
+
+
+def check_uncoded(scheme: Scheme) -> None:
+    """Raises ConfigError, in one line, for what needs to know whether a packet is right."""
+    wrong = {
+        "has packets other than signs and moduli": scheme.uplink not in ("split", "single", "sign"),
+        "sends again what did not arrive": scheme.attempts > 1,
+        "keeps what the server did not use, which no device can know here": scheme.error_feedback,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            raise ConfigError(f"channel.link = uncoded is not for {scheme.name}, which {what}")

@@ -316,7 +316,7 @@ class World:
 
     def _models_heard(self, server: ServerState, cohort: Sequence[int], round_: int) -> Sequence[Vector | None]:
         if self.asynchronous is not None:
-            return self.asynchronous.models(server)
+            return self.asynchronous.models(server, cohort)
         if self.config.channel.downlink == "perfect":
             return [server.weights] * len(cohort)
         last = self._last_heard.at(round_)
