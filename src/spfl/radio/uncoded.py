@@ -62,7 +62,7 @@ class Sent:
     alphabet: Floats
     snr: Floats
 
-    def rate(self, snr: Floats, mean: bool = False) -> Floats:
+    def rate(self, snr: Floats, *, mean: bool = False) -> Floats:
         """Bit error rates at Eb/N0 (device,), or their means over Rayleigh fades of that mean; 1/2 for nothing sent."""
         found = np.full(snr.shape, 0.5)
         for bits in ALPHABETS:
