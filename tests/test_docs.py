@@ -22,16 +22,11 @@ from spfl.schemes import SCHEMES
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DATA_DIR = os.environ.get("SPFL_DATA_DIR")
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [
     "index", "first-sweep", "choosing", "theory", "python", "report", "allocation", "radio", "reproducibility",
     "commands", "readings", "algorithms", "own-parts", "paper-figures", "inputs", "networks", "asynchronous",
 ]  # fmt: skip
-FILES = {
-    "first-sweep": ["snr.toml", "tune.toml"],
-    "paper-figures": ["paper.toml"],
-    "asynchronous": ["buffered.toml"],
-}
 MINUTES = ("spfl radio calibrate",)  # commands that take minutes: only named here
 ELSEWHERE = {
     "known-as",
@@ -47,14 +42,16 @@ ELSEWHERE = {
     "performance",
     "data",
     "glossary",
+    "first-use",
     "limits",
     "run-folder",
 }
 
 
 def blocks(page):
+    """(language, body) of each block; a block with a title is a file, and has `file:NAME` for a language."""
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    return [(kind, body) for kind, body in FENCE.findall(text)]
+    return [(f"file:{title}" if title else kind, body) for kind, title, body in FENCE.findall(text)]
 
 
 def included(body):
@@ -73,15 +70,14 @@ def spfl(command, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
-    """In the order of the page, in one folder: TOML blocks are the files that the text names before them."""
+    """In the order of the page, in one folder: a block with a title is the file of that name."""
     write_project(tmp_path)  # what `spfl init .` writes: nothing else of the checkout is there
     monkeypatch.chdir(tmp_path)
-    names = iter(FILES.get(page, []))
     scope = {"__name__": "__main__"}
     ran = 0
     for kind, body in blocks(page):
-        if kind == "toml":
-            Path(next(names)).write_text(body)
+        if kind.startswith("file:"):
+            Path(kind.removeprefix("file:")).write_text(body)
         elif kind == "python":
             exec(compile(included(body), f"{page}.md", "exec"), scope)
             ran += 1
@@ -92,7 +88,6 @@ def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
                     spfl(line, monkeypatch)
                     ran += 1
     assert ran >= 1
-    assert next(names, None) is None
 
 
 def test_the_python_of_the_readme_runs(monkeypatch):
@@ -147,6 +142,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert [name for name in NAMES if name not in index] == []
     model = (site / "model.html").read_text(encoding="utf-8")
     assert model.count('<div class="arithmatex">') >= 20
+    assert model.count('<span class="arithmatex">') >= 200  # within its sentences as well
     scripts = re.findall(r'<script src="([^"]+)"', model)
     assert {"assets/iframe-worker.js", "assets/katex/katex.min.js", "assets/math.js"} <= set(scripts)
     assert [name for name in scripts if not (site / name).is_file()] == []

@@ -21,9 +21,9 @@ PRESETS = {
 PROJECT = (
     *PRESETS.values(), "configs/paper/map.toml", "configs/sweep_demo.toml", "configs/sweep_power.toml",
     "configs/table.toml", "configs/text.toml",
-    "examples/devices.csv", "examples/plugin.py", "examples/paper_round.py", "examples/own_channel.py",
-    "examples/own_compensation.py", "examples/own_dataset.py", "examples/own_module.py", "examples/own_partition.py",
-    "examples/own_scheme.py",
+    "examples/devices.csv", "examples/first_steps.ipynb", "examples/plugin.py", "examples/paper_round.py",
+    "examples/own_channel.py", "examples/own_compensation.py", "examples/own_dataset.py", "examples/own_module.py",
+    "examples/own_partition.py", "examples/own_scheme.py",
 )  # fmt: skip
 
 

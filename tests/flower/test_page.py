@@ -8,9 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from spfl.cli import commands as cli
 from spfl.flower import client_app
@@ -18,8 +16,8 @@ from spfl.flower import client_app
 PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
-def fenced(kind):
-    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', PAGE, re.DOTALL | re.MULTILINE)
+FILES = {title: body for _, title, body in BLOCKS if title}
 
 
 def spfl(command, monkeypatch):
@@ -29,19 +27,17 @@ def spfl(command, monkeypatch):
     assert stop.value.code == 0, command
 
 
-def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch, digits, capsys):
+def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    for name in ("bars", "mine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     client_app._site.cache_clear()
-    for place, node in enumerate("ab"):
-        for row in range(place, 200, 2):
-            folder = tmp_path / "data" / node / str(int(digits.train_labels[row]))
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.asarray(digits.train_inputs[row, 0]), "L").save(folder / f"{row}.png")
-    Path("mine.toml").write_text(next(body for body in fenced("toml") if 'source = "node"' in body))
-    Path("mine.py").write_text("\n".join(fenced("python")))
+    (script,) = [body for kind, title, body in BLOCKS if kind == "python" and not title]
+    exec(compile(script, "deploy.md", "exec"), {})
+    for name, body in FILES.items():
+        Path(name).write_text(body)
     commands = re.findall(r"^spfl flower (?:run|init) .*mine.*$", PAGE, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
@@ -56,7 +52,7 @@ def test_packets_as_datagrams_as_the_page_has_them(tmp_path, monkeypatch, capsys
     logging.getLogger("flwr").setLevel(logging.INFO)
     logging.getLogger("flwr").addHandler(caplog.handler)
     client_app._site.cache_clear()
-    Path("udp.toml").write_text(next(body for body in fenced("toml") if 'packets = "udp"' in body))
+    Path("udp.toml").write_text(FILES["udp.toml"])
     (command,) = re.findall(r"^spfl flower run udp.toml.*$", PAGE, re.MULTILINE)
     spfl(command, monkeypatch)
     logging.getLogger("flwr").removeHandler(caplog.handler)

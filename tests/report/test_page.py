@@ -293,3 +293,18 @@ def test_solvers_without_a_bound_are_called_that(page):
     assert rows["single_packet"][2] == "none: shares are fixed, nothing is optimised"
     assert float(rows["sp_fl_plus"][2]) >= 0
     assert "no proof" not in page
+
+
+def test_what_is_wrong_stands_in_a_list(digits, small_config, swept, tmp_path):
+    config = small_config(channel={"median_snr_db": -60.0}, training={"rounds": 2, "eval_every": 1})
+    compare(config, ["single_packet"], [0, 1], digits, tmp_path / "silent")
+    (told,) = re.findall(r'<ul class="findings">(.*?)</ul>', write_report(tmp_path / "silent").read_text("utf-8"))
+    assert told.startswith("<li>single_packet, seed 0: nobody was received in 2 of 2 rounds")
+    folder = shutil.copytree(swept, tmp_path / "study")
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["health"] = {"silence": "<nobody> was received"} if row is rows[0] else {}
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (told,) = re.findall(r'<ul class="findings">(.*?)</ul>', write_report(folder).read_text("utf-8"))
+    settings = ", ".join(f"{key} = {value}" for key, value in rows[0]["settings"].items() if key != "scheme.name")
+    assert told == f"<li>{rows[0]['scheme']}, {settings}: &lt;nobody&gt; was received</li>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from spfl.studies import export as exporting
 from spfl.studies.export import export
 from spfl.studies.figures import make_figures
 from spfl.studies.latex import summary_tex
+from spfl.studies.pgfplots import curves_tex
 from spfl.studies.recorded import read_any_study
+from spfl.studies.study import curves
 
 SCHEMES = ("error_free", "single_packet", "sp_fl")
 
@@ -151,14 +154,36 @@ def test_one_seed_has_no_interval():
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX")
-def test_latex_takes_the_table(compared, tmp_path):
-    (path,) = export(compared[0], "tex", tmp_path)
-    (tmp_path / "t.tex").write_text(
-        f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\\input{{{path}}}\\end{{document}}"
-    )
+def test_latex_takes_the_table_and_the_curves(compared, tmp_path):
+    paths = export(compared[0], "tex", tmp_path)
+    assert [path.name for path in paths] == ["summary.tex", "curves.tex"]
+    packages = r"\usepackage{booktabs,pgfplots}\usepgfplotslibrary{groupplots}\pgfplotsset{compat=1.16}"
+    body = "".join(f"\\input{{{path}}}" for path in paths)
+    (tmp_path / "t.tex").write_text(f"\\documentclass{{article}}{packages}\\begin{{document}}{body}\\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-500:]
+
+
+def test_curves_in_latex_have_the_numbers_and_the_looks_of_the_figures(compared):
+    study = read_any_study(compared[0])
+    style = FigureStyle(labels={"sp_fl": "SP-FL"}, colours={"sp_fl": "red"}, order=("sp_fl",))
+    text = curves_tex(study, style)
+    drawn = re.findall(r"\\addplot\[(spfl\d), ([a-z]+), mark=([a-z*]+)[^{]*{[^{]*{\n(.*?)\n}", text, re.DOTALL)
+    entries = re.findall(r"\\addlegendentry{(.*)}", text)
+    assert entries == ["SP-FL", r"single\_packet", r"error\_free"]
+    assert [line[:3] for line in drawn] == [
+        ("spfl0", "solid", "*"),
+        ("spfl1", "dashed", "square*"),
+        ("spfl2", "dashed", "x"),
+    ]
+    assert r"\definecolor{spfl0}{HTML}{FF0000}" in text
+    for (*_, told), name in zip(drawn, ("sp_fl", "single_packet", "error_free"), strict=True):
+        rounds, accuracy = np.array([line.split() for line in told.splitlines()], float).T
+        x, wanted = curves(study.series(study.rows)[name], "round")
+        np.testing.assert_allclose(rounds, x)
+        np.testing.assert_allclose(accuracy, 100 * wanted.mean(0), rtol=1e-5)
+    assert text.count("fill opacity") == 3  # a band each: two seeds
 
 
 # --- from Python --------------------------------------------------------------------------------------------

@@ -109,7 +109,9 @@ def export_command(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison or a sweep.", parser=a_path)
     ],
-    form: Annotated[str, typer.Option("--format", metavar="NAME", help="csv, parquet, mat, xlsx or tex.")] = "csv",
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="csv, parquet, mat, xlsx, or tex (summary, curves).")
+    ] = "csv",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder; DIR/export if left out.", parser=a_path)
     ] = None,
@@ -120,7 +122,7 @@ def export_command(
     labels: Labels = None,
     order: Order = None,
 ) -> None:
-    """Export tables: summary, points and curves; and of run folders rounds, allocation and devices. tex: the summary.
+    """Export tables: summary, points and curves; and of run folders rounds, allocation and devices. tex: summary and curves.
 
     Example: `spfl export runs/first --format tex --labels sp_fl="SP-FL"`
     """

@@ -46,7 +46,6 @@ def sweep_command(
     """
     check_resume(resume, out)
     from spfl.runs.folders import write_atomically, writing
-    from spfl.runs.health import grouped
     from spfl.runs.jsons import dump_json
     from spfl.studies import tables, tuning
     from spfl.studies.runner import load_points, sweep
@@ -77,7 +76,7 @@ def sweep_command(
     else:
         print(printable(tables.summary_text(rows)))
         print(f"results: {folder / tables.TABLE}\nsummary: {folder / tables.SUMMARY}")
-    for line in grouped({_settings(row): row.get("health", {}) for row in rows}):
+    for line in tables.health_lines(rows):
         typer.echo(f"warning: {line}", err=True)
     _exit_if_failed(rows, folder)
     if tune and (without := [one.scheme for one in tuned if one.best is None]):
@@ -120,9 +119,6 @@ def _progress(points: list[Point]) -> Iterator[Callable[[Point, dict[str, Any], 
 
 
 def _describe(row: dict[str, Any]) -> str:
-    return f"{_settings(row)}: {row['error'] or format(row['accuracy_last'], '.1%')}"
+    from spfl.studies.tables import settings_text
 
-
-def _settings(row: dict[str, Any]) -> str:
-    settings = (f"{key} = {value}" for key, value in row["settings"].items() if key != "scheme.name")
-    return ", ".join([row["scheme"], *settings])
+    return f"{settings_text(row)}: {row['error'] or format(row['accuracy_last'], '.1%')}"

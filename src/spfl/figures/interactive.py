@@ -100,7 +100,8 @@ def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
                 look = looks[curve.label]
                 add_line(figure, look, points, curve.label, edges, hovertemplate=hover, visible=not name)
         per_axis.append((xlabel, range(before, len(figure.data))))
-    figure.update_layout(xaxis_title="Round", yaxis_title=axis_label(metric), updatemenus=[_switch(figure, per_axis)])
+    figure.update_layout(xaxis_title_text="Round", yaxis_title_text=axis_label(metric))
+    figure.update_layout(updatemenus=[_switch(figure, per_axis)])
     figure.update_layout(margin_t=48, hovermode="closest")
     return figure, kind
 

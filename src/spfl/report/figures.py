@@ -105,7 +105,7 @@ def phase_figure(groups: Sequence[Group]) -> go.Figure:
             y=[g.label for g in groups],
             name=phase,
             orientation="h",
-            marker_color=COLOURS[j % len(COLOURS)],
+            marker_color=paint(COLOURS[j % len(COLOURS)]),
             hovertemplate=hover,
         )
     figure.update_yaxes(autorange="reversed", automargin=True, ticks="")
@@ -170,7 +170,7 @@ def cell_figure(run: Run) -> go.Figure | None:
         "<br>sign arrives %{customdata[5]:.1%}, then modulus %{customdata[6]:.1%}<extra></extra>"
     )
     names = [str(k) if size > 15 else "" for k, size in enumerate(marker["size"])]
-    ink = ["white" if not split or alpha > 0.4 else INK for alpha in mean["alpha"]]
+    ink = ["#fffffe" if not split or alpha > 0.4 else "#000001" for alpha in mean["alpha"]]  # also at night
     figure.add_scatter(
         x=distance * np.cos(angle),
         y=distance * np.sin(angle),
@@ -195,7 +195,7 @@ def cell_figure(run: Run) -> go.Figure | None:
 
 
 def devices_figure(run: Run) -> go.Figure | None:
-    """Band of each device by packet, and what arrives of it: from the nearest device to the farthest."""
+    """Bandwidth of each device by packet, and what arrives of it: from the nearest device to the farthest."""
     if run.devices is None or run.allocation is None:
         return None
     order = np.argsort(numbers(run.devices, "distance_m")["distance_m"], kind="stable")
@@ -229,7 +229,7 @@ def devices_figure(run: Run) -> go.Figure | None:
             col=1,
         )
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    figure.update_yaxes(title_text="Band", row=1, col=1)
+    figure.update_yaxes(title_text="Bandwidth", row=1, col=1)
     figure.update_yaxes(title_text="Arrives", range=[0, 1.03], row=2, col=1)
     figure.update_xaxes(title_text="Device, from the nearest to the farthest", row=2, col=1)
     return figure

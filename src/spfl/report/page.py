@@ -167,7 +167,7 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
     loss = draw.by_round_figure(groups, {"loss": lambda r: r["loss"]}, "Training loss")
     gaps = draw.gap_figure(groups)
     head = [
-        PageSection("Results", _results_note(groups), [Panel(tables=[_headline(groups)])]),
+        PageSection("Results", RESULTS_NOTE, [Panel(tables=[_headline(groups)])], _findings(groups)),
         PageSection(
             groups[0].metric.capitalize(),
             f"Lines and bands: {kind}. Click a name to hide it, drag to zoom.",
@@ -242,10 +242,9 @@ def _importance(groups: Sequence[Group]) -> list[Importance]:
         return []
 
 
-def _results_note(groups: Sequence[Group]) -> str:
-    """How to read the results, and what is wrong with them."""
-    told = {f"{g.label}, seed {run.config.seed}": run.health for g in groups for run in g.runs}
-    return " ".join([RESULTS_NOTE, *(f"{line}." for line in grouped(told))])
+def _findings(groups: Sequence[Group]) -> list[str]:
+    """What is wrong with the runs."""
+    return grouped({f"{g.label}, seed {run.config.seed}": run.health for g in groups for run in g.runs})
 
 
 def _headline(groups: Sequence[Group]) -> PageTable:

@@ -36,6 +36,7 @@ class PageSection:
     title: str
     note: str
     panels: list[Panel]
+    findings: Sequence[str] = ()  # what is wrong, a line each
 
 
 RESULTS_NOTE = (

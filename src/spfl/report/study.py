@@ -12,10 +12,12 @@ import plotly.graph_objects as go
 from spfl.figures.drawing import LABELS, band, band_kind
 from spfl.figures.interactive import BUTTON, add_line, new_figure
 from spfl.figures.looks import assign_looks
+from spfl.files import is_file
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.jsons import Json
+from spfl.studies.runner import RESULTS, read_results
 from spfl.studies.study import Setting, Study, curves, read_study, title, typeset
-from spfl.studies.tables import cells
+from spfl.studies.tables import cells, health_lines
 
 
 def study_sections(folder: Path) -> list[PageSection]:
@@ -24,7 +26,10 @@ def study_sections(folder: Path) -> list[PageSection]:
     figure, kind = study_curves_figure(study)
     sections = [
         PageSection(
-            "Results", f"{RESULTS_NOTE} Accuracies are of the {study.part} data.", [Panel(tables=[_study_table(study)])]
+            "Results",
+            f"{RESULTS_NOTE} Accuracies are of the {study.part} data.",
+            [Panel(tables=[_study_table(study)])],
+            health_lines(read_results(folder)) if is_file(folder / RESULTS) else (),
         ),
         PageSection(
             "Accuracy against rounds",
@@ -81,7 +86,7 @@ def study_curves_figure(study: Study) -> tuple[go.Figure, str]:
             points, edges = (x, 100 * accuracy.mean(0)), band(100 * accuracy, kind)
             add_line(figure, looks[label], points, label, edges, hovertemplate=hover, visible=number == 0)
         per_slice.append((setting, range(before, len(figure.data))))
-    figure.update_layout(xaxis_title="Round", yaxis_title=f"{study.part.capitalize()} accuracy (%)")
+    figure.update_layout(xaxis_title_text="Round", yaxis_title_text=f"{study.part.capitalize()} accuracy (%)")
     if len(slices) > 1:
         figure.update_layout(updatemenus=[_list(figure, per_slice)])
     return figure, kind

@@ -116,9 +116,9 @@ def unreceived(course: Course) -> str | None:
     if not never.size:
         return None
     named = ", ".join(map(str, never[:MOST_NAMED])) + (", ..." if never.size > MOST_NAMED else "")
-    count = int(np.count_nonzero(scheduled))
+    count, verb = int(np.count_nonzero(scheduled)), "was" if never.size == 1 else "were"
     return (
-        f"{never.size} of {count} devices were never received (device {named}), so nothing was learned from their "
+        f"{never.size} of {count} devices {verb} never received (device {named}), so nothing was learned from their "
         f"data: {RAISE_SNR}"
     )
 

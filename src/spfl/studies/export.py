@@ -26,6 +26,7 @@ from spfl.studies.long import (
     summary_rows,
     summary_table,
 )
+from spfl.studies.pgfplots import curves_tex
 from spfl.studies.recorded import read_any_study
 from spfl.studies.statistics import choose_reference
 
@@ -44,7 +45,8 @@ def export(
     """Write the tables of a folder into `out` (FOLDER/export) and return the paths.
 
     summary: a row a series and setting. points: a row a run. curves: a row a run and evaluation. Where there are run
-    folders, also rounds, allocation and devices. `form` is csv, parquet, mat, xlsx, or tex (the summary alone).
+    folders, also rounds, allocation and devices. `form` is csv, parquet, mat, xlsx, or tex (the summary as a
+    table, the curves as a picture of pgfplots).
     Raises ConfigError for an unknown form, RunFolderError for a folder without results, and where a form cannot be.
     """
     if form not in (*FORMS, "tex"):
@@ -57,7 +59,8 @@ def export(
     if form == "tex":
         style.check(list(study.series(study.rows)))
         text = summary_tex(summary_rows(study, chosen), study.part, style)
-        return [_write(out / "summary.tex", text.encode())]
+        curves = _write(out / "curves.tex", curves_tex(study, style).encode())
+        return [_write(out / "summary.tex", text.encode()), curves]
     tables = {"summary": summary_table(study, chosen), "points": points_table(study), "curves": curves_table(study)}
     if groups := read_groups(folder):
         tables["rounds"], tables["allocation"] = rounds_table(groups), allocation_table(groups)

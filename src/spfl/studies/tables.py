@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from spfl.runs.folders import write_atomically
+from spfl.runs.health import grouped
 from spfl.runs.jsons import Json
 from spfl.runs.parquet import write_table
 
@@ -45,6 +46,17 @@ def write_tables(folder: Path, rows: Sequence[Json]) -> None:
         ]
         write_table(folder / CURVES, long_table(along), compression="zstd")
     write_atomically(folder / SUMMARY, summary_text(rows).encode())
+
+
+def settings_text(row: Json) -> str:
+    """A point in words: its scheme, and what else the study sets."""
+    settings = (f"{key} = {value}" for key, value in row["settings"].items() if key != "scheme.name")
+    return ", ".join([row["scheme"], *settings])
+
+
+def health_lines(rows: Sequence[Json]) -> list[str]:
+    """What is wrong with the points of a sweep, a line for each rule."""
+    return grouped({settings_text(row): row.get("health", {}) for row in rows})
 
 
 def as_table(rows: Sequence[Json]) -> pa.Table:
