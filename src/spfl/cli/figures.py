@@ -122,7 +122,9 @@ def export_command(
     labels: Labels = None,
     order: Order = None,
 ) -> None:
-    """Export tables: summary, points and curves; and of run folders rounds, allocation and devices. tex: summary and curves.
+    """Export tables: summary, points and curves; rounds, allocation and devices where there are run folders.
+
+    LaTeX has the summary as a table and the curves as a picture.
 
     Example: `spfl export runs/first --format tex --labels sp_fl="SP-FL"`
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from spfl.arrays import Floats
 from spfl.figures.drawing import band, band_kind
 from spfl.figures.looks import Look
 from spfl.figures.style import SCREEN, FigureStyle
 from spfl.figures.tex import tex_text
+from spfl.runs.jsons import Json
 from spfl.studies.study import Study, curves, title
 
 DASHES = {"solid": "solid", "dashed": "dashed", "dashdot": "dashdotted", "dotted": "dotted", "long": "loosely dashed"}
@@ -38,31 +40,56 @@ TEMPLATE = r"""% Made by spfl export. Needs, before \begin{{document}}:
 """
 
 
+class Pen(NamedTuple):
+    """What draws a series: the name of its colour in the file, its look, and its text in the legend."""
+
+    colour: str
+    look: Look
+    text: str
+
+    @property
+    def options(self) -> str:
+        turned = TURNED.get(self.look.marker, 0)
+        mark = f"mark={MARKS[self.look.marker]}, mark options={{solid, rotate={turned}}}, mark size=1.5pt"
+        return f"{self.colour}, {DASHES[self.look.dash]}, {mark}"
+
+
 def curves_tex(study: Study, style: FigureStyle = SCREEN) -> str:
     """Accuracy against rounds, an axis for each setting: a line a series, with the band of the other figures."""
     slices = study.slices()
     kind = band_kind(len(m) for rows in slices.values() for m in study.series(rows).values())
     labels = style.arranged(study.series(study.rows))
     looks = style.looks(labels)
-    axes = []
-    for number, (setting, rows) in enumerate(slices.items()):
-        found = study.series(rows)
-        legend = "" if number else f", legend to name={LEGEND}"
-        axes.append(rf"\nextgroupplot[title={{{tex_text(title(setting))}}}{legend}]")
-        for place, label in enumerate(labels):
-            if label in found:
-                x, accuracy = curves(found[label], "round")
-                axes += _line(looks[label], f"spfl{place}", _table(x, 100 * accuracy, kind))
-            entry = rf"\addlegendentry{{{tex_text(style.text(label))}}}"
-            axes += [entry] if not number and label in found else []
-    colours = [rf"\definecolor{{spfl{place}}}{{HTML}}{{{_hex(looks[label])}}}" for place, label in enumerate(labels)]
+    pens = {label: Pen(f"spfl{place}", looks[label], style.text(label)) for place, label in enumerate(labels)}
     across = min(len(slices), MOST_AXES)
-    width = rf"{0.95 / across:.3g}\textwidth" if across > 1 else r"\columnwidth"
     return TEMPLATE.format(
-        colours="\n".join(colours), place="figure*" if across > 1 else "figure", across=across, down=-(-len(slices) // across), width=width, part=study.part.capitalize(),
-        columns=min(len(labels), MOST_ENTRIES), legend=LEGEND, axes="\n".join(axes),
+        colours="\n".join(rf"\definecolor{{{pen.colour}}}{{HTML}}{{{_hex(pen.look)}}}" for pen in pens.values()),
+        place="figure*" if across > 1 else "figure",
+        across=across,
+        down=-(-len(slices) // across),
+        width=rf"{0.95 / across:.3g}\textwidth" if across > 1 else r"\columnwidth",
+        part=study.part.capitalize(),
+        columns=min(len(labels), MOST_ENTRIES),
+        legend=LEGEND,
+        axes="\n".join(
+            _axis(title(setting), study.series(rows), pens, kind, first=number == 0)
+            for number, (setting, rows) in enumerate(slices.items())
+        ),
         kind=tex_text(kind),
-    )  # fmt: skip
+    )
+
+
+def _axis(name: str, found: Mapping[str, Sequence[Json]], pens: Mapping[str, Pen], kind: str, *, first: bool) -> str:
+    """The lines of one setting; the first axis has the legend of all."""
+    drawn = [rf"\nextgroupplot[title={{{tex_text(name)}}}" + (f", legend to name={LEGEND}]" if first else "]")]
+    for label, pen in pens.items():
+        if label in found:
+            x, accuracy = curves(found[label], "round")
+            drawn += _line(pen, _table(x, 100 * accuracy, kind))
+        elif first:
+            drawn.append(rf"\addlegendimage{{{pen.options}}}")
+        drawn += [rf"\addlegendentry{{{tex_text(pen.text)}}}"] if first else []
+    return "\n".join(drawn)
 
 
 def _table(x: Floats, accuracy: Floats, kind: str) -> list[tuple[float, ...]]:
@@ -71,15 +98,14 @@ def _table(x: Floats, accuracy: Floats, kind: str) -> list[tuple[float, ...]]:
     return list(zip(x.tolist(), accuracy.mean(0).tolist(), *(edge.tolist() for edge in edges), strict=True))
 
 
-def _line(look: Look, colour: str, points: list[tuple[float, ...]]) -> list[str]:
+def _line(pen: Pen, points: list[tuple[float, ...]]) -> list[str]:
     """A line with its marks, and before it the band as one closed polygon, which has no entry in the legend."""
     drawn = []
     if len(points[0]) == 4:
         around = [(p[0], p[3]) for p in points] + [(p[0], p[2]) for p in reversed(points)]
-        drawn.append(rf"\addplot[draw=none, fill={colour}, fill opacity=0.15, forget plot] table {{{_rows(around)}}};")
-    mark = f"mark={MARKS[look.marker]}, mark options={{solid, rotate={TURNED.get(look.marker, 0)}}}, mark size=1.5pt"
-    options = f"{colour}, {DASHES[look.dash]}, {mark}"
-    return [*drawn, rf"\addplot[{options}] table {{{_rows([p[:2] for p in points])}}};"]
+        area = f"draw=none, fill={pen.colour}, fill opacity=0.15, forget plot"
+        drawn.append(rf"\addplot[{area}] table {{{_rows(around)}}};")
+    return [*drawn, rf"\addplot[{pen.options}] table {{{_rows([p[:2] for p in points])}}};"]
 
 
 def _rows(points: Sequence[tuple[float, ...]]) -> str:
