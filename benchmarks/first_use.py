@@ -168,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("wheel", type=Path, nargs="?", help="built wheel; needed without --venv")
     parser.add_argument("--venv", type=Path, help="environment with spfl and the extras in it, in place of a new one")
+    parser.add_argument("--ways", nargs="+", choices=[way.name for way in WAYS], metavar="NAME", help="these ways only")
     parser.add_argument("--pages", nargs="+", default=[], help="pages to walk in place of the eleven ways")
     parser.add_argument("--rounds", type=int, help="cut whatever trains to so many rounds")
     parser.add_argument("--folder", type=Path, help="where to walk; a temporary folder when left out")
@@ -176,7 +177,9 @@ def main() -> int:
     base = asked.folder or Path(tempfile.mkdtemp(prefix="first-use-"))
     bin_, installed = (asked.venv.resolve() / "bin", []) if asked.venv else install(asked.wheel, base / "venv")
     found: dict[Way, list[Step]] = {}
-    for way in [Way(page, page) for page in asked.pages] or WAYS:
+    chosen = [way for way in WAYS if not asked.ways or way.name in asked.ways]
+    ways = [Way(page, page) for page in asked.pages] or chosen
+    for way in ways:
         folder = base / Path(way.page).stem  # sections of one page follow each other in one folder
         folder.mkdir(parents=True, exist_ok=True)
         place = Place(bin_, folder.resolve(), asked.rounds)
