@@ -71,3 +71,50 @@ def test_equal_means_to_the_last_bit():
 def test_a_class_without_a_scheme_says_so():
     with pytest.raises(AssertionError, match="set the class attribute"):
         SchemeContract._scheme.__wrapped__(SchemeContract())
+
+
+def pulled(task):
+    """FedProx with one step, by hand: the gradient, and a pull of nothing since the step begins at the model."""
+    gradient, loss = task.gradient(task.weights.clone(), next(task.batches()))
+    return gradient.numpy().copy(), loss
+
+
+def counted(weights, update, memory, round_):
+    """Plain steps that shrink with the steps made: a rule with a memory."""
+    made = memory.get("made", np.zeros(1, np.float32)) + np.float32(np.any(update != 0))
+    return weights - 0.1 / np.sqrt(np.maximum(made, 1)) * update, {"made": made}
+
+
+class TestRulesOfYourOwn(SchemeContract):
+    scheme = SP_FL
+    local = staticmethod(pulled)
+    server = staticmethod(counted)
+
+
+def test_a_local_rule_that_draws_elsewhere_is_found():
+    """A rule that takes random numbers from a generator of its own gives other bits the second time."""
+    rng = np.random.default_rng(0)
+
+    def moody(task):
+        gradient, loss = pulled(task)
+        return gradient + rng.normal(size=gradient.size).astype(np.float32), loss
+
+    class Moody(SchemeContract):
+        local = staticmethod(moody)
+
+    with pytest.raises(AssertionError):
+        Moody().test_same_seed_same_bits_whatever_the_workers(SP_FL)
+
+
+def test_a_server_rule_that_remembers_elsewhere_is_found():
+    calls = []
+
+    def moody(weights, update, memory, round_):
+        calls.append(round_)
+        return weights - 0.1 * len(calls) * update, {}
+
+    class Moody(SchemeContract):
+        server = staticmethod(moody)
+
+    with pytest.raises(AssertionError):
+        Moody().test_a_round_is_a_pure_function_of_the_state(SP_FL)

@@ -64,11 +64,14 @@ def assert_equal(a: Any, b: Any, where: str = "record") -> None:
 class SchemeContract:
     """Inherit from it, and set `scheme`; a fixture of that name, for many schemes, does as well.
 
+    `local`, `server`: rules of your own (docs/algorithms.md), as `local = staticmethod(rule)`; None: as configured.
     `feeds_noise`: the server cannot tell noise from updates (an analogue uplink), so a dead link may move the weights.
     """
 
     scheme: ClassVar[Any] = None
     feeds_noise: ClassVar[bool] = False
+    local: ClassVar[Any] = None
+    server: ClassVar[Any] = None
 
     def config(self, scheme: Scheme, /, seed: int = 0, workers: int = 1, **sections: dict[str, Any]) -> Config:
         """A small experiment in which both kinds of packet are lost; `sections` are merged over it."""
@@ -83,7 +86,8 @@ class SchemeContract:
         return build_config({"seed": seed, "workers": workers} | merged)
 
     def world(self, scheme: Scheme, /, **changes: Any) -> World:
-        return World.build(self.config(scheme, **changes), _digits(), Custom(scheme=scheme))
+        parts = Custom(scheme=scheme, local=type(self).local, server=type(self).server)
+        return World.build(self.config(scheme, **changes), _digits(), parts)
 
     def records(self, scheme: Scheme, /, **changes: Any) -> list[RoundRecord]:
         return list(training.train(self.world(scheme, **changes)))

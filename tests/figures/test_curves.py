@@ -51,6 +51,20 @@ def test_labels_tell_what_differs(tmp_path):
     ]
 
 
+def test_curves_along_what_was_spent(tmp_path):
+    """Rounds are evaluated every second; seeds are averaged."""
+    a = write_run(tmp_path / "a", [0.1, 0.2, 0.3])
+    b = write_run(tmp_path / "b", [0.3, 0.4, 0.5], seed=1)
+    for folder, each in ((a, 1.0), (b, 3.0)):
+        rows = [json.loads(line) | {"joules": each} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (curve,) = read_curves([a, b], "joules")
+    np.testing.assert_allclose(curve.spent, 2.0 * curve.rounds)
+    axes = accuracy_figure([curve], along="joules").axes[0]
+    assert axes.get_xlabel() == "Energy of all devices (J)"
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), curve.spent)
+
+
 def test_an_unfinished_run_shortens_the_curve(tmp_path):
     a = write_run(tmp_path / "a", [0.1, 0.2, 0.3])
     b = write_run(tmp_path / "b", [0.2], seed=1, tail='{"round": 3, "test_acc')

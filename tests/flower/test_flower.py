@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from spfl import training
 from spfl.config.schema import AttackConfig
+from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import ThreadFleet
 from spfl.flower import protocol
@@ -122,6 +123,32 @@ def test_algorithms_are_the_same_on_flower(sections, small_config, digits):
     config = small_config(**sections)
     _, records = run(config, digits)
     assert_same(records, list(training.run(config, digits)))
+
+
+TASKS = {
+    "regression": {
+        "data": {"name": "diabetes", "devices": 5, "partition": "iid"},
+        "model": {"name": "mlp", "width": 8},
+    },
+    "next_token": {
+        "data": {"name": "sentences", "devices": 40, "cohort_size": 4, "partition": "column"},
+        "model": {"name": "lstm", "width": 8},
+    },
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_tasks_are_the_same_on_flower(task, small_config):
+    config, data = (
+        small_config(**TASKS[task], training={"rounds": 2, "batch_size": 4}),
+        load_dataset(TASKS[task]["data"]["name"]),
+    )
+    assert data.task == task
+    strategy, records = run(config, data)
+    assert_same(records, list(training.run(config, data)))
+    assert strategy.faults == []
+    assert records[-1].metric in ("r2", "accuracy")
+    assert np.isfinite(records[-1].test_score)
 
 
 class LastComesFirst(InProcessGrid):

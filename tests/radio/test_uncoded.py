@@ -8,7 +8,7 @@ import pytest
 from small_runs import assert_same_run, make_config
 from spfl.config.radio import ChannelConfig
 from spfl.errors import ConfigError, PacketError
-from spfl.packets.codec import decode_modulus, decode_signs, encode_modulus, encode_signs, flip_codes
+from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs, flip_codes
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Link
 from spfl.radio.uncoded import ALPHABETS, UncodedLaw, bit_error_rate, mean_bit_error_rate
@@ -106,7 +106,7 @@ ADDRESS = {"layout": LAYOUT, "round_": 3, "device": 2}
 def test_codes_flip_at_their_rate_and_nothing_else_changes():
     vector = np.random.default_rng(0).standard_normal(4001).astype(np.float32)
     signs = encode_signs(vector, **ADDRESS)
-    moduli, _ = encode_modulus(vector, 3, rng=np.random.default_rng(1), **ADDRESS)
+    moduli, _ = encode_modulus(vector, Levels(3), rng=np.random.default_rng(1), **ADDRESS)
     flipped = decode_signs(flip_codes(signs, 0.1, np.random.default_rng(2)), **ADDRESS)
     assert np.mean(flipped != decode_signs(signs, **ADDRESS)) == pytest.approx(0.1, abs=5 * 0.3 / np.sqrt(4001))
     before, after = (

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spfl.cli.options import a_path
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, did_you_mean
 from spfl.figures.style import FigureStyle, StyleName
 
 Style = Annotated[
@@ -43,6 +43,9 @@ def plot_command(
         bool,
         typer.Option("--importance", help="Draw who got the bandwidth and was received, by importance of the device."),
     ] = False,
+    along: Annotated[
+        str, typer.Option(metavar="KEY", help="What to draw against: round, payload_bits, round_s or joules.")
+    ] = "round",
     style: Style = "screen",
     width: Width = None,
     height: Height = None,
@@ -55,10 +58,14 @@ def plot_command(
 
     Example: `spfl plot runs/first --out accuracy.pdf --style ieee --labels sp_fl="SP-FL"`
     """
-    from spfl.figures.curves import accuracy_figure, importance_figure
+    from spfl.figures.curves import ALONG, accuracy_figure, importance_figure
     from spfl.figures.saving import save_figure
     from spfl.runs.results import read_curves, read_importance, run_folders
 
+    if along not in ALONG:
+        raise ConfigError(f"unknown --along '{along}'" + did_you_mean(along, ALONG))
+    if importance and along != "round":
+        raise ConfigError(f"--along has no effect with --importance, got {along}")
     look = figure_style(style, (width, height, font_size), labels, order, colours)
     runs = [run for folder in folders for run in run_folders(folder) or [folder]]
     if importance:
@@ -66,9 +73,9 @@ def plot_command(
         look.check([one.label for one in found])
         figure = importance_figure(found, title, look)
     else:
-        curves = read_curves(runs)
+        curves = read_curves(runs, along)
         look.check([curve.label for curve in curves])
-        figure = accuracy_figure(curves, title, look)
+        figure = accuracy_figure(curves, title, look, along)
     print(save_figure(figure, out, look))
 
 

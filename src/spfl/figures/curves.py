@@ -18,14 +18,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+ALONG = {  # a key of the metrics: its name on an axis, and in what units of it
+    "round": ("Communication round", 1.0),
+    "payload_bits": ("Payload sent (Mbit)", 1e-6),
+    "round_s": ("Time (s)", 1.0),
+    "joules": ("Energy of all devices (J)", 1.0),
+}
+
+
 @dataclass(frozen=True)
 class ScoreCurve:
-    """Test score of runs that differ in the seed only: rounds (evaluation,), score (seed, evaluation)."""
+    """Test score of runs that differ in the seed only: rounds (evaluation,), score (seed, evaluation).
+
+    `spent` (evaluation,) is what was spent until each evaluation, where the curve is drawn against that.
+    """
 
     label: str
     rounds: NDArray[np.int64]
     score: NDArray[np.float64]
     metric: str = "accuracy"
+    spent: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -52,25 +64,28 @@ class Importance:
     moduli: NDArray[np.float64]
 
 
-def accuracy_figure(curves: Sequence[ScoreCurve], title: str = "", style: FigureStyle = SCREEN) -> Figure:
-    """Test score against rounds: the mean over seeds, in a band that shows how far it can be trusted."""
+def accuracy_figure(
+    curves: Sequence[ScoreCurve], title: str = "", style: FigureStyle = SCREEN, along: str = "round"
+) -> Figure:
+    """Test score against rounds, or what was spent: the mean over seeds, in a band that shows how far to trust it."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     labels = [curve.label for curve in curves]
     looks, order = style.looks(labels), style.arranged(labels)
-    kind = band_kind(len(curve.score) for curve in curves)
+    kind, (xlabel, scale) = band_kind(len(curve.score) for curve in curves), ALONG[along]
     with style.applied():
         figure = Figure(figsize=style.size(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
         for i, curve in enumerate(sorted(curves, key=lambda curve: order.index(curve.label))):
             score, step = curve.score, max(1, curve.score.shape[1] // MARKS)
             every = (i * step // len(curves), step)
-            points = (curve.rounds, score.mean(0))
+            points = (curve.rounds if curve.spent is None else scale * curve.spent, score.mean(0))
             draw_line(axes, looks[curve.label], points, style.text(curve.label), band(score, kind), every)
-        axes.set(xlabel="Communication round", title=style.text(title))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(0, max(int(curve.rounds[-1]) for curve in curves) * 1.01)
+        axes.set(xlabel=xlabel, title=style.text(title))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=along == "round"))
+        ends = [float(curve.rounds[-1] if curve.spent is None else scale * curve.spent[-1]) for curve in curves]
+        axes.set_xlim(0, max(ends) * 1.01 or None)
         finish_score_axes(axes, metric=common(curve.metric for curve in curves))
         draw_legend(figure, kind)
     return figure

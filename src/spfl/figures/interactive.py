@@ -81,7 +81,7 @@ def add_line(
 
 
 def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
-    """Scores against rounds, payload or time, and what the bands show."""
+    """Scores against rounds, payload, time or energy, and what the bands show."""
     kind, metric = band_kind(len(curve.score) for curve in curves), common(curve.metric for curve in curves)
     scale_y, sign = factor(metric), unit(metric)
     looks = assign_looks(curve.label for curve in curves)
@@ -90,6 +90,7 @@ def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
         ("", "Round", 1.0),
         ("payload_bits", "Payload sent (Mbit)", 1e-6),
         ("round_s", "Time (s)", 1.0),
+        ("joules", "Energy (J)", 1.0),
     ):
         before = len(figure.data)
         for curve in curves:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -212,7 +212,7 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
 
 @plain_errors()
 def plot(groups: Sequence[Group]) -> go.Figure:
-    """Test score of groups against rounds, payload or time."""
+    """Test score of groups against rounds, payload, time or energy."""
     from spfl.figures.interactive import accuracy_figure
 
     return accuracy_figure([progress(group) for group in groups])[0]
@@ -221,7 +221,7 @@ def plot(groups: Sequence[Group]) -> go.Figure:
 def progress(group: Group) -> SpentCurve:
     """How the score of a group grew, against rounds and against what had been spent (mean over seeds)."""
     rounds, score = group.series(score_of)
-    known = [name for name in ("payload_bits", "round_s") if name in group.runs[0].rounds[0]]
+    known = [name for name in ("payload_bits", "round_s", "joules") if name in group.runs[0].rounds[0]]
     spent: dict[str, Floats] = {name: _until(group, name, rounds) for name in known}
     return SpentCurve(group.label, rounds, score, spent, group.metric)
 
@@ -259,13 +259,23 @@ def check_report(folder: Path, groups: Sequence[Group], has_table: bool) -> None
         raise RunFolderError(f"{folder} holds no run that has finished a round, and no results of a sweep")
 
 
-def read_curves(folders: Iterable[Path]) -> list[ScoreCurve]:
+def read_curves(folders: Iterable[Path], along: str = "round") -> list[ScoreCurve]:
     """Curves of run folders, those of one configuration together, in the order in which they are met.
 
+    `along` is what they are drawn against: round, or what is spent: payload_bits, round_s or joules.
     A label is the scheme, and each setting in which the configurations differ. Unfinished runs shorten the curve.
     Raises RunFolderError for a folder that is no run or has no evaluation yet.
     """
-    return [_curve(label, members) for label, members in group_runs(folders).items()]
+    curves = {label: (_curve(label, members), members) for label, members in group_runs(folders).items()}
+    if along == "round":
+        return [curve for curve, _ in curves.values()]
+    return [replace(curve, spent=_spent(members, along, curve.rounds)) for curve, members in curves.values()]
+
+
+def _spent(folders: Sequence[Path], name: str, rounds: NDArray[np.int64]) -> Floats:
+    """What had been spent at the end of each of the rounds, mean over folders, (evaluation,)."""
+    totals = [np.cumsum([values.get(name) or 0.0 for values in read_metrics(folder)]) for folder in folders]
+    return np.asarray(np.mean([total[rounds - 1] for total in totals], axis=0), np.float64)
 
 
 def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
