@@ -7,6 +7,7 @@ after `check_folder`. The folder that the user names may itself be a link: it is
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -78,6 +79,15 @@ def read_file(path: Path, most: int | None = None) -> bytes:
         if most is not None and size > most:
             raise RunFolderError(f"{path} has {size} bytes, must have at most {most}")
         return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that the user names, a pipe as well; OSError for one without a near end, such as /dev/zero."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise OSError(errno.EFBIG, f"has more than {LARGEST_TEXT >> 20} MiB", str(path))
+    return content.decode("utf-8-sig")
 
 
 def stream(path: Path) -> BytesIO:

@@ -46,6 +46,52 @@ print(signal.getsignal(signal.SIGALRM) is signal.SIG_DFL, sys.unraisablehook is 
 """
 
 
+ENDING = """
+import atexit, threading
+from spfl.cli import ending
+def farewell():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM) if len(sys.argv) > 1 else None
+    busy(0.1)
+    print("farewell", flush=True)
+atexit.register(farewell)
+ending.run_app(lambda **_: print("done", flush=True))
+"""
+
+
+@pytest.mark.parametrize(("more", "code", "said"), [([], 0, ["done", "farewell"]), (["x"], 130, ["done"])])
+def test_a_signal_while_python_ends_changes_nothing_and_the_third_ends_it(more, code, said):
+    command = [sys.executable, "-c", BEGIN + ENDING, *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (code, said, "")
+
+
+TWICE = """
+from spfl.cli import ending
+def work(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        busy(10.0)
+    finally:
+        for _ in range(int(sys.argv[1]) - 1):
+            os.kill(os.getpid(), signal.SIGINT)
+        busy(0.1)
+        print("finished", flush=True)
+ending.run_app(work)
+"""
+
+
+@pytest.mark.parametrize(("times", "said"), [(2, ["finished"]), (3, [])])
+def test_the_second_signal_only_says_so_and_the_third_ends_at_once(times, said):
+    command = [sys.executable, "-c", BEGIN + TWICE, str(times)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()) == (130, said)
+    told = ["", "ending, a moment; once more ends at once"]
+    last = ["interrupted"] if times == 2 else ["", "ended at once"]
+    assert done.stderr.splitlines() == told + last
+
+
 @pytest.mark.parametrize(
     ("script", "expected"),
     [(SWALLOWED, ["swallowed", "raised again 143"]), (CLEANING, ["clean", "ended", "True True"])],

@@ -14,6 +14,7 @@ import typer
 from spfl.cli.options import a_path
 from spfl.config.names import SolverName, WeightsName
 from spfl.errors import AllocationError, did_you_mean, reason
+from spfl.files import read_text
 
 if TYPE_CHECKING:
     from spfl.allocation.bound import Devices
@@ -89,7 +90,7 @@ def allocate_command(
 def read_devices(path: Path) -> DeviceTable:
     """The devices of a CSV file. Raises AllocationError that names file, row and column of the first fault."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise AllocationError(f"{path}: cannot read the devices: {reason(error)}") from error
     reader = csv.reader(text.splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from spfl.cli.completion import complete_after_equals
-from spfl.cli.signals import asked, exit_code, signals_as_interrupts
+from spfl.cli.signals import asked, calm_end, exit_code, signals_as_interrupts
 from spfl.cli.streams import steady_streams
 from spfl.errors import SpflError, plain_errors, printable
 
@@ -112,6 +113,9 @@ def run_app(app: typer.Typer) -> None:
             word, code = exit_code(stop)
             print(word, file=sys.stderr)
             raise SystemExit(code) from None
+        finally:
+            atexit.unregister(calm_end)
+            atexit.register(calm_end)  # the last one is the first to be called
 
 
 @contextmanager

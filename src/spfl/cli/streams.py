@@ -101,8 +101,11 @@ def steady_streams() -> Iterator[None]:
         out.flush()
         err.flush()
         sys.stdout, sys.stderr = before
-        for stream, policy in zip(streams, policies, strict=True):
-            _forgive(stream, policy)
+        for stream, policy, mine in zip(streams, policies, before, strict=True):
+            if mine is None:
+                stream.close()
+            else:
+                _forgive(stream, policy)
 
 
 def _forgive(stream: Any, policy: str | None) -> None:

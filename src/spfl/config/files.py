@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from spfl.config.schema import Config, build_config
 from spfl.config.section import Section
 from spfl.errors import ConfigError
+from spfl.files import read_text
 
 
 def load_config(path: Path | str | None, overrides: Iterable[str] = ()) -> Config:
@@ -42,7 +43,7 @@ def read_values(path: Path | str | None, overrides: Iterable[str] = ()) -> dict[
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError when it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:

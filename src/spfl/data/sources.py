@@ -211,7 +211,7 @@ def _hub_source(data: DataConfig, hub_id: str, looked: str) -> Source:
             raise DataError(f"it has no part {missing[0]!r}, but {', '.join(splits)}; set data.split")
         parts = [[Path(entry["filename"]) for entry in splits[s].cache_files] for s in (train_name, *test_names)]
     except Exception as error:  # the hub client raises dozens of kinds, from requests to fsspec
-        why = f"{type(error).__name__}: {reason(error)}"
+        why = reason(error) or type(error).__name__
         raise DataError(
             f"dataset {data.name!r} not found; looked in: {looked}; Hugging Face '{hub_id}' ({why}). "
             f"{_how_to_get(data.name, hub_id)}"

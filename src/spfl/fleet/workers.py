@@ -39,8 +39,10 @@ def map_processes(
     Where processes are not forked, `function` and the items must be picklable. Interrupts are left to the caller.
     """
     todo = iter(items)
-    workers = [Worker[Piece, Answer](function) for _ in range(min(processes, len(items)))]
+    workers: list[Worker[Piece, Answer]] = []
     try:
+        for _ in range(min(processes, len(items))):  # one by one: an interrupt meets those that have begun
+            workers.append(Worker(function))
         for worker, item in zip(workers, todo, strict=False):
             worker.give(item)
         busy = list(workers)
