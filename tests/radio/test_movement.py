@@ -7,7 +7,7 @@ import pytest
 
 from spfl.config.schema import build_config
 from spfl.errors import ConfigError
-from spfl.radio.movement import Waypoints
+from spfl.radio.movement import Recorded, Waypoints
 from spfl.training import train
 from spfl.world.world import World
 from stats import assert_mean
@@ -51,6 +51,13 @@ def test_walkers_gather_in_the_middle_as_the_stationary_law_says():
     found = np.concatenate([(walked.distance_m(time) / 500.0) ** 2 for time in (400.0, 800.0)])
     assert expected < 0.45
     assert_mean(found, expected)
+
+
+def test_recorded_devices_go_straight_on_from_row_to_row():
+    rows = [(1, 10.0, 30.0, 40.0), (1, 0.0, 0.0, 100.0), (0, 5.0, 60.0, 80.0)]
+    path = Recorded(np.array([200.0, 300.0, 400.0]), rows)
+    for time_s, expected in ((0.0, 100.0), (5.0, np.hypot(15.0, 70.0)), (10.0, 50.0), (99.0, 50.0)):
+        np.testing.assert_allclose(path.distance_m(time_s), [100.0, expected, 400.0])
 
 
 # --- in a cell -------------------------------------------------------------------------------------------------------
@@ -104,3 +111,29 @@ def test_interferers_add_their_received_power_to_the_noise(digits):
 def test_what_does_not_go_together_is_one_line(digits, channel, message):
     with pytest.raises(ConfigError, match=message):
         world(digits, **channel)
+
+
+def test_a_recorded_walk_sets_the_gains_by_the_path_loss(digits):
+    """Ten times as far after three rounds: 37.6 dB less, and the others as before."""
+    rows = [[2, 0.0, 40.0, 0.0], [2, 3.0, 400.0, 0.0]]
+    moved = world(digits, movement="recorded", positions=rows, round_s=1.0)
+    near, far, later = (moved.radio.cell(t).gain for t in (0, 3, 5))
+    assert 10 * np.log10(near[2] / far[2]) == pytest.approx(37.6)
+    np.testing.assert_array_equal(far, later)
+    np.testing.assert_array_equal(np.delete(near, 2), np.delete(far, 2))
+    assert len(list(train(moved))) == 3
+
+
+@pytest.mark.parametrize(
+    ("channel", "line"),
+    [
+        ({"movement": "recorded"}, "movement = recorded and positions go together, got recorded and 0 positions"),
+        ({"positions": [[0, 0.0, 1.0, 1.0]]}, "movement = recorded and positions go together, got none and 1"),
+        ({"movement": "recorded", "positions": [[9, 0.0, 1.0, 1.0]]}, r"channel.positions must name devices 0..5"),
+        ({"movement": "recorded", "positions": [[0, -1.0, 1.0, 1.0]]}, "device and time from 0, got"),
+        ({"movement": "recorded", "positions": [[0, 1.0, 1.0, 1.0]] * 2}, "must name a device once at a time"),
+    ],
+)
+def test_positions_that_make_no_sense_are_one_line(channel, line):
+    with pytest.raises(ConfigError, match=line):
+        build_config({"data": {"devices": 6}, "channel": channel})

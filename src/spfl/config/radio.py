@@ -39,10 +39,16 @@ class ChannelConfig(Section):
     drop: Literal["fixed", "per_round"] = Field(
         "fixed", description="Whether devices are placed once for the run (fixed) or anew each round (per_round)."
     )
-    movement: Literal["none", "waypoint"] = Field(
+    movement: Literal["none", "waypoint", "recorded"] = Field(
         "none",
-        description="Whether devices stay where they were placed (none), or walk from one random point of the cell to "
-        "the next (waypoint); gains follow the path loss, and the shadowing stays.",
+        description="Whether devices stay where they were placed (none), walk from one random point of the cell to "
+        "the next (waypoint), or are where positions says (recorded); gains follow the path loss, and the shadowing "
+        "stays.",
+    )
+    positions: tuple[tuple[int, float, float, float], ...] | None = Field(
+        None,
+        description="Where devices were: [device, time_s, x_m, y_m] each, the base station at [0, 0], straight lines "
+        "between (movement = recorded); round_s passes in a round.",
     )
     speed_m_per_s: float = Field(
         1.4, gt=0, le=1e5, description="Speed of the devices in m/s (movement = waypoint); round_s passes in a round."
@@ -204,10 +210,19 @@ class ChannelConfig(Section):
         return self
 
     def _places_are_told(self) -> None:
-        moves, default = self.movement == "waypoint", type(self).model_fields["speed_m_per_s"].default
+        moves, default = self.movement != "none", type(self).model_fields["speed_m_per_s"].default
         if moves and (self.drop != "fixed" or self.model != "macro" or self.gains_db is not None):
-            raise ValueError("movement = waypoint needs drop = fixed, model = macro and no gains_db")
-        if not moves and self.speed_m_per_s != default:
+            raise ValueError(f"movement = {self.movement} needs drop = fixed, model = macro and no gains_db")
+        if (self.movement == "recorded") != bool(self.positions):
+            raise ValueError(f"movement = recorded and positions go together, got {self.movement} and "
+                             f"{len(self.positions or ())} positions")  # fmt: skip
+        for device, time_s, x_m, y_m in self.positions or ():
+            if device < 0 or not 0 <= time_s <= 1e12 or x_m**2 + y_m**2 > 1e18:
+                raise ValueError("positions must be [device, time_s, x_m, y_m], device and time from 0, "
+                                 f"got {[device, time_s, x_m, y_m]}")  # fmt: skip
+        if len({row[:2] for row in self.positions or ()}) < len(self.positions or ()):
+            raise ValueError("positions must name a device once at a time")
+        if self.movement != "waypoint" and self.speed_m_per_s != default:
             raise ValueError(f"speed_m_per_s has an effect with movement = waypoint only, got {self.speed_m_per_s}")
         for x_m, y_m, power_dbm in self.interferers or ():
             if not 1.0 <= x_m**2 + y_m**2 <= 1e18 or not -300 <= power_dbm <= 300:

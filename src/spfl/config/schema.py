@@ -241,6 +241,8 @@ class Config(Section):
         if self.attack.devices > self.data.devices:
             raise ValueError(f"attack.devices must be <= data.devices ({self.data.devices}), got {self.attack.devices}")
         self._check_clients()
+        if self.channel.positions and max(row[0] for row in self.channel.positions) >= self.data.devices:
+            raise ValueError(f"channel.positions must name devices 0..{self.data.devices - 1}")
         if self.asynchronous.on:
             self._check_asynchronous()
         if (self.channel.model == "trace") != (self.trace.path is not None):

@@ -1,7 +1,8 @@
-"""Devices that walk: random waypoints in the disc of the cell (Johnson and Maltz 1996). Axis: `device`."""
+"""Devices that move: random waypoints in the disc of the cell (Johnson and Maltz 1996), or a trace. Axis: `device`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,3 +46,28 @@ class Waypoints:
         way = np.linalg.norm(point - self._points[-1], axis=1) if number else np.zeros(len(self.start_m))
         self._arrivals.append((self._arrivals[-1] if number else 0.0) + way / self.speed_m_per_s)
         self._points.append(point)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Devices that go straight on from one recorded position to the next, and stand before and after.
+
+    `positions` are (device, time_s, x_m, y_m), the base station at the origin. Devices without any stand at `start_m`.
+    """
+
+    start_m: Floats
+    positions: Sequence[tuple[int, float, float, float]]
+
+    def distance_m(self, time_s: float) -> Floats:
+        """Distance of each device to the base station, (device,)."""
+        distance = self.start_m.copy()
+        for device, path in self._paths().items():
+            times, x_m, y_m = np.array(sorted(path)).T
+            distance[device] = np.hypot(np.interp(time_s, times, x_m), np.interp(time_s, times, y_m))
+        return distance
+
+    def _paths(self) -> dict[int, list[tuple[float, float, float]]]:
+        paths: dict[int, list[tuple[float, float, float]]] = {}
+        for device, *point in self.positions:
+            paths.setdefault(device, []).append((point[0], point[1], point[2]))
+        return paths

@@ -16,7 +16,7 @@ from spfl.packets.segments import parity_overhead, segment_count, segment_overhe
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fade_laws import FadedLaw, fade_law
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
-from spfl.radio.movement import Waypoints
+from spfl.radio.movement import Recorded, Waypoints
 from spfl.radio.nr_blocks import transport_curves
 from spfl.radio.outage import Fading, Law, Link, draw_fades
 from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_snr
@@ -48,22 +48,24 @@ class Radio:
 
     def cell(self, round_: int) -> Cell:
         """Where the devices of the cell are in a round: one drop for the whole run, or one a round."""
-        if self.config.channel.movement == "waypoint":
+        if self.config.channel.movement != "none":
             return self._walked(round_)
         return self._fixed_cell if self.config.channel.drop == "fixed" else self._drop(round_)
 
     def _walked(self, round_: int) -> Cell:
         """The cell after the seconds of so many rounds: gains by the path loss, with the shadowing of the start."""
         channel, start = self.config.channel, self._fixed_cell
-        distance_m = self._waypoints.distance_m(round_ * (channel.round_s or self.tau_s))
+        distance_m = self._moving.distance_m(round_ * (channel.round_s or self.tau_s))
         distance_m = np.maximum(distance_m, channel.min_distance_m)
         return Cell(distance_m, start.gain * db_to_linear(path_loss_db(start.distance_m) - path_loss_db(distance_m)))
 
     @cached_property
-    def _waypoints(self) -> Waypoints:
+    def _moving(self) -> Waypoints | Recorded:
         channel = self.config.channel
         if self.custom.gains is not None:
-            raise ConfigError("channel.movement must be none with gains of your own, got waypoint")
+            raise ConfigError(f"channel.movement must be none with gains of your own, got {channel.movement}")
+        if channel.positions:
+            return Recorded(self._fixed_cell.distance_m, channel.positions)
         return Waypoints(self.config.seed, self._fixed_cell.distance_m, channel.radius_m, channel.speed_m_per_s)
 
     @cached_property
