@@ -73,8 +73,8 @@ def test_values_of_overrides(text, value):
         (["chanel.power_dbm=5"], "unknown config key 'chanel' (did you mean 'channel'?)"),
         (
             ["zzz=5"],
-            "unknown config key 'zzz' (known: asynchronous, attack, channel, clients, codec, data, device, model, plugin, "
-            "processes, scheme, seed, torch_device, trace, training, workers)",
+            "unknown config key 'zzz' (known: asynchronous, attack, channel, clients, codec, data, device, model, "
+            "plugin, processes, scheme, seed, torch_device, trace, training, workers)",
         ),
         (["seed.x=5"], "seed"),
         (["data.name.x=5"], "data.name"),
