@@ -29,6 +29,7 @@ BASE: dict[str, Any] = {
     "training.eval_every": 3,
     "training.rate": 0.1,
     "channel.median_snr_db": 0.0,
+    "channel.side_information": "reliable",
 }
 SPLIT, PLUS = {"scheme.name": "sp_fl"}, {"scheme.name": "sp_fl_plus_1"}
 OPTIONS: dict[str, dict[str, Any]] = {

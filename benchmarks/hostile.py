@@ -48,7 +48,7 @@ def measure(scheme: str, attack: dict, defence: dict, seed: int) -> tuple[float,
             "data": {"devices": 20, "partition": "dirichlet", "dirichlet_alpha": 1.0},
             "model": {"name": "softmax"},
             "training": {"rounds": 60, "eval_every": 5, "rate": 0.1},
-            "channel": {"median_snr_db": 6.0},
+            "channel": {"median_snr_db": 6.0, "side_information": "reliable"},
             "scheme": {"name": scheme} | ({"weights": "normalized"} if scheme == "sp_fl" else {}) | defence,
             "attack": attack | ({"devices": HOSTILE} if attack else {}),
         }

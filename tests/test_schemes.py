@@ -122,10 +122,11 @@ def test_another_seed_changes_all_randomness(digits: Dataset, small_config: Buil
 
 def test_the_single_packet_is_sp_fl_at_the_proportional_point(digits: Dataset, small_config: Build) -> None:
     """model.md, section 3: equal shares, alpha = rho and normalized weights give the same run, bit for bit."""
-    training = {"rounds": 8}
-    single = records(small_config(scheme={"name": "single_packet"}, training=training), digits)
-    point = {"name": "sp_fl", "solver": "uniform", "weights": "normalized"}
-    split = records(small_config(scheme=point, training=training), digits)
+    more = {"training": {"rounds": 8}, "channel": {"side_information": "reliable"}}  # it would ride on the sign packet
+    single = records(small_config(scheme={"name": "single_packet"}, **more), digits)
+    split = records(
+        small_config(scheme={"name": "sp_fl", "solver": "uniform", "weights": "normalized"}, **more), digits
+    )
     for a, b in zip(single, split, strict=True):
         np.testing.assert_array_equal(a.outcome.sign, b.outcome.modulus)
         np.testing.assert_array_equal(a.server.weights, b.server.weights)

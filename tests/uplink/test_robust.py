@@ -37,7 +37,7 @@ def world_of(digits, rounds=2, attack=None, seed=0, devices=10, **scheme):
                 "data": {"devices": devices, "partition": "iid"},
                 "model": {"name": "softmax"},
                 "training": {"rounds": rounds, "eval_every": rounds},
-                "channel": {"median_snr_db": 15.0},
+                "channel": {"median_snr_db": 15.0, "side_information": "reliable"},  # so that lies arrive
                 "scheme": {"name": "sp_fl_plus_1"} | scheme,
                 "attack": attack or {},
             }

@@ -56,7 +56,8 @@ def build(config, digits, module, **more):
 
 
 def test_statistics_of_batch_norm_are_averaged_by_samples_and_counted(digits, small_config):
-    config = small_config(training={"rounds": 3, "local_epochs": 1})
+    channel = {"side_information": "reliable"}
+    config = small_config(training={"rounds": 3, "local_epochs": 1}, channel=channel)
     world = build(config, digits, conv())
     plain = build(config, digits, with_batch_norm(conv(), "group"))
     assert world.format.statistics == 16

@@ -110,10 +110,10 @@ class ChannelConfig(Section):
     csi_error_db: float = Field(
         0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
     )
-    side_information: Literal["reliable", "in_packet"] = Field(
-        "reliable",
-        description="How norms, scales and other floats of a device travel: in a packet of their own that always "
-        "arrives (reliable), or within its first packet, paid for and lost with it (in_packet).",
+    side_information: Literal["in_packet", "reliable"] = Field(
+        "in_packet",
+        description="How norms, scales and other floats of a device travel: within its first packet, paid for and lost "
+        "with it (in_packet), or in a packet of their own that always arrives at no cost (reliable).",
     )
     device_csi: Literal["mean", "instantaneous"] = Field(
         "mean",
