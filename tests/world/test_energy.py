@@ -30,9 +30,7 @@ def first(small_config, digits, name, **sections):
 @pytest.mark.parametrize("name", ["single_packet", "sp_fl_uniform", "sign_mean", "top_k", "retransmit"])
 def test_every_packet_scheme_sends_with_its_whole_power_all_the_time(name, small_config, digits):
     """Power times time is what equal resources mean: no scheme may look cheap by an error of the account."""
-    channel = {
-        "side_information": "reliable"
-    }  # else the farthest device has no chance with `retransmit`, and is left out
+    channel = {"side_information": "reliable"}  # else one device has no chance
     world, record = first(small_config, digits, name, channel=channel)
     assert record.spent.joules == pytest.approx(np.full(6, POWER_W * world.radio.tau_s), rel=1e-12)
     assert record.spent.round_s == pytest.approx(world.radio.tau_s)
