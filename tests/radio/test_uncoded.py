@@ -135,7 +135,7 @@ def uncoded(**changes):
 
 
 def test_without_noise_a_run_is_that_of_a_link_that_loses_nothing(digits):
-    quiet = {"median_snr_db": 250.0}
+    quiet = {"median_snr_db": 250.0, "side_information": "reliable"}
     ends = [
         list(train(World.build(make_config(channel=quiet | more, training__rounds=4), digits)))[-1]
         for more in ({"link": "uncoded"}, {})
