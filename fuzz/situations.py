@@ -516,6 +516,7 @@ def _child(made: Situation, place: Path, out: Path, err: Path, ready: int) -> No
         _refuse_locked()
         MACHINE.get(made.machine, lambda: None)()
         sys.argv = ["spfl", *made.arguments]
+        _heed_signals_once_handled()
         os.write(ready, b"x")
         os.close(ready)
         code = _ended()
@@ -523,6 +524,18 @@ def _child(made: Situation, place: Path, out: Path, err: Path, ready: int) -> No
         err.write_text(traceback.format_exc())
     finally:
         os._exit(code)
+
+
+def _heed_signals_once_handled() -> None:
+    """Those that come earlier wait: a busy machine may take its time from here to the first line of the command."""
+    theirs, heeded = commands.app, {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
+
+    def app(**options: Any) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+        theirs(**options)
+
+    commands.app = app  # type: ignore[assignment]
 
 
 def _ended() -> int:
@@ -637,7 +650,7 @@ MACHINE: dict[str, Callable[[], None]] = {
 
 OURS = re.compile(  # how a line on standard error begins, of a command's own words
     r"(error|warning|note|again|to begin): |"
-    r"interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|  |$"
+    r"\x1b\[92mINFO |interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|  |$"
 )
 FOREIGN = re.compile(
     r"Traceback|not foreseen|site-packages|object at 0x|\[Errno|pydantic|Exception ignored|\.py:\d+|resource_tracker"

@@ -12,7 +12,7 @@ import spfl
 from spfl.config.schema import build_config
 from spfl.custom import Custom
 from spfl.errors import ConfigError
-from spfl.learning.local import Local
+from spfl.learning.local import Local, checked_local
 from spfl.rng import Purpose, stream
 from spfl.training import train
 from spfl.world.world import World
@@ -254,3 +254,9 @@ def test_a_local_rule_of_another_shape_is_told_so(small_config):
 def test_keys_that_do_not_go_together_are_refused_in_one_line(training, message):
     with pytest.raises(ConfigError, match=message):
         build_config({"training": training})
+
+
+def test_a_rule_that_gives_nothing_back_is_told():
+    for made, name in ((None, "NoneType"), (np.zeros(3, np.float32), "ndarray"), ((1.0,), "tuple")):
+        with pytest.raises(ConfigError, match=f"local must return a vector and a loss, got {name}"):
+            checked_local(made, 3)

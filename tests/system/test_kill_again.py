@@ -161,7 +161,7 @@ def test_killed_at_some_events_and_again(kind, step, made, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "overwrite", "compare", "sweep", "verify", "report"])
 def test_killed_at_every_event_and_again(kind, made, tmp_path, capsys):
-    counts, folders = killed(kind, made, tmp_path, step=1, lives=3)
+    counts, folders = killed(kind, made, tmp_path, step=1, lives=8)
     for folder in folders:
         check(kind, folder, made)
     with capsys.disabled():

@@ -99,6 +99,8 @@ def configured(task: LocalTask) -> Local:
 
 def checked_local(made: Local | tuple[Vector, float], dim: int) -> Local:
     """What a caller's rule gave back, in float32. Raises ConfigError for another shape."""
+    if not isinstance(made, tuple) or len(made) not in (2, len(Local._fields)):
+        raise ConfigError(f"local must return a vector and a loss, got {type(made).__name__}")
     result = Local(*made)
     vectors = [np.asarray(v, np.float32) for v in (result.vector, result.kept) if v is not None]
     for vector in vectors:
