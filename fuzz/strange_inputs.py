@@ -18,7 +18,8 @@ from spfl.config.files import load_config
 from spfl.data.sources import load_dataset
 from spfl.runs.comparison import compare
 from spfl.runs.experiment import run_experiment
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 SMALL = ["data.devices=4", "training.rounds=2", "training.eval_every=1", "workers=1", "model.name=softmax"]
 SWEEP = """[base]

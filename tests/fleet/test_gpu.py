@@ -25,7 +25,8 @@ from spfl.packets.rotation import Rotation
 from spfl.runs.experiment import read_json, run_experiment
 from spfl.runs.verification import verify
 from spfl.schemes import SCHEMES
-from spfl.studies.runner import load_points, on_gpu, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import on_gpu, sweep
 from spfl.world.torch_device import check_supported, find_device
 from spfl.world.world import World
 

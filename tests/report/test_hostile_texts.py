@@ -12,7 +12,8 @@ import pytest
 
 from spfl.report.page import write_report
 from spfl.runs.experiment import run_experiment
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 EVIL = (
     '<img src="https://evil.example/x">',

@@ -19,7 +19,8 @@ from spfl.report.page import write_report
 from spfl.runs.comparison import compare
 from spfl.runs.metrics import ALLOCATION, DEVICES
 from spfl.runs.results import progress, read_groups
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCHEMES = ("error_free", "single_packet", "sp_fl_plus")

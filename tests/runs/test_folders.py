@@ -17,7 +17,8 @@ from spfl.errors import RunFolderError
 from spfl.runs import folders
 from spfl.runs.experiment import run_experiment
 from spfl.runs.folders import LOCK, locked, write_atomically, writing
-from spfl.studies.runner import load_points, read_results, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import read_results, sweep
 
 ROUNDS = {"training__rounds": 12, "training__eval_every": 12}
 HOLD = """

@@ -14,7 +14,8 @@ from spfl.cli import commands as cli
 from spfl.config.files import load_config
 from spfl.errors import RunFolderError
 from spfl.studies.archive import Sample, archive, verify_study
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 SWEEP = """
 [base]

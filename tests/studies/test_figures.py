@@ -14,7 +14,8 @@ from spfl.cli import commands as cli
 from spfl.errors import ConfigError, RunFolderError
 from spfl.figures.drawing import band, band_kind, half_width
 from spfl.studies.figures import Drawing, axis_figures, curve_figures, forest_figure, make_figures
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 from spfl.studies.statistics import accuracy_table, choose_reference, paired, paired_table, target_table
 from spfl.studies.study import Study, curves, read_study, title
 from spfl.studies.tables import write_tables

@@ -19,7 +19,8 @@ from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.fleet.workers import Failure, map_processes
 from spfl.runs.experiment import run_experiment
 from spfl.runs.metrics import metrics
-from spfl.studies.runner import RATE, check_folder, load_points, measure, read_results, sweep
+from spfl.studies.points import RATE, load_points
+from spfl.studies.runner import check_folder, measure, read_results, sweep
 from spfl.studies.tables import summary_text
 from spfl.studies.tuning import check_tunable, rates_text, tune
 

@@ -20,7 +20,8 @@ from spfl.config.files import load_config
 from spfl.data.sources import load_dataset
 from spfl.runs.comparison import compare
 from spfl.runs.experiment import run_experiment
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 

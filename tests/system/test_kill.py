@@ -16,7 +16,8 @@ import pytest
 from small_runs import assert_same_run, make_config
 from spfl.config.files import to_toml
 from spfl.runs.experiment import run_experiment
-from spfl.studies.runner import load_points, read_results, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import read_results, sweep
 
 ZYGOTE = """
 import os, random, signal, sys, time
@@ -25,7 +26,8 @@ from spfl.runs import folders
 from spfl.config.files import load_config
 from spfl.data.sources import load_dataset
 from spfl.runs.experiment import run_experiment
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 kind, source, out, kills, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
 rng, digits = random.Random(seed), load_dataset("digits")

@@ -18,7 +18,8 @@ from small_runs import assert_same_run, make_config
 from spfl.config.files import to_toml
 from spfl.runs.comparison import compare
 from spfl.runs.experiment import run_experiment
-from spfl.studies.runner import load_points, read_results, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import read_results, sweep
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -32,7 +33,8 @@ from spfl.report.page import write_report
 from spfl.runs.comparison import compare
 from spfl.runs.experiment import run_experiment
 from spfl.runs.verification import verify
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 
 kind, source, template, out, step, lives = *sys.argv[1:2], *map(Path, sys.argv[2:5]), *map(int, sys.argv[5:7])
 digits, folders.PATIENCE_S = load_dataset("digits"), 30.0

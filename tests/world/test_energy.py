@@ -12,7 +12,8 @@ import pytest
 from spfl.runs.experiment import run_experiment
 from spfl.schemes import resolve
 from spfl.studies.figures import make_figures
-from spfl.studies.runner import load_points, sweep
+from spfl.studies.points import load_points
+from spfl.studies.runner import sweep
 from spfl.training import run
 from spfl.units import dbm_to_watt
 from spfl.world.energy import clocks_hz

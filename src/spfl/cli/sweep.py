@@ -18,7 +18,7 @@ from spfl.cli.signals import resumable
 from spfl.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from spfl.studies.runner import Point
+    from spfl.studies.points import Point
 
 
 def sweep_command(
@@ -48,7 +48,8 @@ def sweep_command(
     from spfl.runs.folders import write_atomically, writing
     from spfl.runs.jsons import dump_json
     from spfl.studies import tables, tuning
-    from spfl.studies.runner import load_points, sweep
+    from spfl.studies.points import load_points
+    from spfl.studies.runner import sweep
 
     points = load_points(sweep_path, overrides or [])
     if tune:

@@ -25,8 +25,9 @@ from spfl.runs.folders import below, write_atomically, writing
 from spfl.runs.jsons import Json, as_written
 from spfl.runs.metrics import metrics
 from spfl.studies.plan import PLAN
+from spfl.studies.points import Point, load_points
 from spfl.studies.readme import readme
-from spfl.studies.runner import DONE, RESULTS, SWEEP, Point, load_points, measure, name_of_data, read_results
+from spfl.studies.runner import DONE, RESULTS, SWEEP, measure, name_of_data, read_results
 from spfl.studies.tables import CURVES, SUMMARY, TABLE
 
 SUMS, README, REQUIREMENTS, CONFIGS, OWN, FIGURES = (
