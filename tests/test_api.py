@@ -56,7 +56,7 @@ def test_metrics_are_a_table():
     assert frame["round"].tolist() == [1, 2]
     assert frame["test_accuracy"].tolist() == [values["test_accuracy"] for values in run.rounds]
     assert frame["seconds.gradients"].dtype == np.float64
-    assert len(run.plot().data) == 3  # against rounds, payload and time
+    assert len(run.plot().data) == 4  # against rounds, payload, time and energy
 
 
 def test_a_run_without_a_folder_leaves_none():
@@ -87,7 +87,7 @@ def test_compare_pairs_runs_and_tabulates(tmp_path):
     assert [row["scheme"] for row in found.table] == ["single_packet", "sp_fl"]
     assert [row["n"] for row in found.table] == [2, 2]
     assert repr(found).startswith("single_packet: ")
-    assert len(found.plot().data) == 2 * 3 * 2
+    assert len(found.plot().data) == 2 * 4 * 2
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
         "single_packet-0",
         "single_packet-1",
@@ -145,9 +145,10 @@ def test_own_compensation_is_used():
     """One that says zero is `zero`; one that says what `layer` says is `layer`."""
     zero = spfl.CompensationRule("none", lambda state, device, means, layout: np.zeros(layout.size, np.float32))
     layer = spfl.CompensationRule("mine", lambda state, device, means, layout: layout.expand(means))
+    aside = {"channel.side_information": "reliable"}  # only `zero` needs no mean moduli in its packet
     for rule, name in ((zero, "zero"), (layer, "layer")):
-        own = spfl.run(SMALL, scheme="sp_fl_uniform", compensation=rule)
-        named = spfl.run(SMALL, scheme="sp_fl_uniform", overrides={"scheme.compensation": name})
+        own = spfl.run(SMALL, scheme="sp_fl_uniform", compensation=rule, overrides=aside)
+        named = spfl.run(SMALL, scheme="sp_fl_uniform", overrides=aside | {"scheme.compensation": name})
         assert own.config.scheme.name == f"sp_fl_uniform+{rule.name}"
         assert [r["loss"] for r in own.rounds] == [r["loss"] for r in named.rounds]
         np.testing.assert_array_equal(own.weights["1.weight"], named.weights["1.weight"])

@@ -106,7 +106,7 @@ def replacing(path: Path, folder: int | None = None) -> Iterator[BinaryIO]:
     """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one, never a part.
 
     What lies at the name of the temporary file is removed, not written to; a link at the target is replaced, not
-    followed. `folder` is a handle of `path.parent` that the caller holds. Raises OSError.
+    followed. A device or pipe is neither: OSError. `folder` is a handle of `path.parent` that the caller holds.
     """
     if not HANDLES:
         with _renamed(path.with_name(f"{path.name}.tmp"), path, None) as file:
@@ -123,8 +123,17 @@ def replacing(path: Path, folder: int | None = None) -> Iterator[BinaryIO]:
             os.close(handle)
 
 
+def _refuse_device(target: Path, folder: int | None) -> None:
+    """Raises OSError for what root could replace and everybody needs: /dev/full, /dev/stdout, a named pipe."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(target, dir_fd=folder).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, f"is {_kind(mode)}, must be a file", str(target))
+
+
 @contextmanager
 def _renamed(temporary: Path, target: Path, folder: int | None) -> Iterator[BinaryIO]:
+    _refuse_device(target, folder)
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=folder)
     try:

@@ -53,11 +53,11 @@ def run_file(path: str, digest: str) -> ModuleType:
     return module
 
 
-def find_object(name: str) -> Any:
-    """The object "package.module:name" or "file.py:name". Raises ConfigError when there is none."""
+def find_object(name: str, key: str) -> Any:
+    """The object "package.module:name" or "file.py:name" that a key names. Raises ConfigError when there is none."""
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise ConfigError(f"must be package.module:name or file.py:name, got {name!r}")
+        raise ConfigError(f"{key} must be package.module:name or file.py:name, got {name!r}")
     if place.endswith(".py"):
         module = run_file(place, source_digest(place))
     else:

@@ -56,7 +56,9 @@ def with_plugin(config: Config, dataset: Dataset, custom: Custom) -> Custom:
     if custom.scheme is None and (scheme := own_scheme(config)) is not None:
         missing["scheme"] = scheme
     if custom.module is None:
-        factory = parts.get(FACTORY) if config.model.factory is None else find_object(config.model.factory)
+        factory = (
+            parts.get(FACTORY) if config.model.factory is None else find_object(config.model.factory, "model.factory")
+        )
         if factory is not None:
             missing["module"] = make_module(factory, config, dataset)
     return replace(custom, **missing) if missing else custom

@@ -223,3 +223,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
         write_atomically(tmp_path / "file", b"new" * 10)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_device_or_pipe_is_not_replaced(through_a_link, tmp_path):
+    """Root could: `spfl report RUN --out /dev/full` left a file of that name in place of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    target = tmp_path / "link" if through_a_link else tmp_path / "pipe"
+    if through_a_link:
+        target.symlink_to(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a device, pipe or socket, must be a file"):
+        write_atomically(target, b"new")
+    assert (tmp_path / "pipe").is_fifo()
+    assert target.is_symlink() == through_a_link
+    assert not (tmp_path / f"{target.name}.tmp").exists()

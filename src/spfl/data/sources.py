@@ -90,7 +90,7 @@ def _cached_images(source: Source, data: DataConfig, cache_dir: Path | str | Non
 
 def _made_by(name: str) -> Dataset:
     """The dataset that the function "file.py:name" returns. Raises DataError when it returns something else."""
-    dataset = find_object(name)()
+    dataset = find_object(name, "data.name")()
     if not isinstance(dataset, Dataset):
         raise DataError(f"{name} must return a Dataset, as spfl.make_dataset does, got {type(dataset).__name__}")
     return replace(dataset, name=name)
