@@ -650,8 +650,10 @@ MACHINE: dict[str, Callable[[], None]] = {
 
 OURS = re.compile(  # how a line on standard error begins, of a command's own words
     r"(error|warning|note|again|to begin): |"
-    r"\x1b\[92mINFO |interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|  |$"
+    r"INFO |interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|  |$"
 )
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and the cursor that hides while a bar moves
+BAR = re.compile(r"^\S*\.\.\. .*\.\.\.$", re.MULTILINE)  # a progress bar with no room
 FOREIGN = re.compile(
     r"Traceback|not foreseen|site-packages|object at 0x|\[Errno|pydantic|Exception ignored|\.py:\d+|resource_tracker"
 )
@@ -671,7 +673,8 @@ def _judge(made: Situation, found: Found) -> str:
     said = found.out + found.err
     if foreign := FOREIGN.search(said):
         return f"another's words: {foreign[0]}"
-    lines = [line for line in found.err.replace("\r", "\n").split("\n") if made.encoding != "utf-16"]
+    said_aside = BAR.sub("", found.err) if made.machine == "narrow" else found.err
+    lines = [line for line in ESCAPES.sub("", said_aside).replace("\r", "\n").split("\n") if made.encoding != "utf-16"]
     strangers = [line for line in lines if not OURS.match(line)]
     own_code = re.search("network|dataset|part|plugin|factory", " ".join(made.kinds))
     lossy = "stdout" in made.streams or made.machine.startswith("files of")  # then the rest of stdout is said there
