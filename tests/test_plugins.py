@@ -146,3 +146,21 @@ def test_comparisons_in_parallel_have_the_results_of_one_after_the_other():
 def test_a_fault_in_a_parallel_comparison_is_told():
     with pytest.raises((ConfigError, RunFolderError, spfl.SpflError), match="unknown scheme"):
         spfl.compare({**SMALL, "model": {"name": "softmax"}}, ["sp_fl", "none"], workers=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def gains(): ...", "error: gains of your own fails: TypeError: gains() takes 0 positional arguments"),
+        ("def partition(labels, devices, rng): return labels[10**9]", "error: partition of your own fails: IndexError"),
+        ("def local(task): return 1 / 0", "error: local of your own fails: ZeroDivisionError: division by zero"),
+        ("def server(*_): return None", "error: server must return (weights, memory), got NoneType"),
+        ("raise SystemExit(7)", "error: code of your own ended the program with exit code 7"),
+    ],
+)
+def test_a_part_that_fails_is_named_and_not_called_a_fault_of_ours(source, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("parts.py").write_text(source)
+    code = call(monkeypatch, "run", "--plugin", "parts.py", "--set", "training.rounds=1", "--out", "r")
+    assert code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)

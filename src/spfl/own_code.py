@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spfl.errors import ConfigError, did_you_mean
+from spfl.errors import ConfigError, SpflError, did_you_mean
 
 
 def source_digest(path: str) -> str:
@@ -51,6 +52,17 @@ def run_file(path: str, digest: str) -> ModuleType:
         del sys.modules[module.__name__]
         raise ConfigError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return module
+
+
+def called(part: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a part of the user's own returns. Raises ConfigError, which names the part, when it raises."""
+    try:
+        return function(*arguments)
+    except SpflError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{part} of your own fails: {type(error).__name__}: {reason}") from error
 
 
 def find_object(name: str, key: str) -> Any:

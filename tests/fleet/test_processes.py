@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from spfl import training
 from spfl.config.schema import Config
+from spfl.custom import Custom
 from spfl.data.dataset import Dataset
-from spfl.errors import WorkerError
+from spfl.errors import ConfigError, WorkerError
 from spfl.fleet import workers as processes
 from spfl.fleet.processes import ProcessFleet
 from spfl.runs.experiment import run_experiment
@@ -60,6 +61,17 @@ def test_where_processes_cannot_be_forked(
     lines, _ = rounds(small_config(), digits)
     monkeypatch.setattr(processes, "METHOD", "spawn")
     assert rounds(small_config().model_copy(update={"processes": 2}), digits)[0] == lines
+
+
+def test_a_lambda_where_processes_cannot_be_forked_is_one_line(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "METHOD", "spawn")
+    world = World.build(
+        small_config().model_copy(update={"processes": 2}), digits, Custom(loss=lambda a, b: F.cross_entropy(a, b))
+    )
+    with pytest.raises(ConfigError, match=r"processes must be 0 with a part of your own .* not as a lambda"):
+        training.open_fleet(world)
 
 
 @pytest.mark.parametrize("task", ["classification", "multi_label", "regression", "next_token"])

@@ -65,6 +65,8 @@ def told() -> Iterator[None]:
         _end(_usage(error), 2)
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise
+    except SystemExit as stop:  # of a plugin, a network or a dataset: our commands end by `typer.Exit`
+        _end(f"error: code of your own ended the program with exit code {stop.code}", 2)
     except Exception as error:
         if asked:  # an interrupted import fails in many ways
             word, code = exit_code(asked[0])

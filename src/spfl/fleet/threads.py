@@ -25,6 +25,7 @@ from spfl.errors import PacketError
 from spfl.flat_model import STATISTICS, FlatModel
 from spfl.learning.local import SHARED, Local, LocalTask, checked_local, configured, kept_key
 from spfl.machine import cores
+from spfl.own_code import called
 from spfl.rng import Purpose, stream
 from spfl.uplink.reception import receive
 from spfl.uplink.upload import Origin, Upload, encode, silent
@@ -160,4 +161,4 @@ def local_gradient(
         stream(world.config.seed, round_, device, Purpose.BATCH),
     )
     rule = world.custom.local
-    return configured(task) if rule is None else checked_local(rule(task), world.layout.size)
+    return configured(task) if rule is None else checked_local(called("local", rule, task), world.layout.size)

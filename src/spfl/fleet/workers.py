@@ -13,7 +13,10 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pickle import PicklingError
 from typing import Any, Generic, TypeVar
+
+from spfl.errors import ConfigError
 
 Piece = TypeVar("Piece")
 Answer = TypeVar("Answer")
@@ -73,8 +76,16 @@ class Worker(Generic[Piece, Answer]):
         context: Any = multiprocessing.get_context(METHOD)  # typeshed knows no context of a method that is a variable
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(self._function, theirs, os.getpid()), daemon=True)
-        self._process.start()
-        theirs.close()
+        try:
+            self._process.start()
+        except (PicklingError, AttributeError, TypeError):  # which of them depends on what cannot be sent
+            self._pipe.close()
+            raise ConfigError(
+                "processes must be 0 with a part of your own that cannot be sent to a new process; or define it by a "
+                "name at the top of a module, not as a lambda or inside a function"
+            ) from None
+        finally:
+            theirs.close()
 
     def handles(self) -> tuple[Any, ...]:
         """What becomes ready when there is an answer, or when there will be none."""

@@ -16,6 +16,7 @@ from spfl.arrays import State, Vector
 from spfl.config.training import TrainingConfig
 from spfl.errors import ConfigError
 from spfl.learning.local import SHARED
+from spfl.own_code import called
 
 OWN = "server/"  # names in the server's memory that a server rule may use; no device is sent them
 SECOND = "server/second"
@@ -60,7 +61,10 @@ def _second_moment(training: TrainingConfig, old: Vector | None, square: Vector)
 def own_step(rule: ServerRule, before: Moved, gradient: Vector, round_: int) -> Moved:
     """The step of a caller's rule. Raises ConfigError when it gives back something else than weights and vectors."""
     mine = {name.removeprefix(OWN): array for name, array in before.memory.items() if name.startswith(OWN)}
-    weights, kept = rule(before.weights.copy(), gradient, mine, round_)
+    answer = called("server", rule, before.weights.copy(), gradient, mine, round_)
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise ConfigError(f"server must return (weights, memory), got {type(answer).__name__}")
+    weights, kept = answer
     weights = np.asarray(weights, np.float32)
     if weights.shape != before.weights.shape:
         raise ConfigError(f"server must return weights of shape {before.weights.shape}, got {weights.shape}")

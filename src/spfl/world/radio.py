@@ -12,6 +12,7 @@ from spfl.arrays import Floats
 from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
 from spfl.errors import ConfigError
+from spfl.own_code import called
 from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fade_laws import FadedLaw, fade_law
@@ -97,7 +98,7 @@ class Radio:
         gain = gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
         if self.custom.gains is not None:
             rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
-            gain = checked_gains(self.custom.gains(round_, rng), self.config.data.devices, "gains")
+            gain = checked_gains(called("gains", self.custom.gains, round_, rng), self.config.data.devices, "gains")
         if channel.median_snr_db is not None:
             if not (gain > 0).all():
                 raise ConfigError("gains must all be > 0 with channel.median_snr_db, which scales them, got a zero")
@@ -289,7 +290,9 @@ class Radio:
         """Those of as many devices as take part at most, in asynchronous rounds more than send."""
         if self.custom.fades is not None:
             rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
-            return checked_fades(self.custom.fades(round_, self.config.cohort, rng), self.config.cohort)
+            return checked_fades(
+                called("fades", self.custom.fades, round_, self.config.cohort, rng), self.config.cohort
+            )
         if self.trace is not None and self.trace.kind == "gains":
             fade = self.trace.fades(round_)[list(cohort)]
             return fade, fade

@@ -24,6 +24,7 @@ from spfl.learning.asynchronous import Timeline
 from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import build_model, image_shape
+from spfl.own_code import called
 from spfl.packets.layout import Layout
 from spfl.plugins import with_plugin
 from spfl.radio.downlink import Broadcast, LastHeard, keep_models, misses, model_heard
@@ -61,7 +62,9 @@ def _dealt(config: Config, dataset: Dataset, custom: Custom) -> Sequence[Indices
     data = config.data
     rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
     if custom.partition is not None:
-        return checked_parts(custom.partition(labels, data.devices, rng), data.devices, len(labels))
+        return checked_parts(
+            called("partition", custom.partition, labels, data.devices, rng), data.devices, len(labels)
+        )
     if data.partition == "column" or data.partition == "files":
         return deal_clients(natural_clients(dataset, data.partition), data.devices, data.min_samples, rng)
     labels = labels_to_deal(dataset, data.partition)
