@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from spfl.errors import refusal
 from spfl.machine import cores
 
 
@@ -22,3 +23,9 @@ def test_the_affinity_of_the_process_is_respected() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_a_library_that_does_not_fit_into_memory_is_one_line():
+    fault = ImportError("/x/y.so: failed to map segment from shared object", path="/x/y.so")
+    assert refusal(fault) == "not enough memory to load y.so"
+    assert refusal(ImportError("cannot import name 'f'")) is None

@@ -74,7 +74,7 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError, ModuleNotFoundError) as error:
+    except (OSError, MemoryError, UnicodeError, ValueError, RuntimeError, OverflowError, ImportError) as error:
         line = refusal(error)
         if line is None:
             raise
@@ -112,6 +112,9 @@ def refusal(error: BaseException) -> str | None:
         name = (error.name or "").partition(".")[0]
         return f"this needs {name}: pip install 'spfl[{EXTRAS[name]}]'" if name in EXTRAS else None
     text = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        name = re.split(r"[/\\]", error.path or "a library")[-1]
+        return f"not enough memory to load {name}" if "failed to map segment" in text else None
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return f"not enough memory for what is asked ({text[:120] or 'no more is to be had'})"
     if NO_THREAD in text:
