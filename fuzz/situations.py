@@ -32,12 +32,14 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # threads of OpenMP do not survive a fork
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from strange_inputs import DATASETS, FILES, NETWORKS, PLUGINS, write_inputs
 
 from spfl.cli import commands
+from strange_paths import STRANGE_PATHS
 
 PATIENCE_S = 60.0  # more than any of them takes; a situation that takes longer hangs
 CODES = (0, 1, 2, 130, 143)
@@ -96,17 +98,7 @@ PLACES = ("CONFIG", "SWEEP", "CSV", "RUN", "STUDY", "BOTH", "DATA", "PLUGIN", "O
 TRAINS = ("run", "compare", "sweep", "flower run", "radio udp")
 TAKES_SET = (*TRAINS, "config show", "flower init", "link", "radio trace")
 
-PATHS: dict[str, str] = {
-    "a name of 300 characters": "a" * 300,
-    "below a file": "file/x",
-    "a file": "file",
-    "nobody's home": "~nosuchuser/x",
-    "empty": "",
-    "a null byte": "a\0b",
-    "no UTF-8": os.fsdecode(b"r\xe9sum\xe9"),
-    "somebody else's": "locked/x",
-    "markup": "[/b]x[red]",
-    "a dollar": r"a$\foo$b",
+PATHS: dict[str, str] = STRANGE_PATHS | {
     "a line break": "a\nb",
     "a terminal's controls": "\x1b[2Jx\x07",
     "the working directory": ".",

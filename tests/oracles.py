@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 # --- codec: packets bit by bit -----------------------------------------------------------------------------------
 
@@ -441,3 +442,12 @@ def asynchronous_models(
         devices += [(free + compute_s[k], k, x, version) for _, k, _, _ in sending]
         told.append((free, x))
     return told
+
+
+def loss_at(module: torch.nn.Module, flat: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of a network whose parameters are cut from one vector, in their order."""
+    parts, at = {}, 0
+    for name, parameter in module.named_parameters():
+        parts[name] = flat[at : at + parameter.numel()].view(parameter.shape)
+        at += parameter.numel()
+    return F.cross_entropy(torch.func.functional_call(module, parts, (inputs,)), labels)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spfl.errors import ConfigError, SpflError, did_you_mean
+from spfl.errors import ConfigError, SpflError, did_you_mean, reason
 
 
 def source_digest(path: str) -> str:
@@ -61,8 +61,7 @@ def called(part: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except SpflError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{part} of your own fails: {type(error).__name__}: {reason}") from error
+        raise ConfigError(f"{part} of your own fails: {type(error).__name__}: {reason(error)}") from error
 
 
 def find_object(name: str, key: str) -> Any:

@@ -43,7 +43,7 @@ class Wire:
     def __init__(self, rate_bit_per_s: float | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._shim, shim_end = context.Pipe()
-        self.server, server_end = context.Pipe()
+        self._server, server_end = context.Pipe()
         self._processes = [
             context.Process(target=until_left, args=(serve, server_end), daemon=True),
             context.Process(target=until_left, args=(relay, shim_end, rate_bit_per_s), daemon=True),
@@ -56,14 +56,14 @@ class Wire:
         with _signals_withheld():
             for process in self._processes:
                 process.start()
-        self._shim.send((self.server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
+        self._shim.send((self._server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
         port, outbound = self._shim.recv()
-        self.server.send(outbound)
+        self._server.send(outbound)
         self._sender.connect((HOST, port))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipe in (self._shim, self.server):
+        for pipe in (self._shim, self._server):
             with suppress(OSError):  # of a process that is gone
                 pipe.send(None)
         for process in self._processes:
@@ -81,8 +81,8 @@ class Wire:
             if i % 64 == 63:
                 time.sleep(0.002)  # a burst larger than the socket's buffer would be lost on loopback itself
         forwarded = self._shim.recv()
-        self.server.send(forwarded)
-        received: list[bytes] = self.server.recv()
+        self._server.send(forwarded)
+        received: list[bytes] = self._server.recv()
         return received
 
 

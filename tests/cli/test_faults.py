@@ -17,6 +17,7 @@ import spfl
 from spfl.cli import commands as cli
 from spfl.cli.streams import Steady
 from spfl.errors import MachineError, SpflError, plain_errors
+from strange_paths import STRANGE_PATHS
 
 QUICK = ["--set", "training.rounds=2", "--set", "data.devices=4", "--set", "model.name=softmax", "--set", "workers=1"]
 DATA = ["--set", "data.name=cifar10", "--data-dir"]
@@ -50,18 +51,6 @@ PLACES = {
     "radio trace": [["radio", "trace", "P", "--out", "t.csv"], ["radio", "trace", "--from", "P", "--out", "t.csv"],
                     ["radio", "trace", "--from", "RUN", "--out", "P"]],
 }  # fmt: skip
-KINDS = {
-    "a name of 300 characters": "a" * 300,
-    "below a file": "file/x",
-    "a file": "file",
-    "nobody's home": "~nosuchuser/x",
-    "empty": "",
-    "a null byte": "a\0b",
-    "no UTF-8": os.fsdecode(b"r\xe9sum\xe9"),
-    "somebody else's": "locked/x",
-    "markup": "[/b]x[red]",
-    "a dollar": r"a$\foo$b",
-}
 REFUSERS = ("stat", "open", "mkdir", "scandir", "listdir", "rename", "replace", "unlink")
 
 
@@ -136,14 +125,14 @@ def refuse(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STRANGE_PATHS)
 @pytest.mark.parametrize("command", [name for name, places in PLACES.items() if places])
 def test_a_path_that_the_machine_refuses_is_one_line_and_exit_code_2(call, monkeypatch, command, kind):
     refuse(monkeypatch)
     for place in PLACES[command]:
         before = {path for path in Path().rglob("*") if "locked" not in str(path)}
         code, _, err = call(
-            *(part.replace("P", KINDS[kind], 1) if part in ("P", "data.name=./P") else part for part in place)
+            *(part.replace("P", STRANGE_PATHS[kind], 1) if part in ("P", "data.name=./P") else part for part in place)
         )
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in err, (place, err)

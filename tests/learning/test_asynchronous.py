@@ -8,9 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from oracles import asynchronous_models
+from oracles import asynchronous_models, loss_at
 from small_runs import assert_same_run, make_config
 from spfl.config.asynchronous import AsynchronousConfig
 from spfl.config.schema import build_config
@@ -67,11 +66,7 @@ class Local:
         return w.numpy().astype(np.float64)
 
     def loss(self, flat, batch):
-        parts, at = {}, 0
-        for name, parameter in self.module.named_parameters():
-            parts[name] = flat[at : at + parameter.numel()].view(parameter.shape)
-            at += parameter.numel()
-        return F.cross_entropy(torch.func.functional_call(self.module, parts, (self.x[batch],)), self.y[batch])
+        return loss_at(self.module, flat, self.x[batch], self.y[batch])
 
 
 AGES = {

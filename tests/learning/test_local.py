@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spfl
+from oracles import loss_at
 from spfl.config.schema import build_config
 from spfl.custom import Custom
 from spfl.errors import ConfigError
@@ -59,11 +60,7 @@ class Twin:
         self.module = world.model().module
 
     def loss(self, flat, batch):
-        parts, at = {}, 0
-        for name, parameter in self.module.named_parameters():
-            parts[name] = flat[at : at + parameter.numel()].view(parameter.shape)
-            at += parameter.numel()
-        return F.cross_entropy(torch.func.functional_call(self.module, parts, (self.x[batch],)), self.y[batch])
+        return loss_at(self.module, flat, self.x[batch], self.y[batch])
 
     def local(self, start, batches, extra=lambda w: 0.0, drift=0.0):
         w = start.clone().requires_grad_()

@@ -50,8 +50,7 @@ def told() -> Iterator[None]:
         with plain_errors():
             yield
     except KeyboardInterrupt as stop:
-        word, code = exit_code(stop)
-        _end(word, code)
+        _end(*exit_code(stop))
     except SpflError as error:
         _end(f"error: {error}", 2)
     except click.NoSuchOption as error:
@@ -69,8 +68,7 @@ def told() -> Iterator[None]:
         _end(f"error: code of your own ended the program with exit code {stop.code}", 2)
     except Exception as error:
         if asked:  # an interrupted import fails in many ways
-            word, code = exit_code(asked[0])
-            _end(word, code)
+            _end(*exit_code(asked[0]))
         if os.environ.get(DEBUG):
             traceback.print_exc()
         text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from spfl.config.section import Section
+from spfl.config.section import Section, require
 
 
 class ChannelConfig(Section):
@@ -236,11 +236,7 @@ class ChannelConfig(Section):
         if self.link != "uncoded":
             return
         wanted = {"multiplex": "orthogonal", "segment_bits": None, "snr_gap_db": 0.0}
-        for key, value in wanted.items():
-            if (found := getattr(self, key)) != value:
-                raise ValueError(
-                    f"{key} must be {'absent' if value is None else value} with link = uncoded, got {found}"
-                )
+        require("link = uncoded", {key: (getattr(self, key), value) for key, value in wanted.items()})
         if self.fading not in ("block", "independent"):
             raise ValueError(f"fading must be block or independent with link = uncoded, got {self.fading}")
 
@@ -249,9 +245,8 @@ class ChannelConfig(Section):
         if self.model != "trace":
             return
         wanted = {"drop": "fixed", "gains_db": None, "fading": "block", "multiplex": "orthogonal", "doppler_hz": None}
-        for key, value in (wanted | {"segment_bits": None}).items():
-            if (found := getattr(self, key)) != value:
-                raise ValueError(f"{key} must be {value or 'absent'} with model = trace, got {found}")
+        wanted["segment_bits"] = None
+        require("model = trace", {key: (getattr(self, key), value) for key, value in wanted.items()})
         if self.link in ("bler", "uncoded"):
             raise ValueError(f"link must be outage or gap with model = trace, got {self.link}")
 

@@ -12,7 +12,7 @@ from spfl.config.data import DataConfig
 from spfl.config.names import AggregationName, CompensationName, SolverName, WeightsName
 from spfl.config.plugin import PluginConfig
 from spfl.config.radio import ChannelConfig, DeviceConfig
-from spfl.config.section import Section, validated
+from spfl.config.section import Section, require, validated
 from spfl.config.trace import TraceConfig
 from spfl.config.training import ClientsConfig, TrainingConfig
 
@@ -306,10 +306,7 @@ class Config(Section):
             if training.one_gradient:
                 raise ValueError("asynchronous.rule = fedasync mixes models, so it needs training.local_steps > 1 or "
                                  "local_epochs; fedbuff with buffer = 1 takes gradients")  # fmt: skip
-        for key, (value, only) in wanted.items():
-            if value != only:
-                told = "absent" if only is None else only
-                raise ValueError(f"{key} must be {told} with asynchronous.rule = {rule}, got {value}")
+        require(f"asynchronous.rule = {rule}", wanted)
 
     @property
     def cohort(self) -> int:

@@ -26,6 +26,13 @@ class Section(BaseModel):
         return value
 
 
+def require(having: str, wanted: Mapping[str, tuple[Any, Any]]) -> None:
+    """For validators: raise ValueError for the first key whose (value, wanted value) differ; None is an absent key."""
+    for key, (value, only) in wanted.items():
+        if value != only:
+            raise ValueError(f"{key} must be {'absent' if only is None else only} with {having}, got {value}")
+
+
 AnySection = TypeVar("AnySection", bound=Section)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -61,13 +62,14 @@ class Recorded:
     def distance_m(self, time_s: float) -> Floats:
         """Distance of each device to the base station, (device,)."""
         distance = self.start_m.copy()
-        for device, path in self._paths().items():
-            times, x_m, y_m = np.array(sorted(path)).T
+        for device, (times, x_m, y_m) in self._paths.items():
             distance[device] = np.hypot(np.interp(time_s, times, x_m), np.interp(time_s, times, y_m))
         return distance
 
-    def _paths(self) -> dict[int, list[tuple[float, float, float]]]:
-        paths: dict[int, list[tuple[float, float, float]]] = {}
+    @cached_property
+    def _paths(self) -> dict[int, Floats]:
+        """Times and places of each device, in the order of time, (3, position)."""
+        paths: dict[int, list[tuple[float, ...]]] = {}
         for device, *point in self.positions:
-            paths.setdefault(device, []).append((point[0], point[1], point[2]))
-        return paths
+            paths.setdefault(device, []).append(tuple(point))
+        return {device: np.array(sorted(path)).T for device, path in paths.items()}

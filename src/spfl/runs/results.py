@@ -222,14 +222,14 @@ def progress(group: Group) -> SpentCurve:
     """How the score of a group grew, against rounds and against what had been spent (mean over seeds)."""
     rounds, score = group.series(score_of)
     known = [name for name in ("payload_bits", "round_s", "joules") if name in group.runs[0].rounds[0]]
-    spent: dict[str, Floats] = {name: _until(group, name, rounds) for name in known}
+    spent: dict[str, Floats] = {name: _until([run.rounds for run in group.runs], name, rounds) for name in known}
     return SpentCurve(group.label, rounds, score, spent, group.metric)
 
 
-def _until(group: Group, name: str, rounds: NDArray[np.int64]) -> Floats:
-    """What had been spent at the end of each of the rounds, mean over seeds."""
-    spent = [np.cumsum([values[name] or 0.0 for values in run.rounds]) for run in group.runs]
-    return np.asarray(np.mean([total[rounds - 1] for total in spent], axis=0))
+def _until(courses: Iterable[Iterable[Json]], name: str, rounds: NDArray[np.int64]) -> Floats:
+    """What had been spent at the end of each of the rounds, mean over runs, (evaluation,); from all their rounds."""
+    totals = [np.cumsum([values.get(name) or 0.0 for values in course]) for course in courses]
+    return np.asarray(np.mean([total[rounds - 1] for total in totals], axis=0), np.float64)
 
 
 def html_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -269,13 +269,10 @@ def read_curves(folders: Iterable[Path], along: str = "round") -> list[ScoreCurv
     curves = {label: (_curve(label, members), members) for label, members in group_runs(folders).items()}
     if along == "round":
         return [curve for curve, _ in curves.values()]
-    return [replace(curve, spent=_spent(members, along, curve.rounds)) for curve, members in curves.values()]
-
-
-def _spent(folders: Sequence[Path], name: str, rounds: NDArray[np.int64]) -> Floats:
-    """What had been spent at the end of each of the rounds, mean over folders, (evaluation,)."""
-    totals = [np.cumsum([values.get(name) or 0.0 for values in read_metrics(folder)]) for folder in folders]
-    return np.asarray(np.mean([total[rounds - 1] for total in totals], axis=0), np.float64)
+    return [
+        replace(curve, spent=_until(map(read_metrics, members), along, curve.rounds))
+        for curve, members in curves.values()
+    ]
 
 
 def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:

@@ -283,8 +283,7 @@ class Radio:
     def fades(self, cohort: Sequence[int], round_: int) -> tuple[Floats, Floats]:
         """Power fades of the cohort's two packets: the same for every scheme."""
         first, second = self._fades(cohort, round_)
-        size = len(cohort)
-        return (first, second) if len(first) == size else (first[:size], second[:size])
+        return first[: len(cohort)], second[: len(cohort)]
 
     def _fades(self, cohort: Sequence[int], round_: int) -> tuple[Floats, Floats]:
         """Those of as many devices as take part at most, in asynchronous rounds more than send."""
