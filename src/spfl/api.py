@@ -80,7 +80,8 @@ def run(
         local: What a device computes in a round, in place of its gradient (docs/algorithms.md).
         server: The server's step, in place of the configured optimiser (docs/algorithms.md).
         loss: From (outputs, labels) of a batch to the mean loss, a tensor, in place of that of the task.
-        metric: From (outputs, labels) of a batch to the mean score; larger is better. It is told under its own name.
+        metric: From (outputs, labels) of a batch to the mean score, told under its own name. Larger is better,
+            unless its attribute `higher_is_better` is False.
         out: Folder for the results, as `spfl run --out` writes it. Without it they last as long as the returned Run.
         existing: What to do with a folder that is not empty: `refuse`, `overwrite` or `resume`.
         data_dir: Folder of datasets, before SPFL_DATA_DIR.

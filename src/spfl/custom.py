@@ -47,7 +47,8 @@ class Custom:
     server(weights (dim,), aggregate (dim,), memory, round): new weights and new memory, a dict of float32 arrays; in
     place of the server's step. The aggregate is finite, clipped and decayed as configured.
     loss(outputs, labels): the mean loss of a batch, a tensor, in place of that of the task.
-    metric(outputs, labels): the mean score of a batch; larger is better. Its name is that of the function.
+    metric(outputs, labels): the mean score of a batch, named as the function; larger is better unless its
+        attribute `higher_is_better` is False.
     scheme: a `spfl.schemes.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
     """
 

@@ -1,6 +1,7 @@
 """What is learned: the loss that devices descend, and the score that is told, of each task or of the caller's own.
 
-A score is a mean over samples, and larger is better: tuning and tables count on it.
+A score is a mean over samples. Larger is better, unless the function of a score of the caller's own says, as those of
+torchmetrics do, that `higher_is_better` is False.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Task:
     """Loss and score of a batch, both means over its samples, from (outputs, labels).
 
     metric: the name of the score in metrics.jsonl (after test_), tables and figures.
+    lower_is_better: whether tuning and tables take the smallest score for the best.
     classes: whether the totals of a test part are counted as those of classification.
     """
 
@@ -31,6 +33,7 @@ class Task:
     loss: Measure
     score: Measure
     classes: bool = False
+    lower_is_better: bool = False
 
     def totals(self, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
         """Loss and score of a batch, summed over its samples."""
@@ -46,7 +49,8 @@ def task_of(dataset: Dataset, loss: Measure | None = None, metric: Measure | Non
     if loss is None and metric is None:
         return task
     name = task.metric if metric is None else _name_of(metric)
-    return Task(name, loss or task.loss, metric or task.score)
+    lower = getattr(metric, "higher_is_better", True) is False
+    return Task(name, loss or task.loss, metric or task.score, lower_is_better=lower)
 
 
 def _name_of(metric: Measure) -> str:

@@ -44,7 +44,7 @@ class RoundRecord:
     """What happened in one round. `seconds` is wall-clock time by phase; all else is a function of the config.
 
     `loss` is the cohort's weighted mean training loss; `test_loss` and `test_score` are None between evaluations.
-    `metric` is what the score is: accuracy, f1, r2 or the caller's own.
+    `metric` is what the score is: accuracy, f1, r2 or the caller's own, of which `lower_is_better` may hold.
     `payload_bits` counts packets sent, `received_bits` those that arrived, `side_bits` the side information.
     `rejected` counts devices whose gradient or packets could not be used. `spent`: joules and seconds of each device.
     `server` is the state after the round. `asynchrony` is None where rounds are synchronous.
@@ -67,6 +67,7 @@ class RoundRecord:
     server: ServerState
     metric: str = "accuracy"
     asynchrony: Asynchrony | None = None
+    lower_is_better: bool = False
 
     @property
     def test_accuracy(self) -> float | None:
@@ -209,6 +210,7 @@ def complete(
         server,
         world.task.metric,
         world.asynchronous.told(before, server.weights is not before.weights) if world.asynchronous else None,
+        world.task.lower_is_better,
     )
 
 

@@ -24,7 +24,6 @@ from spfl.studies.figures import make_figures
 from spfl.studies.latex import summary_tex
 from spfl.studies.pgfplots import curves_tex
 from spfl.studies.recorded import read_any_study
-from spfl.studies.study import curves
 
 SCHEMES = ("error_free", "single_packet", "sp_fl")
 
@@ -180,7 +179,7 @@ def test_curves_in_latex_have_the_numbers_and_the_looks_of_the_figures(compared)
     assert r"\definecolor{spfl0}{HTML}{FF0000}" in text
     for (*_, told), name in zip(drawn, ("sp_fl", "single_packet", "error_free"), strict=True):
         rounds, accuracy = np.array([line.split() for line in told.splitlines()], float).T
-        x, wanted = curves(study.series(study.rows)[name], "round")
+        x, wanted = study.curves(study.series(study.rows)[name], "round")
         np.testing.assert_allclose(rounds, x)
         np.testing.assert_allclose(accuracy, 100 * wanted.mean(0), rtol=1e-5)
     assert text.count("fill opacity") == 3  # a band each: two seeds

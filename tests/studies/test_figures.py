@@ -16,8 +16,8 @@ from spfl.figures.drawing import band, band_kind, half_width
 from spfl.studies.figures import Drawing, axis_figures, curve_figures, forest_figure, make_figures
 from spfl.studies.points import load_points
 from spfl.studies.runner import sweep
-from spfl.studies.statistics import accuracy_table, choose_reference, paired, paired_table, target_table
-from spfl.studies.study import Study, curves, read_study, title
+from spfl.studies.statistics import choose_reference, paired, paired_table, score_table, target_table
+from spfl.studies.study import Study, read_study, title
 from spfl.studies.tables import write_tables
 
 SCHEMES = {"error_free": 0.9, "single_packet": 0.5, "sp_fl": 0.6}
@@ -124,8 +124,8 @@ def test_half_width_is_the_t_interval():
     assert half_width([0.4]) is None
 
 
-def test_accuracy_table(study):
-    rows = accuracy_table(study)
+def test_score_table(study):
+    rows = score_table(study)
     assert len(rows) == 12
     (row,) = [r for r in rows if r["series"] == "sp_fl" and r["slice"]["channel.median_snr_db"] == 3.0]
     assert row["mean"] == pytest.approx(0.6 + 0.01 + 0.03 + 0.03)
@@ -203,7 +203,7 @@ def test_curves_are_the_data(study):
     assert [axes.get_title() for axes in figure.axes] == [title(setting) for setting in study.slices()]
     for axes, rows in zip(figure.axes, study.slices().values(), strict=True):
         for line, band_, members in zip(axes.lines, axes.collections, study.series(rows).values(), strict=True):
-            x, accuracy = curves(members, "payload_bits")
+            x, accuracy = study.curves(members, "payload_bits")
             np.testing.assert_allclose(line.get_xdata(), 1e-6 * x)
             np.testing.assert_allclose(line.get_ydata(), accuracy.mean(0))
             top = max(column.mean() + half_width(column.tolist()) for column in accuracy.T)

@@ -353,7 +353,7 @@ ROWS = [
 def test_the_best_mean_wins_and_an_edge_is_told():
     a, b = tune(ROWS)
     assert (a.scheme, a.best, a.count, a.at_edge) == ("a", 0.1, 2, False)
-    assert a.accuracy == pytest.approx({0.05: 0.4, 0.1: 0.51, 0.2: 0.5})
+    assert a.scores == pytest.approx({0.05: 0.4, 0.1: 0.51, 0.2: 0.5})
     assert (b.scheme, b.best, b.at_edge) == ("b", 0.2, True)
     assert rates_text([a, b]) == (
         "[rates]\n"
@@ -374,7 +374,7 @@ def test_tuning_refuses_what_would_mislead(write):
     with pytest.raises(ConfigError, match="rates of b were not tried on the same points"):
         tune([*ROWS, result("b", 0.2, 1, 0.9)])
     with_a_failure = [row if row is not ROWS[0] else row | {"status": "failed"} for row in ROWS]
-    assert tune(with_a_failure)[0].accuracy == pytest.approx({0.05: 0.4, 0.2: 0.5})
+    assert tune(with_a_failure)[0].scores == pytest.approx({0.05: 0.4, 0.2: 0.5})
     with pytest.raises(ConfigError, match="no rate of b finished"):
         tune([row | {"status": "failed"} for row in ROWS[-2:]])
 

@@ -54,7 +54,7 @@ def plot_command(
     order: Order = None,
     colours: Colours = None,
 ) -> None:
-    """Draw test accuracy against rounds: one curve a configuration, mean and band over its seeds.
+    """Draw the test score against rounds: one curve a configuration, mean and band over its seeds.
 
     Example: `spfl plot runs/first --out accuracy.pdf --style ieee --labels sp_fl="SP-FL"`
     """
@@ -90,7 +90,7 @@ def figures_command(
     ] = None,
     target: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Accuracy whose cost is asked for; 0.9 of the reference's if left out."),
+        typer.Option(help="Score whose cost is asked for; a tenth worse than the reference's if left out."),
     ] = None,
     suffix: Annotated[str, typer.Option("--format", help=f"Of the figures: {FORMAT_HELP}.")] = "png",
     style: Style = "screen",
@@ -101,7 +101,7 @@ def figures_command(
     order: Order = None,
     colours: Colours = None,
 ) -> None:
-    """Draw all figures and tables of a study: accuracy against rounds, payload and every swept number; paired tests.
+    """Draw all figures and tables of a study: the score against rounds, payload and every swept number; paired tests.
 
     Example: `spfl figures runs/study --reference sp_fl --style ieee --format pdf`
     """

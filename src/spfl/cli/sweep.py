@@ -120,6 +120,11 @@ def _progress(points: list[Point]) -> Iterator[Callable[[Point, dict[str, Any], 
 
 
 def _describe(row: dict[str, Any]) -> str:
+    from spfl.figures.scores import shown
+    from spfl.runs.metrics import metric_in
     from spfl.studies.tables import settings_text
 
-    return f"{settings_text(row)}: {row['error'] or format(row['accuracy_last'], '.1%')}"
+    if row["error"]:
+        return f"{settings_text(row)}: {row['error']}"
+    metric = metric_in(row)
+    return f"{settings_text(row)}: {shown(metric, row[f'{metric}_last'])}"

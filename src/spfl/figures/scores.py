@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 SHARES = ("accuracy", "f1")  # scores in [0, 1] that are told in per cent
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """What runs are judged by: its name, and which end of it is the better one."""
+
+    metric: str = "accuracy"
+    lower_is_better: bool = False
+
+    @property
+    def sign(self) -> int:
+        """What makes more of a score better."""
+        return -1 if self.lower_is_better else 1
+
+    def best(self, values: Iterable[float]) -> float:
+        return self.sign * max(self.sign * value for value in values)
+
+
+ACCURACY = ScoreKind()
 
 
 def factor(metric: str) -> float:
@@ -22,6 +42,11 @@ def shown(metric: str, value: float | None, digits: int = 1, sign: str = "%") ->
     if value is None:
         return "-"
     return f"{100 * value:.{digits}f}{sign}" if metric in SHARES else f"{value:.{digits + 2}f}"
+
+
+def difference(metric: str, value: float, digits: int = 1) -> str:
+    """A difference of scores as text, with its sign."""
+    return f"{100 * value:+.{digits}f}" if metric in SHARES else f"{value:+.{digits + 2}f}"
 
 
 def axis_label(metric: str, part: str = "Test") -> str:

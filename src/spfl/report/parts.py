@@ -40,7 +40,7 @@ class PageSection:
 
 
 RESULTS_NOTE = (
-    "Accuracy: mean over the evaluations of the last quarter of the rounds, then over n seeds; ± is the standard "
+    "The score: mean over the evaluations of the last quarter of the rounds, then over n seeds; ± is the standard "
     "deviation over seeds. Sign arrives: mean probability that a sign packet (or the single packet) gets through. "
     "Payload: packets sent, received or not."
 )

@@ -17,7 +17,7 @@ from spfl.figures.scores import shown, unit
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
 from spfl.runs.folders import below, check_ours, locked, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
-from spfl.runs.metrics import metric_in
+from spfl.runs.metrics import LOWER, metric_in
 from spfl.runs.results import read_curves
 from spfl.world.world import World
 
@@ -123,6 +123,7 @@ def tabulate(summaries: Sequence[Json]) -> list[Json]:
                 "scheme": scheme,
                 f"{metric}_last": statistics.fmean(last),
                 f"{metric}_std": statistics.stdev(last) if len(mine) > 1 else None,
+                **({LOWER: True} if mine[0].get(LOWER) else {}),
                 "n": len(mine),
                 f"{metric}_final": statistics.fmean(s[f"{metric}_final"] for s in mine),
                 f"{metric}_best": statistics.fmean(s[f"{metric}_best"] for s in mine),

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spfl.errors import RunFolderError
-from spfl.figures.scores import shown
+from spfl.figures.scores import ScoreKind, shown
 from spfl.files import open_file, open_in_place
 from spfl.rng import SETUP_ROUND
 from spfl.runs.checkpoint import Checkpoint
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 COSTS = ("joules", "round_s")  # what devices spend; with what they received it is told by the rest of the metrics
 MOST_ROWS = 10_000
 TEST = "test_"  # before the name of the score
+LOWER = "lower_is_better"  # there, and true, where it holds for the score
 ALLOCATION, DEVICES = "allocation.parquet", "devices.parquet"
 PARTS = "allocation-*-*.parquet"  # rows of rounds FIRST-LAST, until the run is finished
 TOLD = ("received_bits", *COSTS)
@@ -46,7 +47,8 @@ GROUP_ROWS = 2**18  # rows of the allocation table that are held in memory
 def metrics(record: RoundRecord) -> Json:
     """One round as a JSON object; everything but `seconds` is a function of the configuration."""
     allocation, outcome, clock = record.allocation, record.outcome, record.asynchrony
-    extra = {} if clock is None else {"staleness": float(clock.staleness.mean()), "stepped": clock.stepped}
+    extra: Json = {} if clock is None else {"staleness": float(clock.staleness.mean()), "stepped": clock.stepped}
+    extra |= {LOWER: True} if record.lower_is_better else {}
     return {
         "round": record.round_,
         "loss": record.loss,
@@ -77,6 +79,11 @@ def metric_of(values: Json) -> str:
 def metric_in(summary: Json) -> str:
     """The name of the score in a summary of a run, or in a row of a comparison."""
     return next(key for key in summary if key.endswith("_last")).removesuffix("_last")
+
+
+def score_in(summary: Json) -> ScoreKind:
+    """What the score is in a summary of a run, or in a row of a comparison or study."""
+    return ScoreKind(metric_in(summary), bool(summary.get(LOWER)))
 
 
 def told_score(summary: Json) -> str:
@@ -243,9 +250,9 @@ def summarise(rounds: Iterable[Json]) -> Json:
     """
     digest, seconds, totals = hashlib.sha256(), Counter[str](), Counter[str]()
     evaluations: list[tuple[int, float, float]] = []
-    last, metric = 0, "accuracy"
+    last, score_kind = 0, ScoreKind()
     for values in rounds:
-        metric = metric_of(values)
+        score_kind = ScoreKind(metric_of(values), bool(values.get(LOWER)))
         last = values["round"]
         seconds.update(values["seconds"])
         result = {key: value for key, value in values.items() if key not in NOT_DIGESTED}
@@ -261,10 +268,11 @@ def summarise(rounds: Iterable[Json]) -> Json:
         if (score := score_of(values)) is not None:
             evaluations.append((last, score, values["test_loss"]))
     late = [score for round_, score, _ in evaluations if round_ > 0.75 * last]
+    metric = score_kind.metric
     return {
         "rounds": last,
         f"{metric}_final": evaluations[-1][1] if evaluations else None,
-        f"{metric}_best": max((score for _, score, _ in evaluations), default=None),
+        f"{metric}_best": score_kind.best(score for _, score, _ in evaluations) if evaluations else None,
         f"{metric}_last": math.fsum(late) / len(late) if late else None,
         "test_loss_final": evaluations[-1][2] if evaluations else None,
         "mean_q_s": totals["q_s"] / max(last, 1),
@@ -281,6 +289,7 @@ def summarise(rounds: Iterable[Json]) -> Json:
             if "server_steps" in totals
             else {}
         ),
+        **({LOWER: True} if score_kind.lower_is_better else {}),
         "digest": digest.hexdigest(),
         "seconds": dict(seconds),
     }

@@ -26,7 +26,7 @@ from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_co
 from spfl.runs.folders import below
 from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json
-from spfl.runs.metrics import ALLOCATION, DEVICES, PARTS, metric_of, read_metrics, score_of, summarise
+from spfl.runs.metrics import ALLOCATION, DEVICES, LOWER, PARTS, metric_of, read_metrics, score_of, summarise
 from spfl.runs.parquet import read_table, values
 from spfl.runs.past import METRICS
 
@@ -176,6 +176,11 @@ class Group:
         """What the score of these runs is."""
         return self.runs[0].metric
 
+    @property
+    def sign(self) -> int:
+        """What makes more of the score better."""
+        return -1 if self.runs[0].summary.get(LOWER) else 1
+
     def score(self, when: str) -> float | None:
         """The score over seeds: last (mean of the last quarter of the evaluations), final or best."""
         return self.mean(lambda summary: summary[f"{self.metric}_{when}"])
@@ -193,7 +198,7 @@ def read_groups(folder: Path) -> list[Group]:
     """
     every = group_runs(run_folders(folder))
     groups = [Group(label, runs) for label, members in every.items() if (runs := _read_runs(members))]
-    return sorted(groups, key=lambda group: group.score("last") or 0.0, reverse=True)
+    return sorted(groups, key=lambda group: group.sign * (group.score("last") or 0.0), reverse=True)
 
 
 def run_folders(folder: Path) -> list[Path]:

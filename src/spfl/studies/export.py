@@ -58,7 +58,7 @@ def export(
         out.mkdir(parents=True, exist_ok=True)
     if form == "tex":
         style.check(list(study.series(study.rows)))
-        text = summary_tex(summary_rows(study, chosen), study.part, style)
+        text = summary_tex(summary_rows(study, chosen), study.part, style, study.score)
         curves = _write(out / "curves.tex", curves_tex(study, style).encode())
         return [_write(out / "summary.tex", text.encode()), curves]
     tables = {"summary": summary_table(study, chosen), "points": points_table(study), "curves": curves_table(study)}

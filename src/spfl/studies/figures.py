@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spfl.errors import ConfigError
 from spfl.figures.drawing import (
     LABELS,
     MARKERS,
@@ -22,6 +24,7 @@ from spfl.figures.drawing import (
 )
 from spfl.figures.looks import Look
 from spfl.figures.saving import save_figure
+from spfl.figures.scores import SHARES, factor, unit
 from spfl.figures.style import SCREEN, FigureStyle
 from spfl.runs.folders import below, write_atomically
 from spfl.runs.jsons import Json, dump_json
@@ -29,13 +32,13 @@ from spfl.studies.recorded import read_any_study
 from spfl.studies.statistics import (
     ENOUGH_SEEDS,
     SIGNIFICANT,
-    accuracy_table,
     choose_reference,
     paired_table,
+    score_table,
     tables_text,
     target_table,
 )
-from spfl.studies.study import Setting, Study, curves, short, title, typeset
+from spfl.studies.study import Setting, Study, short, title, typeset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,9 +90,12 @@ def make_figures(
     """Write figures and tables of a sweep or comparison into `out` (FOLDER/figures) and return their paths.
 
     `reference` names the series that the others are compared with (sp_fl_plus or sp_fl, if there is one), `target` the
-    accuracy whose cost is asked for (90 % of the reference's). Raises RunFolderError or ConfigError.
+    score whose cost is asked for (a tenth worse than the reference's). Raises RunFolderError or ConfigError.
     """
     study = read_any_study(folder)
+    metric = study.score.metric
+    if target is not None and not (0 <= target <= 1 if metric in SHARES else math.isfinite(target)):
+        raise ConfigError(f"--target must be {'in [0, 1]' if metric in SHARES else 'finite'}, got {target:g}")
     style.check(list(study.series(study.rows)))
     chosen = choose_reference(study, reference)
     out = out or below(folder, "figures")
@@ -99,25 +105,25 @@ def make_figures(
         save_figure(figure, out / f"{name}.{suffix}", style)
         paths.append(out / f"{name}.{suffix}")
     tables = {
-        "accuracy": accuracy_table(study),
+        metric: score_table(study),
         "reference": chosen,
         "paired": paired_table(study, chosen) if chosen else [],
         "target": target_table(study, target, chosen),
     }
     write_atomically(out / TABLE_JSON, dump_json(tables, indent=2).encode() + b"\n")
-    write_atomically(out / TABLE_MD, tables_text(tables, study.part).encode())
+    write_atomically(out / TABLE_MD, tables_text(tables, study.part, metric).encode())
     return [*paths, out / TABLE_MD, out / TABLE_JSON]
 
 
 def _figures(drawing: Drawing, reference: str | None) -> Iterator[tuple[str, Figure]]:
-    study = drawing.study
-    yield from numbered("accuracy_vs_rounds", curve_figures(drawing, "round", "Communication round"))
-    yield from numbered("accuracy_vs_payload", curve_figures(drawing, "payload_bits", "Payload sent (Mbit)", 1e-6))
+    study, metric = drawing.study, drawing.study.score.metric
+    yield from numbered(f"{metric}_vs_rounds", curve_figures(drawing, "round", "Communication round"))
+    yield from numbered(f"{metric}_vs_payload", curve_figures(drawing, "payload_bits", "Payload sent (Mbit)", 1e-6))
     for column, label in (("joules", "Energy of all devices (J)"), ("seconds", "Time: computing and uplink (s)")):
         if all(row.get(f"curve_{column}") and row[f"curve_{column}"][-1] > 0 for row in study.rows):
-            yield from numbered(f"accuracy_vs_{column}", curve_figures(drawing, column, label))
+            yield from numbered(f"{metric}_vs_{column}", curve_figures(drawing, column, label))
     for axis in study.axes():
-        yield from numbered(f"accuracy_vs_{short(axis)}", axis_figures(drawing, axis))
+        yield from numbered(f"{metric}_vs_{short(axis)}", axis_figures(drawing, axis))
     if reference and (table := paired_table(study, reference)):
         yield "paired_differences", forest_figure(table, reference, drawing)
 
@@ -132,15 +138,15 @@ def numbered(name: str, figures: Iterable[Figure]) -> Iterator[tuple[str, Figure
 
 
 def curve_figures(drawing: Drawing, x: str, xlabel: str, scale: float = 1.0) -> Iterator[Figure]:
-    """Accuracy against a column of the curves, a panel a slice, a line a series: mean and band over seeds."""
+    """Score against a column of the curves, a panel a slice, a line a series: mean and band over seeds."""
     study = drawing.study
     kind = band_kind(len(m) for rows in study.slices().values() for m in study.series(rows).values())
 
     def draw(axes: Axes, line: Line, rows: Rows) -> None:
-        along, accuracy = curves(rows, x)
+        along, score = study.curves(rows, x)
         step = max(1, len(along) // MARKS)
         every = (line.number * step // 4 % step, step)
-        draw_line(axes, line.look, (scale * along, accuracy.mean(0)), line.text, band(accuracy, kind), every)
+        draw_line(axes, line.look, (scale * along, score.mean(0)), line.text, band(score, kind), every)
 
     def finish(every: Sequence[Axes]) -> None:
         ends = [float(np.asarray(line.get_xdata())[-1]) for axes in every for line in axes.lines]
@@ -153,7 +159,7 @@ def curve_figures(drawing: Drawing, x: str, xlabel: str, scale: float = 1.0) -> 
 
 
 def axis_figures(drawing: Drawing, axis: str) -> Iterator[Figure]:
-    """Accuracy against a swept number, a panel a slice of all else, a line a series: mean and band over seeds."""
+    """Score against a swept number, a panel a slice of all else, a line a series: mean and band over seeds."""
     study = drawing.study
     kept: dict[Setting, list[Json]] = {}
     for setting, rows in study.slices(axis).items():
@@ -173,7 +179,7 @@ def axis_figures(drawing: Drawing, axis: str) -> Iterator[Figure]:
 
     def draw(axes: Axes, line: Line, rows: Rows) -> None:
         x = sorted({row[axis] for row in rows})
-        seeds = [np.array([[row["accuracy_last"]] for row in rows if row[axis] == value]) for value in x]
+        seeds = [np.array([[study.last(row)] for row in rows if row[axis] == value]) for value in x]
         bands = [band(s, kind) for s in seeds]
         low, high = (np.array([b[side][0] if b else np.nan for b in bands]) for side in (0, 1))
         mean = np.array([s.mean() for s in seeds])
@@ -242,7 +248,7 @@ def _page(
         axes.remove()
     finish(list(grid[: len(page)]))
     for i, axes in enumerate(grid[: len(page)]):
-        finish_score_axes(axes, study.part.capitalize())
+        finish_score_axes(axes, study.part.capitalize(), study.score.metric)
         axes.set_ylabel("" if i % columns else axes.get_ylabel())
         bottom = i + columns >= len(page)
         axes.set_xlabel(axes.get_xlabel() if bottom else "")
@@ -265,7 +271,7 @@ def forest_figure(table: Sequence[Json], reference: str, drawing: Drawing) -> Fi
     """
     from matplotlib.figure import Figure
 
-    every = drawing.lines()
+    every, metric = drawing.lines(), drawing.study.score.metric
     labels = [label for label in every if label in {row["series"] for row in table}]
     places = list(dict.fromkeys(tuple(row["slice"].items()) for row in table))  # the slices, in order
     one = len(places) == 1
@@ -281,7 +287,7 @@ def forest_figure(table: Sequence[Json], reference: str, drawing: Drawing) -> Fi
             axes = grid[0 if one else i]
             for row in (row for row in table if row["series"] == label):
                 y = i if one else places.index(tuple(row["slice"].items()))
-                _difference(axes, every[label].look, y, row)
+                _difference(axes, every[label].look, y, row, factor(metric))
             if not one:
                 axes.set_title(every[label].text)
         for i, axes in enumerate(grid[: 1 if one else len(labels)]):
@@ -292,7 +298,7 @@ def forest_figure(table: Sequence[Json], reference: str, drawing: Drawing) -> Fi
         for axes in grid[len(labels) :]:
             axes.remove()
         of = drawing.style.text(reference)
-        what = f"Accuracy of {of} minus that of the other (points)"
+        what = f"{metric.capitalize()} of {of} minus that of the other" + (" (points)" if unit(metric) else "")
         figure.legend([], [], loc="outside lower center", title=what)  # it stands above the label below all panels
         figure.supxlabel(_forest_note(table))
     return figure
@@ -305,13 +311,13 @@ def _forest_note(table: Sequence[Json]) -> str:
     return f"{intervals}; full marker: p < {SIGNIFICANT:g}, n ≥ {ENOUGH_SEEDS}"
 
 
-def _difference(axes: Axes, look: Look, y: int, row: Json) -> None:
+def _difference(axes: Axes, look: Look, y: int, row: Json, scale: float) -> None:
     full = row["verdict"] != "not shown"
     from matplotlib import rcParams
 
-    half = 100 * row["half_width"] if row["n"] >= 3 else 0.0
+    half = scale * row["half_width"] if row["n"] >= 3 else 0.0
     axes.errorbar(
-        100 * row["difference"],
+        scale * row["difference"],
         y,
         xerr=half,
         color=look.colour,

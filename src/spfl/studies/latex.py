@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from spfl.figures.drawing import LABELS
+from spfl.figures.scores import ACCURACY, ScoreKind, shown, unit
 from spfl.figures.style import SCREEN, FigureStyle
 from spfl.figures.tex import tex_text
 from spfl.runs.jsons import Json
@@ -22,7 +23,9 @@ COSTS: tuple[tuple[str, str, float], ...] = (
 )
 
 
-def summary_tex(rows: Sequence[Json], part: str = "test", style: FigureStyle = SCREEN) -> str:
+def summary_tex(
+    rows: Sequence[Json], part: str = "test", style: FigureStyle = SCREEN, score: ScoreKind = ACCURACY
+) -> str:
     """The rows of `long.summary_rows` as a table environment; it needs the package booktabs.
 
     The best series of each setting is bold; one that loses no packets by definition is a bound and not in the race.
@@ -30,17 +33,18 @@ def summary_tex(rows: Sequence[Json], part: str = "test", style: FigureStyle = S
     keys = [key for key in rows[0] if "." in key and len({str(row[key]) for row in rows}) > 1]
     costs = [cost for cost in COSTS if any(row.get(cost[0]) for row in rows)]
     order = style.arranged(row["series"] for row in rows)
-    header = [*(tex_text(LABELS.get(key, key)) for key in keys), "Scheme", r"Accuracy (\%)", "$n$"]
+    header = [*(tex_text(LABELS.get(key, key)) for key in keys), "Scheme", _heading(score.metric), "$n$"]
     header += [name for _, name, _ in costs]
     lines, last = [], None
     for row in sorted(rows, key=lambda row: (_place(rows, keys, row), order.index(row["series"]))):
         setting = [typeset(row[key]) for key in keys]
         if last is not None and setting != last:
             lines.append(r"\midrule")
-        shown = [tex_text(word) if setting != last else "" for word in setting]
+        words = [tex_text(word) if setting != last else "" for word in setting]
         last = setting
         values = [_three_digits(row.get(name), scale) for name, _, scale in costs]
-        cells = [*shown, tex_text(style.text(row["series"])), _accuracy(row, _best(rows, keys, row)), str(row["n"])]
+        number = _score(row, score, _best(rows, keys, row, score))
+        cells = [*words, tex_text(style.text(row["series"])), number, str(row["n"])]
         lines.append(" & ".join([*cells, *values]) + r" \\")
     columns = "r" * len(keys) + "lr" + "r" * (1 + len(costs))
     place = "table*" if len(columns) > MOST_IN_A_COLUMN else "table"
@@ -48,7 +52,7 @@ def summary_tex(rows: Sequence[Json], part: str = "test", style: FigureStyle = S
     names = [name.rpartition(" (")[0] if unit else name for name, unit in zip(header, units, strict=True)]
     return TEMPLATE.format(
         place=place,
-        caption=_caption(rows, part, style),
+        caption=_caption(rows, part, style, score),
         columns=columns,
         header=" & ".join(names),
         units=" & ".join(f"({unit[1]})" if unit else "" for unit in units),
@@ -80,20 +84,26 @@ def _place(rows: Sequence[Json], keys: Sequence[str], row: Json) -> int:
     return settings.index(tuple(str(row[key]) for key in keys))
 
 
-def _best(rows: Sequence[Json], keys: Sequence[str], row: Json) -> bool:
-    """Whether a row has the highest accuracy, as printed, of those with its setting that may lose packets."""
+def _heading(metric: str) -> str:
+    return tex_text(metric.capitalize()) + (r" (\%)" if unit(metric) else "")
+
+
+def _best(rows: Sequence[Json], keys: Sequence[str], row: Json, score: ScoreKind) -> bool:
+    """Whether a row has the best score, as printed, of those with its setting that may lose packets."""
     rivals = [other for other in rows if all(str(other[k]) == str(row[k]) for k in keys) and not _is_bound(other)]
-    most = max((other["accuracy"] for other in rivals), default=math.inf)
-    return len(rivals) > 1 and not _is_bound(row) and f"{100 * row['accuracy']:.2f}" == f"{100 * most:.2f}"
+    if len(rivals) < 2 or _is_bound(row):
+        return False
+    best = score.best(other[score.metric] for other in rivals)
+    return shown(score.metric, row[score.metric], 2) == shown(score.metric, best, 2)
 
 
 def _is_bound(row: Json) -> bool:
     return row["scheme"] in SCHEMES and SCHEMES[row["scheme"]].uplink == "ideal"
 
 
-def _accuracy(row: Json, best: bool) -> str:
-    half = row["accuracy_half_width"]
-    number = f"{100 * row['accuracy']:.2f}" + ("" if half is None else rf" \pm {100 * half:.2f}")
+def _score(row: Json, score: ScoreKind, best: bool) -> str:
+    value, half = (row[name] for name in (score.metric, f"{score.metric}_half_width"))
+    number = shown(score.metric, value, 2, "") + ("" if half is None else rf" \pm {shown(score.metric, half, 2, '')}")
     return "$" + (rf"\mathbf{{{number}}}" if best else number) + MARKS.get(row.get("verdict") or "", "") + "$"
 
 
@@ -101,14 +111,16 @@ def _three_digits(value: float | None, scale: float) -> str:
     return "--" if value is None or math.isnan(value) else f"{scale * value:.3g}".replace("e+", "e")
 
 
-def _caption(rows: Sequence[Json], part: str, style: FigureStyle) -> str:
-    intervals = [row["accuracy_half_width"] is not None for row in rows]
-    told = [f"{part.capitalize()} accuracy, mean over the last quarter of the evaluations and over $n$ seeds"]
+def _caption(rows: Sequence[Json], part: str, style: FigureStyle, score: ScoreKind) -> str:
+    intervals = [row[f"{score.metric}_half_width"] is not None for row in rows]
+    end = "lowest" if score.lower_is_better else "highest"
+    name = f"{part.capitalize()} {tex_text(score.metric)}"
+    told = [f"{name}, mean over the last quarter of the evaluations and over $n$ seeds"]
     told[0] += r" $\pm$ half of its 95\,\% confidence interval." if any(intervals) else "."
     if any(_is_bound(row) for row in rows):
-        told.append("The highest mean is bold; the scheme without losses is a bound and not compared.")
+        told.append(f"The {end} mean is bold; the scheme without losses is a bound and not compared.")
     else:
-        told.append("The highest mean is bold.")
+        told.append(f"The {end} mean is bold.")
     verdicts: dict[str, Callable[[str], str]] = {
         "better": lambda name: rf"$^{{\dagger}}$: {name} is better",
         "worse": lambda name: rf"$^{{\ddagger}}$: {name} is worse",

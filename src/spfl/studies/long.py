@@ -10,16 +10,12 @@ from spfl.runs.experiment import flatten
 from spfl.runs.jsons import Json
 from spfl.runs.results import Group, Run
 from spfl.studies.recorded import swept_keys
-from spfl.studies.statistics import accuracy_table, paired_table
+from spfl.studies.statistics import paired_table, score_table
 from spfl.studies.study import Study, plain
 from spfl.studies.tables import column, curve, long_table
 
-# Of a point: its name in results.parquet, and here.
+# Of a point, beside its rounds and score: its name in results.parquet, and here.
 POINT = {
-    "rounds": "rounds",
-    "accuracy_last": "accuracy",
-    "accuracy_final": "accuracy_final",
-    "accuracy_best": "accuracy_best",
     "mean_q_s": "sign_success",
     "mean_r_m": "modulus_success",
     "signs_received_per_round": "signs_received_per_round",
@@ -47,28 +43,31 @@ MEANS = (
 
 def points_table(study: Study) -> pa.Table:
     """A row a run: what was set, what came out."""
-    return long_table([_about(study, row) | {new: row.get(old) for old, new in POINT.items()} for row in study.rows])
+    metric = study.score.metric
+    own = {f"{metric}_{when}": f"{metric}_{when}" for when in ("final", "best")}
+    every = {"rounds": "rounds", f"{metric}_last": metric} | own | POINT
+    return long_table([_about(study, row) | {new: row.get(old) for old, new in every.items()} for row in study.rows])
 
 
 def curves_table(study: Study) -> pa.Table:
-    """A row a run and evaluation: the round, the test accuracy, and what had been spent by then."""
+    """A row a run and evaluation: the round, the score, and what had been spent by then."""
     return long_table([_about(study, row) | point for row in study.rows for point in curve(row)])
 
 
 def summary_table(study: Study, reference: str | None = None) -> pa.Table:
-    """A row a series and setting: means over seeds, the 95 % interval of the accuracy, the paired test."""
+    """A row a series and setting: means over seeds, the 95 % interval of the score, the paired test."""
     return long_table(summary_rows(study, reference))
 
 
 def summary_rows(study: Study, reference: str | None = None) -> list[Json]:
-    """As `summary_table`. With a reference, its accuracy minus that of the series, p value, and what the test says."""
+    """As `summary_table`. With a reference, its score minus that of the series, p value, and what the test says."""
     tests = paired_table(study, reference) if reference else []
     paired = {(tuple(row["slice"].items()), row["series"]): row for row in tests}
-    rows: list[Json] = []
-    for row, (_, members) in zip(accuracy_table(study), _members(study), strict=True):
+    rows, metric = list[Json](), study.score.metric
+    for row, (_, members) in zip(score_table(study), _members(study), strict=True):
         test = paired.get((tuple(row["slice"].items()), row["series"]), {})
         about = {"series": row["series"], "scheme": members[0]["scheme"], **row["slice"], "n": row["n"]}
-        about |= {"accuracy": row["mean"], "accuracy_std": row["std"], "accuracy_half_width": row["half_width"]}
+        about |= {metric: row["mean"], f"{metric}_std": row["std"], f"{metric}_half_width": row["half_width"]}
         about |= {new: _mean([m.get(old) for m in members]) for old, new in POINT.items() if new in MEANS}
         compared = {"reference": reference, "reference_minus_this": test.get("difference"), "p": test.get("p")}
         rows.append(about | (compared | {"verdict": test.get("verdict")} if reference else {}))
@@ -76,7 +75,7 @@ def summary_rows(study: Study, reference: str | None = None) -> list[Json]:
 
 
 def _members(study: Study) -> list[tuple[Json, Sequence[Json]]]:
-    """Rows of each series in each slice, in the order of `statistics.accuracy_table`."""
+    """Rows of each series in each slice, in the order of `statistics.score_table`."""
     return [
         (plain(setting), members) for setting, rows in study.slices().items() for members in study.series(rows).values()
     ]

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from spfl.arrays import Floats
 from spfl.figures.drawing import band, band_kind
 from spfl.figures.looks import Look
+from spfl.figures.scores import axis_label, factor
 from spfl.figures.style import SCREEN, FigureStyle
 from spfl.figures.tex import tex_text
 from spfl.runs.jsons import Json
-from spfl.studies.study import Study, curves, title
+from spfl.studies.study import Study, title
 
 DASHES = {"solid": "solid", "dashed": "dashed", "dashdot": "dashdotted", "dotted": "dotted", "long": "loosely dashed"}
 MARKS = {"circle": "*", "square": "square*", "diamond": "diamond*", "triangle": "triangle*", "plus": "+", "cross": "x"}
@@ -26,7 +27,7 @@ TEMPLATE = r"""% Made by spfl export. Needs, before \begin{{document}}:
 \begin{{tikzpicture}}
 \begin{{groupplot}}[group style={{group size={across} by {down}, horizontal sep=1cm,
   vertical sep=1.9cm, xlabels at=edge bottom, ylabels at=edge left}}, width={width}, height=5.5cm,
-  xlabel={{Communication round}}, ylabel={{{part} accuracy (\%)}}, grid=major, grid style={{black!13}},
+  xlabel={{Communication round}}, ylabel={{{label}}}, grid=major, grid style={{black!13}},
   legend style={{font=\small, draw=none, legend columns={columns},
   /tikz/every even column/.append style={{column sep=2mm}}}}, every axis plot/.append style={{thick}}]
 {axes}
@@ -34,7 +35,7 @@ TEMPLATE = r"""% Made by spfl export. Needs, before \begin{{document}}:
 \end{{tikzpicture}}
 
 \pgfplotslegendfromname{{{legend}}}
-\caption{{{part} accuracy against rounds: {kind}.}}
+\caption{{{part} {metric} against rounds: {kind}.}}
 \label{{fig:curves}}
 \end{{{place}}}
 """
@@ -55,7 +56,7 @@ class Pen(NamedTuple):
 
 
 def curves_tex(study: Study, style: FigureStyle = SCREEN) -> str:
-    """Accuracy against rounds, an axis for each setting: a line a series, with the band of the other figures."""
+    """Score against rounds, an axis for each setting: a line a series, with the band of the other figures."""
     slices = study.slices()
     kind = band_kind(len(m) for rows in slices.values() for m in study.series(rows).values())
     labels = style.arranged(study.series(study.rows))
@@ -69,33 +70,36 @@ def curves_tex(study: Study, style: FigureStyle = SCREEN) -> str:
         down=-(-len(slices) // across),
         width=rf"{0.95 / across:.3g}\textwidth" if across > 1 else r"\columnwidth",
         part=study.part.capitalize(),
+        metric=tex_text(study.score.metric),
+        label=tex_text(axis_label(study.score.metric, study.part.capitalize())),
         columns=min(len(labels), MOST_ENTRIES),
         legend=LEGEND,
         axes="\n".join(
-            _axis(title(setting), study.series(rows), pens, kind, first=number == 0)
+            _axis(title(setting), study, rows, pens, kind, first=number == 0)
             for number, (setting, rows) in enumerate(slices.items())
         ),
         kind=tex_text(kind),
     )
 
 
-def _axis(name: str, found: Mapping[str, Sequence[Json]], pens: Mapping[str, Pen], kind: str, *, first: bool) -> str:
+def _axis(name: str, study: Study, rows: Sequence[Json], pens: Mapping[str, Pen], kind: str, *, first: bool) -> str:
     """The lines of one setting; the first axis has the legend of all."""
+    found = study.series(rows)
     drawn = [rf"\nextgroupplot[title={{{tex_text(name)}}}" + (f", legend to name={LEGEND}]" if first else "]")]
     for label, pen in pens.items():
         if label in found:
-            x, accuracy = curves(found[label], "round")
-            drawn += _line(pen, _table(x, 100 * accuracy, kind))
+            x, score = study.curves(found[label], "round")
+            drawn += _line(pen, _table(x, factor(study.score.metric) * score, kind))
         elif first:
             drawn.append(rf"\addlegendimage{{{pen.options}}}")
         drawn += [rf"\addlegendentry{{{tex_text(pen.text)}}}"] if first else []
     return "\n".join(drawn)
 
 
-def _table(x: Floats, accuracy: Floats, kind: str) -> list[tuple[float, ...]]:
+def _table(x: Floats, score: Floats, kind: str) -> list[tuple[float, ...]]:
     """(round, mean, lower edge, upper edge) of each evaluation; without edges for one seed."""
-    edges = band(accuracy, kind) or ()
-    return list(zip(x.tolist(), accuracy.mean(0).tolist(), *(edge.tolist() for edge in edges), strict=True))
+    edges = band(score, kind) or ()
+    return list(zip(x.tolist(), score.mean(0).tolist(), *(edge.tolist() for edge in edges), strict=True))
 
 
 def _line(pen: Pen, points: list[tuple[float, ...]]) -> list[str]:

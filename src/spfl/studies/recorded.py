@@ -11,6 +11,7 @@ from spfl.errors import RunFolderError
 from spfl.files import is_file
 from spfl.runs.experiment import flatten
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import metric_in
 from spfl.runs.results import Group, Run, read_groups
 from spfl.studies.runner import measure
 from spfl.studies.study import Study, read_study
@@ -29,9 +30,11 @@ def read_any_study(folder: Path) -> Study:
 
 def study_of_groups(groups: Sequence[Group]) -> Study:
     """A study whose points are runs. Runs without an evaluation are left out; RunFolderError when none has one."""
-    runs = [run for group in groups for run in group.runs if run.summary["accuracy_last"] is not None]
+    runs = [run for group in groups for run in group.runs if run.summary[f"{run.metric}_last"] is not None]
     if not runs:
         raise RunFolderError(f"{groups[0].runs[0].folder} has no evaluation yet")
+    if len(metrics := {metric_in(run.summary) for run in runs}) > 1:
+        raise RunFolderError(f"runs with different scores make no study: {', '.join(sorted(metrics))}")
     swept = swept_keys(runs)
     settings = [{key: flatten(run.config).get(key) for key in swept} for run in runs]
     return Study([_row(str(i), run, settings[i]) for i, run in enumerate(runs)], swept)

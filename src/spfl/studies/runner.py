@@ -36,7 +36,7 @@ from spfl.runs.experiment import ENVIRONMENT, read_json, run_experiment
 from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, writing
 from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json, dump_json
-from spfl.runs.metrics import metrics, read_metrics, summarise
+from spfl.runs.metrics import LOWER, metric_in, metrics, read_metrics, score_of, summarise
 from spfl.runs.results import Run, numbers
 from spfl.schemes import resolve
 from spfl.studies.plan import PLAN, plan_text
@@ -94,9 +94,11 @@ def _rounds(point: Point, dataset: Dataset, runs: Path | None) -> tuple[list[Jso
 
 
 def measure(rounds: Sequence[Json]) -> Json:
-    """What a study keeps of a run: accuracies, the curve, and means over rounds of what was sent and received.
+    """What a study keeps of a run: scores, the curve, and means over rounds of what was sent and received.
 
-    `curve_*` have one value an evaluation: its round, its accuracy, the payload bits, joules and seconds until then.
+    Scores stand under their own name, as in summary.json: `accuracy_last`, `r2_last`. `lower_is_better` is there, and
+    true, where it holds. `curve_*` have one value an evaluation: its round, its score, the payload bits, joules and
+    seconds until then.
     `seconds_per_round` is by phase. `side_bits` (a round) is there if the rounds have it.
     """
     summary, count = summarise(rounds), len(rounds)
@@ -104,11 +106,11 @@ def measure(rounds: Sequence[Json]) -> Json:
     for values in rounds:
         payload += values["payload_bits"]
         joules, seconds_s = joules + values.get("joules", 0.0), seconds_s + values.get("round_s", 0.0)
-        if values["test_accuracy"] is not None:
-            curve.append((values["round"], values["test_accuracy"], payload, joules, seconds_s))
-    row: Json = {
-        name: summary[name] for name in ("rounds", "accuracy_last", "accuracy_final", "accuracy_best", "mean_q_s")
-    }
+        if (score := score_of(values)) is not None:
+            curve.append((values["round"], score, payload, joules, seconds_s))
+    metric = metric_in(summary)
+    kept = ("rounds", f"{metric}_last", f"{metric}_final", f"{metric}_best", LOWER, "mean_q_s")
+    row: Json = {name: summary[name] for name in kept if name in summary}
     row["mean_r_m"] = sum(values["mean_r_m"] or 0.0 for values in rounds) / count
     for key in (
         "signs_received",
@@ -123,7 +125,7 @@ def measure(rounds: Sequence[Json]) -> Json:
         if key in rounds[0]:
             row[f"{key}_per_round"] = sum(values[key] or 0 for values in rounds) / count
     seconds = {phase: s / count for phase, s in summary["seconds"].items() if phase != "total"}
-    names = ("curve_round", "curve_accuracy", "curve_payload_bits", "curve_joules", "curve_seconds")
+    names = ("curve_round", f"curve_{metric}", "curve_payload_bits", "curve_joules", "curve_seconds")
     columns = map(list, zip(*curve, strict=True))
     row |= dict(zip(names, columns, strict=True))
     return row | {"digest": summary["digest"], "seconds_per_round": seconds}
@@ -217,7 +219,7 @@ def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
 
     Dealing out the data is checked with the first seed of a kind only.
     """
-    seen = set()
+    seen, scores = set(), dict[str, str]()
     for point in points:
         config = point.config
         if config.torch_device is not None:
@@ -226,16 +228,11 @@ def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
         if kind not in seen:
             seen.add(kind)
             world = World.build(config, _dataset(config.data, data_dir))
-            _check_accuracy(world)
-
-
-def _check_accuracy(world: World) -> None:
-    """Raises ConfigError for a network that does not fit, and for scores that the tables of a sweep do not know."""
-    _ = world.layout
-    if world.task.metric != "accuracy":
-        raise ConfigError(
-            f"a sweep tabulates accuracy, got {world.task.metric} ({world.dataset.task}); take spfl compare"
-        )
+            _ = world.layout  # refuses a network that does not fit
+            scores.setdefault(world.task.metric, world.dataset.name)
+    if len(scores) > 1:
+        told = " and ".join(f"{metric} ({name})" for metric, name in scores.items())
+        raise ConfigError(f"a sweep has one score, got {told}; make a sweep of each")
 
 
 # --- the folder ---------------------------------------------------------------------------------------------

@@ -1,26 +1,28 @@
-"""The numbers of a study: accuracies with confidence, paired differences, cost to a target; and their text."""
+"""The numbers of a study: scores with confidence, paired differences, cost to a target; and their text."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from spfl.errors import ConfigError, did_you_mean
 from spfl.figures.drawing import half_width
+from spfl.figures.scores import ACCURACY, ScoreKind, difference, shown, unit
 from spfl.runs.jsons import Json
 from spfl.studies.study import Study, plain, short, show
 
 SIGNIFICANT, ENOUGH_SEEDS = 0.01, 5  # what it takes to call one scheme better than another
 DEFAULT_REFERENCE = ("sp_fl_plus", "sp_fl_plus_1", "sp_fl")
-TARGET_SHARE = 0.9  # of the reference's accuracy, where no target is given
+TARGET_SHARE = 0.9  # of the reference's score, where no target is given
 
 
-def accuracy_table(study: Study) -> list[Json]:
-    """Mean accuracy (last quarter of the evaluations) of each series in each slice, with its 95 % interval and n."""
+def score_table(study: Study) -> list[Json]:
+    """Mean score (last quarter of the evaluations) of each series in each slice, with its 95 % interval and n."""
     return [
         {
             "slice": plain(setting),
@@ -32,7 +34,7 @@ def accuracy_table(study: Study) -> list[Json]:
         }
         for setting, rows in study.slices().items()
         for label, members in study.series(rows).items()
-        for values in [[row["accuracy_last"] for row in members]]
+        for values in [[study.last(row) for row in members]]
     ]
 
 
@@ -54,7 +56,7 @@ def choose_reference(study: Study, name: str | None) -> str | None:
 
 
 def paired_table(study: Study, reference: str) -> list[Json]:
-    """Accuracy of the reference minus that of each other series, over the seeds that both have, in each slice.
+    """Score of the reference minus that of each other series, over the seeds that both have, in each slice.
 
     `p` is of the two-sided paired t test; None for fewer than two seeds or differences without any spread.
     `verdict` is of the reference: better or worse if p < 0.01 with at least five seeds, else not shown.
@@ -62,36 +64,37 @@ def paired_table(study: Study, reference: str) -> list[Json]:
     table = []
     for setting, rows in study.slices().items():
         series = study.series(rows)
-        ours = {row["seed"]: row["accuracy_last"] for row in series.pop(reference, [])}
+        ours = {row["seed"]: study.last(row) for row in series.pop(reference, [])}
         for label, members in series.items():
-            differences = [ours[row["seed"]] - row["accuracy_last"] for row in members if row["seed"] in ours]
+            differences = [ours[row["seed"]] - study.last(row) for row in members if row["seed"] in ours]
             if differences:
-                table.append({"slice": plain(setting), "series": label, **paired(differences)})
+                table.append({"slice": plain(setting), "series": label, **paired(differences, study.score)})
     return table
 
 
-def paired(differences: Sequence[float]) -> Json:
+def paired(differences: Sequence[float], score: ScoreKind = ACCURACY) -> Json:
     """Mean, 95 % interval, p value, n and verdict of paired differences."""
     mean, n = statistics.fmean(differences), len(differences)
     p = float(stats.ttest_1samp(differences, 0.0).pvalue) if n > 1 and np.ptp(differences) > 1e-12 else None
     claim = p is not None and p < SIGNIFICANT and n >= ENOUGH_SEEDS
-    verdict = ("better" if mean > 0 else "worse") if claim else "not shown"
+    verdict = ("better" if score.sign * mean > 0 else "worse") if claim else "not shown"
     return {"difference": mean, "half_width": half_width(differences), "p": p, "n": n, "verdict": verdict}
 
 
 def target_table(study: Study, target: float | None, reference: str | None = None) -> list[Json]:
-    """Rounds, payload bits and seconds of uplink until the first evaluation that reaches a target accuracy.
+    """Rounds, payload bits and seconds of uplink until the first evaluation that reaches a target score.
 
     Medians over the seeds, a seed that does not reach it counting as infinite. Without a target it is, in each slice,
-    90 % of the accuracy of the reference, or of the best series where that is not.
+    90 % of the score of the reference, or of the best series where that is not: a tenth of it worse.
     """
     table = []
     for setting, rows in study.slices().items():
         series = study.series(rows)
-        means = {label: statistics.fmean(row["accuracy_last"] for row in members) for label, members in series.items()}
-        aim = TARGET_SHARE * means.get(reference or "", max(means.values())) if target is None else target
+        means = {label: statistics.fmean(map(study.last, members)) for label, members in series.items()}
+        best = means.get(reference or "", study.score.best(means.values()))
+        aim = _worse(best, study.score) if target is None else target
         for label, members in series.items():
-            costs = np.array([_cost(row, aim) for row in members])
+            costs = np.array([_cost(row, aim, study.score) for row in members])
             rounds, bits, seconds = np.median(costs, axis=0).tolist()
             reached = int(np.isfinite(costs[:, 0]).sum())
             about = {"slice": plain(setting), "series": label, "target": aim, "reached": reached, "n": len(members)}
@@ -99,11 +102,16 @@ def target_table(study: Study, target: float | None, reference: str | None = Non
     return table
 
 
-def _cost(row: Json, target: float) -> tuple[float, float, float]:
-    for round_, accuracy, bits in zip(
-        row["curve_round"], row["curve_accuracy"], row["curve_payload_bits"], strict=True
+def _worse(value: float, score: ScoreKind) -> float:
+    """A score that is a tenth worse, whatever its direction and sign."""
+    return value * (TARGET_SHARE if score.sign * value > 0 else 1 / TARGET_SHARE)
+
+
+def _cost(row: Json, target: float, score: ScoreKind) -> tuple[float, float, float]:
+    for round_, value, bits in zip(
+        row["curve_round"], row[f"curve_{score.metric}"], row["curve_payload_bits"], strict=True
     ):
-        if accuracy >= target:
+        if score.sign * value >= score.sign * target:
             return round_, bits, round_ * row["uplink_s_per_round"]
     return math.inf, math.inf, math.inf
 
@@ -111,24 +119,25 @@ def _cost(row: Json, target: float) -> tuple[float, float, float]:
 # --- in words -----------------------------------------------------------------------------------------------
 
 
-def tables_text(tables: Json, part: str) -> str:
+def tables_text(tables: Json, part: str, metric: str = "accuracy") -> str:
     """The tables in Markdown, each under a heading and with a line that says what it shows."""
+    cells = Cells(metric)
     parts = [
-        f"## {part.capitalize()} accuracy\n\nMean over the evaluations of the last quarter of the rounds, then over n "
+        f"## {part.capitalize()} {metric}\n\nMean over the evaluations of the last quarter of the rounds, then over n "
         "seeds, with the 95 % t interval of that mean.\n",
-        _markdown(tables["accuracy"], ["mean %", "±", "std", "n"], _accuracy_cells),
+        _markdown(tables[metric], [f"mean{unit(metric)}", "±", "std", "n"], cells.score),
     ]
     if tables["paired"]:
         parts += [
-            f"\n## {tables['reference']} against the others\n\nAccuracy of {tables['reference']} minus that of the "
-            "scheme, in points, over common seeds, with 95 % t interval and the p value of a paired t test, not "
-            f"corrected for the {len(tables['paired'])} comparisons. It is called better or worse only if "
-            f"p < {SIGNIFICANT:g} and n >= {ENOUGH_SEEDS}.\n",
-            _markdown(tables["paired"], ["difference", "±", "p", "n", "verdict"], _paired_cells),
+            f"\n## {tables['reference']} against the others\n\n{metric.capitalize()} of {tables['reference']} minus "
+            f"that of the scheme, {'in points, ' if unit(metric) else ''}over common seeds, with 95 % t interval and "
+            f"the p value of a paired t test, not corrected for the {len(tables['paired'])} comparisons. It is called "
+            f"better or worse only if p < {SIGNIFICANT:g} and n >= {ENOUGH_SEEDS}.\n",
+            _markdown(tables["paired"], ["difference", "±", "p", "n", "verdict"], cells.paired),
         ]
     parts += [
         "\n## Cost to a target\n\nUntil the first evaluation that reaches the target; medians over seeds.\n",
-        _markdown(tables["target"], ["target %", "reached", "rounds", "Mbit", "uplink s"], _target_cells),
+        _markdown(tables["target"], [f"target{unit(metric)}", "reached", "rounds", "Mbit", "uplink s"], cells.target),
     ]
     return "\n".join(parts)
 
@@ -141,20 +150,24 @@ def _markdown(table: Sequence[Json], columns: Sequence[str], cells: Callable[[Js
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *lines]) + "\n"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a row of each table, as text; shares in per cent."""
 
+    metric: str
 
-def _accuracy_cells(row: Json) -> list[str]:
-    return [_percent(row["mean"]), _percent(row["half_width"]), _percent(row["std"]), str(row["n"])]
+    def _text(self, value: float | None) -> str:
+        return shown(self.metric, value, 2, "")
 
+    def score(self, row: Json) -> list[str]:
+        return [*map(self._text, (row["mean"], row["half_width"], row["std"])), str(row["n"])]
 
-def _paired_cells(row: Json) -> list[str]:
-    p = "-" if row["p"] is None else f"{row['p']:.2g}"
-    return [f"{100 * row['difference']:+.2f}", _percent(row["half_width"]), p, str(row["n"]), row["verdict"]]
+    def paired(self, row: Json) -> list[str]:
+        p = "-" if row["p"] is None else f"{row['p']:.2g}"
+        less = difference(self.metric, row["difference"], 2)
+        return [less, self._text(row["half_width"]), p, str(row["n"]), row["verdict"]]
 
-
-def _target_cells(row: Json) -> list[str]:
-    costs = [(row["rounds"], 1.0, "g"), (row["payload_bits"], 1e-6, ".4g"), (row["uplink_s"], 1.0, ".3g")]
-    texts = [format(scale * cost, form) if np.isfinite(cost) else "not reached" for cost, scale, form in costs]
-    return [_percent(row["target"]), f"{row['reached']} of {row['n']}", *texts]
+    def target(self, row: Json) -> list[str]:
+        costs = [(row["rounds"], 1.0, "g"), (row["payload_bits"], 1e-6, ".4g"), (row["uplink_s"], 1.0, ".3g")]
+        texts = [format(scale * cost, form) if np.isfinite(cost) else "not reached" for cost, scale, form in costs]
+        return [self._text(row["target"]), f"{row['reached']} of {row['n']}", *texts]

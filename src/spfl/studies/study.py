@@ -21,8 +21,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spfl.errors import RunFolderError, reason
+from spfl.figures.scores import ScoreKind
 from spfl.files import is_file
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import score_in
 from spfl.runs.parquet import read_table
 from spfl.studies.tables import RATE, TABLE
 
@@ -41,8 +43,8 @@ WORDS = {
     "model.name": "{}",
 }
 COLUMNS = (
-    *("key", "scheme", "seed", "scheme.name", "validation", "accuracy_last"),
-    *("curve_round", "curve_accuracy", "curve_payload_bits", "uplink_s_per_round"),
+    *("key", "scheme", "seed", "scheme.name", "validation"),
+    *("curve_round", "curve_payload_bits", "uplink_s_per_round"),
 )
 Setting = tuple[tuple[str, Any], ...]
 
@@ -116,9 +118,25 @@ class Study:
         settings = {(tuple(row[other] for other in rest), row[RATE]) for row in rows} if key == RATE else set()
         return key == RATE and len(settings) == len({setting for setting, _ in settings})
 
+    @cached_property
+    def score(self) -> ScoreKind:
+        """What the points are judged by."""
+        return score_in(self.rows[0])
+
+    def last(self, row: Json) -> float:
+        """The score of a point: the mean over the evaluations of the last quarter of its rounds."""
+        return float(row[f"{self.score.metric}_last"])
+
+    def curves(self, rows: Sequence[Json], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean over seeds of a column `curve_NAME` (evaluation,), and the scores (seed, evaluation)."""
+        scores = [row[f"curve_{self.score.metric}"] for row in rows]
+        length = min(map(len, scores))
+        x = np.array([row[f"curve_{name}"][:length] for row in rows], np.float64)
+        return x.mean(0), np.array([one[:length] for one in scores], np.float64)
+
     @property
     def part(self) -> str:
-        """The part of the data that accuracies are of."""
+        """The part of the data that scores are of."""
         return "validation" if any(row["validation"] for row in self.rows) else "test"
 
 
@@ -132,7 +150,8 @@ def read_study(folder: Path) -> Study:
         swept = json.loads(table.schema.metadata[b"swept"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {reason(error)}") from None
-    for name in {*COLUMNS, *swept} - set(table.column_names):
+    scores = {f"curve_{name.removesuffix('_last')}" for name in table.column_names if name.endswith("_last")}
+    for name in {*COLUMNS, *swept, *(scores or {"accuracy_last"})} - set(table.column_names):
         raise RunFolderError(f"{path} has no column {name}: it is of another version; sweep again")
     rows = table.to_pylist()
     for row in rows:
@@ -188,10 +207,3 @@ def typeset(value: Any) -> str:
 def plain(setting: Setting) -> Json:
     """A slice as a JSON object, which knows no infinity."""
     return {key: show(value) if value == math.inf else value for key, value in setting}
-
-
-def curves(rows: Sequence[Json], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over seeds of a column `curve_NAME` (evaluation,), and the accuracies (seed, evaluation)."""
-    length = min(len(row["curve_accuracy"]) for row in rows)
-    x = np.array([row[f"curve_{name}"][:length] for row in rows], np.float64)
-    return x.mean(0), np.array([row["curve_accuracy"][:length] for row in rows], np.float64)

@@ -13,19 +13,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from spfl.figures.scores import shown, unit
 from spfl.runs.folders import write_atomically
 from spfl.runs.health import grouped
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import metric_in
 from spfl.runs.parquet import write_table
 
 TABLE, CURVES, SUMMARY, RATES = "results.parquet", "curves.parquet", "summary.md", "rates.toml"
 RATE = "training.rate"
-# What a curve has at each evaluation: its name in a row (after curve_), and in a table.
-ALONG = {"round": "round", "accuracy": "accuracy", "payload_bits": "payload_bits", "joules": "energy_j"}
-ALONG |= {"seconds": "time_s"}
+# What a curve has at each evaluation beside its score: its name in a row (after curve_), and in a table.
+ALONG = {"payload_bits": "payload_bits", "joules": "energy_j", "seconds": "time_s"}
 MEASURED = (
-    "accuracy_last",
-    "accuracy_final",
     "mean_q_s",
     "payload_bits_per_round",
     "received_bits_per_round",
@@ -79,7 +78,9 @@ def as_table(rows: Sequence[Json]) -> pa.Table:
 
 def curve(row: Json) -> list[Json]:
     """The curve of a point, one object an evaluation."""
-    known = {name: row[f"curve_{old}"] for old, name in ALONG.items() if row.get(f"curve_{old}") is not None}
+    metric = metric_in(row)
+    names = {"round": "round", metric: metric} | ALONG
+    known = {name: row[f"curve_{old}"] for old, name in names.items() if row.get(f"curve_{old}") is not None}
     return [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
 
 
@@ -107,14 +108,19 @@ class GridPoint:
     settings: Json
     rows: Sequence[Json]
 
+    @property
+    def metric(self) -> str:
+        """The name of the score."""
+        return metric_in(self.rows[0])
+
     def mean(self, name: str) -> float:
         values = [row[name] for row in self.rows if row.get(name) is not None]
         return statistics.fmean(values) if values else math.nan
 
     @property
     def std(self) -> float | None:
-        """Standard deviation (n - 1) of `accuracy_last`; None for one seed."""
-        return statistics.stdev(row["accuracy_last"] for row in self.rows) if len(self.rows) > 1 else None
+        """Standard deviation (n - 1) of the score; None for one seed."""
+        return statistics.stdev(row[f"{self.metric}_last"] for row in self.rows) if len(self.rows) > 1 else None
 
     @property
     def findings(self) -> str:
@@ -136,14 +142,15 @@ def summary_text(rows: Sequence[Json]) -> str:
     """The cells as a table in Markdown, and the failed points with their errors."""
     found = cells(rows)
     keys = list(dict.fromkeys(key for cell in found for key in cell.settings if key != "scheme.name"))
+    metric = found[0].metric if found else "accuracy"
     varying = [key for key in keys if len({str(cell.settings.get(key)) for cell in found}) > 1]
     header = [
         "scheme",
         *varying,
-        "acc %",
+        "acc %" if metric == "accuracy" else f"{metric}{unit(metric)}",
         "± std",
         "n",
-        "final %",
+        f"final{unit(metric)}",
         "q_s",
         "Mbit/round",
         "received",
@@ -153,15 +160,15 @@ def summary_text(rows: Sequence[Json]) -> str:
     ]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for cell in found:
-        accuracy, final, q_s, bits, received, joules, wall = map(cell.mean, MEASURED)
+        last, final = cell.mean(f"{metric}_last"), cell.mean(f"{metric}_final")
+        q_s, bits, received, joules, wall = map(cell.mean, MEASURED)
         lines.append(
             [
                 cell.settings["scheme.name"],
                 *("-" if cell.settings.get(key) is None else str(cell.settings[key]) for key in varying),
-                f"{100 * accuracy:.2f}",
-                "-" if cell.std is None else f"{100 * cell.std:.2f}",
+                *(shown(metric, value, 2, "") for value in (last, cell.std)),
                 str(len(cell.rows)),
-                f"{100 * final:.2f}",
+                shown(metric, final, 2, ""),
                 f"{q_s:.3f}",
                 f"{bits / 1e6:.3f}",
                 f"{received / 1e6:.3f}",
@@ -171,13 +178,14 @@ def summary_text(rows: Sequence[Json]) -> str:
             ]
         )
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n{_caption(rows)}\n{_failures(rows)}"
+    return f"{text}\n\n{_caption(rows, metric)}\n{_failures(rows)}"
 
 
-def _caption(rows: Sequence[Json]) -> str:
+def _caption(rows: Sequence[Json], metric: str) -> str:
     part = "validation" if any(row["validation"] for row in rows) else "test"
+    told = f"acc: {part} accuracy" if metric == "accuracy" else f"{metric}: of the {part} data"
     return (
-        f"acc: {part} accuracy, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
+        f"{told}, mean over the evaluations of the last quarter of the rounds, then over n seeds;\n"
         "std: over seeds. q_s: chance that a sign (or single) packet arrives. Mbit: payload\n"
         "sent; received: Mbit of it that arrived. mJ: energy of all devices."
     )

@@ -6,36 +6,39 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spfl.config.schema import Config
 from spfl.errors import ConfigError
+from spfl.figures.scores import ACCURACY, ScoreKind, shown
 from spfl.runs.health import UNTRAINED
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import metric_in, score_in
 from spfl.studies.tables import RATE
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Mean validation accuracy of a scheme by learning rate, over `count` points each, and the best rate.
+    """Mean validation score of a scheme by learning rate, over `count` points each, and the best rate.
 
-    `refused` has the rates with a point that did not train, and what `runs.health` says of it: whatever accuracy such
+    `refused` has the rates with a point that did not train, and what `runs.health` says of it: whatever score such
     a rate reached, it is not chosen. `best` is None where no other is left.
     """
 
     scheme: str
-    accuracy: dict[float, float]
+    scores: dict[float, float]
     count: int
     refused: dict[float, str] = field(default_factory=dict)
+    score: ScoreKind = ACCURACY
 
     @property
     def best(self) -> float | None:
-        return max(self.accuracy, key=self.accuracy.__getitem__, default=None)
+        return max(self.scores, key=lambda rate: self.score.sign * self.scores[rate], default=None)
 
     @property
     def at_edge(self) -> bool:
         """Whether the best rate is the smallest or largest tried: the grid should then be extended."""
-        return len(self.accuracy) > 1 and self.best in (min(self.accuracy), max(self.accuracy))
+        return len(self.scores) > 1 and self.best in (min(self.scores), max(self.scores))
 
 
 def check_tunable(configs: Sequence[Config], swept: Iterable[str]) -> None:
@@ -47,7 +50,7 @@ def check_tunable(configs: Sequence[Config], swept: Iterable[str]) -> None:
 
 
 def tune(rows: Sequence[Json]) -> list[Tuned]:
-    """The best rate of each scheme by `accuracy_last`, averaged over all its other settings and seeds.
+    """The best rate of each scheme by the score of its last quarter, averaged over all its other settings and seeds.
 
     A rate with a failed point, or with one that did not train, is left out. Raises ConfigError if a point was evaluated
     on test data, or if rates of a scheme were not tried on the same points.
@@ -60,9 +63,10 @@ def tune(rows: Sequence[Json]) -> list[Tuned]:
         rate = row["settings"].get(RATE)
         if rate is None:
             raise ConfigError(f"--tune needs {RATE} in every [[grid]]")
-        accuracy = row["accuracy_last"] if row["status"] == "done" else None
-        tables.setdefault(row["scheme"], {}).setdefault(rate, {})[rest] = math.nan if accuracy is None else accuracy
-    return [_tuned(scheme, table, _untrained(scheme, rows)) for scheme, table in tables.items()]
+        last = row[f"{metric_in(row)}_last"] if row["status"] == "done" else None
+        tables.setdefault(row["scheme"], {}).setdefault(rate, {})[rest] = math.nan if last is None else last
+    score = next((score_in(row) for row in rows if row["status"] == "done"), ACCURACY)
+    return [replace(_tuned(*item, _untrained(item[0], rows)), score=score) for item in tables.items()]
 
 
 def _untrained(scheme: str, rows: Sequence[Json]) -> dict[float, str]:
@@ -90,7 +94,7 @@ def rates_text(tuned: Sequence[Tuned]) -> str:
     """A [rates] table to paste into a sweep file, with what each rate reached on validation data."""
     lines = ["[rates]"]
     for one in tuned:
-        tried = ", ".join(f"{rate:g}: {100 * mean:.1f} %" for rate, mean in one.accuracy.items())
+        tried = ", ".join(f"{rate:g}: {shown(one.score.metric, mean, 1, ' %')}" for rate, mean in one.scores.items())
         edge = "; at the edge of the grid" if one.at_edge else ""
         refused = "".join(f"; {rate:g} did not train" for rate in one.refused)
         name = f"# {one.scheme}: no rate trained" if one.best is None else f"{one.scheme} = {one.best!r}"
