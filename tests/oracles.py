@@ -101,6 +101,24 @@ def packet_arrives(
     return bits <= tau_s * band_hz * math.log2(1.0 + snr / gap)
 
 
+def side_packet_arrives(bits, device, fade, cell):
+    """Whether a device's floats arrive: `cell` has the bandwidth, devices, side time, power, noise, gap and gains."""
+    band_hz = cell["bandwidth_hz"] / cell["devices"]
+    return packet_arrives(
+        bits, band_hz, cell["power_w"], cell["gain"][device], fade, cell["time_s"], cell["noise"], cell["gap"]
+    )
+
+
+def last_told(rounds):
+    """What a server knows of each device after rounds of {device: value told, or None}: the last value, or nothing."""
+    known = {}
+    for told in rounds:
+        for device, value in told.items():
+            if value is not None:
+                known[device] = value
+    return known
+
+
 def simulate_aggregate(
     gradients: NDArray[np.float64],
     vbar: NDArray[np.float64],

@@ -31,7 +31,7 @@ from spfl.uplink.delivery import deliver
 from spfl.uplink.format import Format
 from spfl.uplink.reception import Arrived, Update, receive
 from spfl.uplink.scheduling import share_resources
-from spfl.uplink.side import known_uploads
+from spfl.uplink.side import heard_uploads, known_uploads, who_told
 from spfl.uplink.upload import Upload, describe
 from spfl.world.asynchronous import Asynchrony
 from spfl.world.energy import Spent
@@ -45,7 +45,8 @@ class RoundRecord:
 
     `loss` is the cohort's weighted mean training loss; `test_loss` and `test_score` are None between evaluations.
     `metric` is what the score is: accuracy, f1, r2 or the caller's own, of which `lower_is_better` may hold.
-    `payload_bits` counts packets sent, `received_bits` those that arrived, `side_bits` the side information.
+    `payload_bits` counts packets sent, `received_bits` those that arrived, `side_bits` the side information, of which
+    `side_received` packets of their own arrived (None where it has none).
     `rejected` counts devices whose gradient or packets could not be used. `spent`: joules and seconds of each device.
     `server` is the state after the round. `asynchrony` is None where rounds are synchronous.
     """
@@ -61,6 +62,7 @@ class RoundRecord:
     payload_bits: int
     received_bits: int
     side_bits: int
+    side_received: int | None
     rejected: int
     spent: Spent
     seconds: dict[str, float]
@@ -112,7 +114,8 @@ def open_fleet(world: World) -> Fleet:
 class Plan:
     """What the server decides from the side information of a cohort, before any packet is sent.
 
-    `uploads` are as the server believes them: see `admission.admit`.
+    `uploads` are as the server believes them: see `admission.admit`. `told` (device,): whose side information has come
+    by a packet of its own; None where it has none.
     """
 
     round_: int
@@ -121,6 +124,7 @@ class Plan:
     link: Link
     fades: PacketFades
     allocation: AllocationResult
+    told: Bools | None = None
 
 
 Measured = Callable[[Link, Sequence[int]], Link]  # of the channel model's link of a cohort: as it was measured
@@ -135,8 +139,9 @@ def prepare(
         uploads = admit(world.format, uploads)
         uploads = world.asynchronous.trusted(server, uploads) if world.asynchronous else uploads
         cohort = [upload.device for upload in uploads]
-        devices = describe(known_uploads(world.format, uploads, server.memory))
         link, fades = world.radio.link(cohort, round_), world.radio.fades(cohort, round_)
+        told = world.radio.told(link, fades, [upload.samples for upload in uploads])
+        devices = describe(known_uploads(world.format, uploads, server.memory, told))
         link = link if measured is None else measured(link, cohort)
         known = world.radio.estimate(link, cohort, round_)
         previous = server.allocation
@@ -145,7 +150,7 @@ def prepare(
         allocation = share_resources(world.format, devices, known, fades, previous)
         if allocation.bits is not None:
             link = replace(link, sign_bits=allocation.bits + world.format.ladder.overhead, rho=None)
-    return Plan(round_, uploads, devices, link, fades, allocation)
+    return Plan(round_, uploads, devices, link, fades, allocation, told)
 
 
 class Ends(NamedTuple):
@@ -182,10 +187,12 @@ def complete(
         if known.present is not None:
             outcome = replace(outcome, sign=outcome.sign & known.present, modulus=outcome.modulus & known.present)
     uploads = with_bit_errors(uploads, outcome, round_, config.seed)
+    told = who_told(world.format, outcome.sign, plan.told)
     with clock("aggregate"):
-        update = ends.receive(world.format, Arrived(round_, uploads, outcome, allocation), server.memory)
+        heard = heard_uploads(world.format, uploads, told, server.memory)
+        update = ends.receive(world.format, Arrived(round_, heard, outcome, allocation, plan.told), server.memory)
     with clock("step"):
-        update = world.remember(uploads, outcome.sign, update)
+        update = world.remember(uploads, outcome.sign, update, told)
         after = advance(world, server, uploads, outcome, update)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
     test_loss, test_score = None, None
@@ -204,6 +211,7 @@ def complete(
         world.format.payload_bits(allocation, world.radio.packet_bits),
         world.format.received_bits(allocation, outcome, world.radio.packet_bits),
         world.format.side_bits * len(uploads),
+        None if plan.told is None else int(plan.told.sum()),
         update.rejected,
         world.spent([upload.device for upload in uploads], plan.link, allocation, outcome, plan.fades[0], round_),
         clock.seconds,

@@ -101,6 +101,7 @@ def test_what_both_ends_remember_reaches_the_nodes(compensation, small_config, d
         {"fading": "selective", "subbands": 4},
         {"csi_error_db": 3.0},
         {"segment_bits": 512},
+        {"side_information": "lossy", "side_share": 0.3},
         {"downlink": "sit_out", "downlink_power_dbm": 22.0},
         {"drop": "per_round", "doppler_hz": 5.0, "round_s": 0.1},
     ],

@@ -17,7 +17,7 @@ from spfl.uplink.upload import Origin, encode
 from spfl.world.world import World
 
 LAYOUT = Layout(("conv", "bias"), ((20, 20), (10,)))
-FORM: Format = replace(format_of(SCHEMES["drive_calibrated"], LAYOUT), in_packet=True)
+FORM: Format = replace(format_of(SCHEMES["drive_calibrated"], LAYOUT), side="in_packet")
 
 
 def uploads(round_: int = 1, devices: int = 3):  # type: ignore[no-untyped-def]
@@ -31,7 +31,7 @@ def uploads(round_: int = 1, devices: int = 3):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("name", ["sp_fl", "sp_fl_plus_1", "drive", "single_packet", "top_k", "qsgd"])
 def test_bits_move_from_the_side_channel_into_the_packet(name: str) -> None:
     reliable = format_of(SCHEMES[name], LAYOUT)
-    within = replace(reliable, in_packet=True)
+    within = replace(reliable, side="in_packet")
     assert within.side_bits == 0
     assert within.link_bits == (reliable.link_bits[0] + reliable.side_bits, reliable.link_bits[1])
 

@@ -68,7 +68,8 @@ def test_statistics_of_batch_norm_are_averaged_by_samples_and_counted(digits, sm
     assert not np.allclose(mean, 0)
     values = [np.array([1.0, 5.0], np.float32), np.array([4.0, -1.0], np.float32), np.array([np.nan, 0], np.float32)]
     told = [Upload(k, 10 * (k + 1), 0.0, np.zeros(0, np.float32), statistics=value) for k, value in enumerate(values)]
-    assert np.allclose(average_statistics({}, told, None)[STATISTICS], [3.0, 1.0])  # the third is not finite
+    everyone = np.ones(3, bool)  # the third is not finite
+    assert np.allclose(average_statistics({}, told, everyone)[STATISTICS], [3.0, 1.0])
     assert np.allclose(average_statistics({}, told, np.array([True, False, True]))[STATISTICS], [1.0, 5.0])
     assert average_statistics({}, told, np.zeros(3, bool)) == {}
 

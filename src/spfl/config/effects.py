@@ -28,7 +28,10 @@ class Overridden:
 
 def _scaled(config: Config) -> bool:
     """Whether transmit power and noise cancel: gains are scaled to an SNR, and nothing else is sent over them."""
-    return config.channel.median_snr_db is not None and config.channel.downlink == "perfect"
+    return config.channel.median_snr_db is not None and {
+        config.channel.downlink,
+        config.channel.side_power_dbm,
+    } == {"perfect", None}
 
 
 OVERRIDDEN = (

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from spfl.config.section import Section, require
 
+SideInformation = Literal["in_packet", "reliable", "lossy"]
+
 
 class ChannelConfig(Section):
     """The cell and the uplink (model.md, section 3)."""
@@ -110,10 +112,25 @@ class ChannelConfig(Section):
     csi_error_db: float = Field(
         0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
     )
-    side_information: Literal["in_packet", "reliable"] = Field(
+    side_information: SideInformation = Field(
         "in_packet",
         description="How norms, scales and other floats of a device travel: within its first packet, paid for and lost "
-        "with it (in_packet), or in a packet of their own that always arrives at no cost (reliable).",
+        "with it (in_packet), in a packet of their own that may be lost (lossy), or in one that always arrives at no "
+        "cost (reliable).",
+    )
+    side_share: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of the uplink time that packets of side information take, in equal parts of the bandwidth; "
+        "the other packets have the rest (side_information = lossy).",
+    )
+    side_power_dbm: float | None = Field(
+        None,
+        ge=-300,
+        le=300,
+        description="Transmit power in dBm of a packet of side information; power_dbm when absent "
+        "(side_information = lossy).",
     )
     device_csi: Literal["mean", "instantaneous"] = Field(
         "mean",
@@ -198,6 +215,7 @@ class ChannelConfig(Section):
         self._places_are_told()
         self._trace_is_alone()
         self._no_code_is_plain()
+        self._side_is_told()
         if self.multiplex == "superposed" and (self.fading != "block" or self.link == "bler"):
             raise ValueError(
                 "multiplex = superposed needs fading = block and link = outage or gap: both packets share bandwidth, "
@@ -230,6 +248,21 @@ class ChannelConfig(Section):
                                  f"got {[x_m, y_m, power_dbm]}")  # fmt: skip
         if self.interferers and self.median_snr_db is not None:
             raise ValueError("interferers needs median_snr_db to be absent: it scales the gains of devices only")
+
+    def _side_is_told(self) -> None:
+        """A packet of side information meets the one fade of the device's packets, in a code of known gap."""
+        if self.side_information != "lossy":
+            for key in ("side_share", "side_power_dbm"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} needs side_information = lossy, got {getattr(self, key)}")
+            return
+        if self.model == "trace":
+            raise ValueError("model must have no recorded links with side_information = lossy, got trace")
+        if self.fading in ("independent", "selective"):
+            raise ValueError("fading must be block, rician, nakagami or lognormal with side_information = lossy, "
+                             f"got {self.fading}")  # fmt: skip
+        if self.link not in ("outage", "gap"):
+            raise ValueError(f"link must be outage or gap with side_information = lossy, got {self.link}")
 
     def _no_code_is_plain(self) -> None:
         """Without a code, whole packets arrive over one Rayleigh fade each, and no gap to capacity means anything."""

@@ -45,6 +45,8 @@ def check(world: World) -> None:
         raise ConfigError(f"scheme {scheme.name} sends no datagrams; take one with sign packets, such as sp_fl_plus_1")
     if scheme.schedule in ("channel", "channel_norm", "fair"):
         raise ConfigError(f"scheme {scheme.name} ranks fades, which flower.packets = udp does not measure")
+    if channel.side_information == "lossy":
+        raise ConfigError("channel.side_information must be in_packet or reliable with flower.packets = udp, got lossy")
     wanted = {"model": "macro", "fading": "block", "link": "outage", "multiplex": "orthogonal", "csi_error_db": 0.0}
     for key, value in wanted.items():
         if (found := getattr(channel, key)) != value:

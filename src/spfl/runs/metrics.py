@@ -48,6 +48,7 @@ def metrics(record: RoundRecord) -> Json:
     """One round as a JSON object; everything but `seconds` is a function of the configuration."""
     allocation, outcome, clock = record.allocation, record.outcome, record.asynchrony
     extra: Json = {} if clock is None else {"staleness": float(clock.staleness.mean()), "stepped": clock.stepped}
+    extra |= {} if record.side_received is None else {"side_received": record.side_received}
     extra |= {LOWER: True} if record.lower_is_better else {}
     return {
         "round": record.round_,

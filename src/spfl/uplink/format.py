@@ -16,6 +16,7 @@ from spfl.allocation.participation import Ladder
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Floats, Vector
 from spfl.compensation import compensatory_modulus
+from spfl.config.radio import SideInformation
 from spfl.config.schema import CodecConfig, SchemeConfig
 from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.packets.ladder import MAX_PLANES, deviations
@@ -33,7 +34,8 @@ LARGEST_ASIDE = 128  # elements of an output bias that may travel as side inform
 class Format:
     """The scheme with its settings, and the vector that packets carry.
 
-    `in_packet`: side information is part of the first packet, paid for and lost with it; else it arrives reliably.
+    `side`: how side information travels: within the first packet, paid for and lost with it (in_packet), in a packet
+    of its own (lossy), or reliably.
     `instantaneous`: a device's link adapts to the fade that it meets; else to its mean gain.
     `statistics`: floats of running statistics (BatchNorm) that a device tells beside its gradient.
     `classes` (device, class) are the label shares that devices told when they joined, for schemes that use them.
@@ -44,10 +46,25 @@ class Format:
     layout: Layout
     codec: CodecConfig
     seed: int
-    in_packet: bool = False
+    side: SideInformation = "reliable"
     instantaneous: bool = False
     statistics: int = 0
     classes: Floats | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def in_packet(self) -> bool:
+        """Whether side information is lost with the first packet."""
+        return self.side == "in_packet"
+
+    @property
+    def lossy(self) -> bool:
+        """Whether side information has a packet of its own; ideal and analogue uplinks have it reliably."""
+        return self.side == "lossy" and self.scheme.uplink not in ("ideal", "analog")
+
+    @property
+    def reliable(self) -> bool:
+        """Whether side information of every device is there before anything is decided."""
+        return not (self.in_packet or self.lossy)
 
     # --- the vector ---------------------------------------------------------------------------------------------
 
@@ -131,7 +148,9 @@ class Format:
     @property
     def side_bits(self) -> int:
         """Bits of side information that a device sends in a round over a channel of its own; 0 if in its packet."""
-        return 0 if self.in_packet and self.scheme.uplink not in ("ideal", "analog") else self._side_bits
+        if self.in_packet and self.scheme.uplink not in ("ideal", "analog"):
+            return 0
+        return self._side_bits + (HEADER_BITS if self.lossy else 0)
 
     @cached_property
     def _side_bits(self) -> int:

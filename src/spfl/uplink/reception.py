@@ -13,7 +13,7 @@ import numpy as np
 
 from spfl.allocation.bound import Weights, aggregation_weight
 from spfl.allocation.result import AllocationResult
-from spfl.arrays import Floats, State, Vector
+from spfl.arrays import Bools, Floats, State, Vector
 from spfl.compensation import Received, forget, received_key, remember, residual_key
 from spfl.errors import PacketError
 from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode_signs, decode_sparse
@@ -26,7 +26,7 @@ from spfl.uplink.calibration import calibrated_weights
 from spfl.uplink.delivery import analog_unit
 from spfl.uplink.format import Format
 from spfl.uplink.robust import clipped, combine
-from spfl.uplink.side import auxiliary, keep_side
+from spfl.uplink.side import auxiliary, keep_side, who_told
 from spfl.uplink.upload import Upload, describe, signs_of
 
 LAST_UPDATE = "update/last"  # ghat of the last round (rule `reuse`)
@@ -43,12 +43,16 @@ class Update:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A round as the server sees it: what devices told and sent, what of it was received, and what was granted."""
+    """A round as the server sees it: what devices told and sent, what of it was received, and what was granted.
+
+    `told` (device,): whose side information came by a packet of its own; None where it has none.
+    """
 
     round_: int
     uploads: Sequence[Upload]
     outcome: Outcome
     allocation: AllocationResult
+    told: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def decode_device(form: Format, arrived: Arrived, k: int, state: State) -> Decod
         except PacketError:
             return None
     decoded = decoded if outcome.sign_segments is None else _cut(form, arrived, k, state, decoded)
+    if form.lossy and form.scheme.rule != "vote" and not np.isfinite(decoded.vector).all():
+        return None  # its scales were never told
     if form.scheme.uplink == "ideal" or not (form.scheme.rotated or form.packing.output_biases):
         return decoded
     vector = form.packing.unpack(decoded.vector, upload.output_bias, form.rotation(arrived.round_, upload.device))
@@ -203,9 +209,10 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
     scheme, devices = form.scheme, describe(arrived.uploads)
     if scheme.rule == "calibrated":
         received = arrived.outcome.sign & (devices.weight > 0)
-        told = auxiliary(form, arrived.uploads, received, arrived.round_, state)
+        told = who_told(form, received, arrived.told)
+        known = auxiliary(form, arrived.uploads, told, arrived.round_, state)
         start = _by_noise(form, arrived, devices.weight)
-        return calibrated_weights(devices.weight, told, received, scheme.ridge, start)
+        return calibrated_weights(devices.weight, known, received, scheme.ridge, start)
     if scheme.rule == "mean":
         q_s, r_m = arrived.allocation.q_s, arrived.allocation.r_m
         theta, kappa = form.settings.theta, form.settings.kappa
@@ -243,17 +250,17 @@ class Round:
 def finish(form: Format, arrived: Arrived, state: State, done: Round) -> Update:
     """The end of a round for any engine: the output bias, the vote, and what both ends remember."""
     scheme, uploads, update, output_bias = form.scheme, arrived.uploads, done.update, form.packing.output_biases
+    told = who_told(form, arrived.outcome.sign, arrived.told)
     if output_bias and done.weight.any():  # when nobody was received, nothing moves
-        update[-output_bias:] = _mean_output_bias(form, arrived, done.weight)
+        update[-output_bias:] = _mean_output_bias(form, arrived, done.weight, told)
     if scheme.rule == "mean" and arrived.outcome.votes is not None:
         update = _analog_mean(arrived)
     if scheme.rule == "vote":
         votes = update if arrived.outcome.votes is None else arrived.outcome.votes
-        known = arrived.outcome.sign if form.in_packet else np.ones(len(uploads), np.bool_)
-        means = _common_means([u for u, told in zip(uploads, known, strict=True) if told], len(form.layout.names))
+        means = _common_means([u for u, came in zip(uploads, told, strict=True) if came], len(form.layout.names))
         update = np.sign(votes) * form.layout.expand(means)
     memory = remember(scheme.compensation, state, done.moduli, update) | dict(done.kept)
-    memory = keep_side(form, arrived.round_, uploads, arrived.outcome.sign, memory)
+    memory = keep_side(form, arrived.round_, uploads, told, memory)
     memory = forget(memory, [upload.device for upload in uploads], form.settings.remembered_devices)
     return Update(update, memory | ({LAST_UPDATE: update} if scheme.rule == "reuse" else {}), done.rejected)
 
@@ -266,15 +273,17 @@ def _analog_mean(arrived: Arrived) -> Vector:
     return votes * np.float32(analog_unit(arrived.uploads) / samples) if samples else np.zeros_like(votes)
 
 
-def _mean_output_bias(form: Format, arrived: Arrived, weight: Floats) -> Vector:
-    """The mean of all output biases, (output_biases,), or the robust one; of the received if they may be lost."""
+def _mean_output_bias(form: Format, arrived: Arrived, weight: Floats, told: Bools) -> Vector:
+    """The mean of all output biases, (output_biases,), or the robust one; of those that told if they may be lost."""
     uploads = arrived.uploads
     if form.settings.aggregation != "mean":
-        known = [u for k, u in enumerate(uploads) if u.samples and (arrived.outcome.sign[k] or not form.in_packet)]
+        known = [u for u, came in zip(uploads, told, strict=True) if u.samples and came]
         return combine(
             form.settings.aggregation, [u.output_bias for u in known], uploads[0].output_bias.size, form.settings.trim
         )
-    if form.in_packet:
+    if form.lossy:
+        weight = describe(uploads).weight * told
+    if form.in_packet or form.lossy:
         return np.asarray(weight @ np.stack([u.output_bias for u in uploads]) / max(weight.sum(), 1e-300), np.float32)
     return np.asarray(
         describe(uploads).weight.astype(np.float32) @ np.stack([upload.output_bias for upload in uploads])

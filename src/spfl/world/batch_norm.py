@@ -71,14 +71,11 @@ def check_batches(config: Config, parts: Sequence[Indices], traits: Traits) -> N
             )
 
 
-def average_statistics(state: State, uploads: Sequence[Upload], received: Bools | None) -> State:
-    """The state with the mean running statistics of a round, by samples, of the devices that told finite ones.
-
-    `received` (device,) limits it to devices whose packet arrived, where side information is in the packet.
-    """
-    heard = [upload for k, upload in enumerate(uploads) if received is None or received[k]]
-    told = [(u.samples, u.statistics) for u in heard if u.samples and u.statistics is not None]
-    finite = [(samples, values) for samples, values in told if np.isfinite(values).all()]
+def average_statistics(state: State, uploads: Sequence[Upload], told: Bools) -> State:
+    """The state with the mean running statistics of a round, by samples, of the devices that `told` finite ones."""
+    heard = [upload for upload, came in zip(uploads, told, strict=True) if came]
+    values_of = [(u.samples, u.statistics) for u in heard if u.samples and u.statistics is not None]
+    finite = [(samples, values) for samples, values in values_of if np.isfinite(values).all()]
     if not finite:
         return state
     weights = np.array([samples for samples, _ in finite], np.float64)

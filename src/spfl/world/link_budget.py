@@ -71,6 +71,8 @@ def link_budget(world: World) -> LinkBudget:
     with np.errstate(divide="ignore"):
         gain_db, snr_db = linear_to_db(cell.gain), linear_to_db(link.power_w * cell.gain / noise_w)
     sign_bits, modulus_bits = split.radio.packet_bits
+    side = split.radio.side_channel
+    side_j = 0.0 if side is None else side.joules(config.device.amplifier_efficiency)
     return LinkBudget(
         world.layout.size,
         world.radio.tau_s,
@@ -84,7 +86,7 @@ def link_budget(world: World) -> LinkBudget:
         alone.q_s,
         pair.q_s,
         pair.q_s * pair.r_m,
-        link.power_w * world.radio.tau_s / config.device.amplifier_efficiency,
+        link.power_w * link.tau_s / config.device.amplifier_efficiency + side_j,
     )
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from spfl.arrays import Floats
+from spfl.arrays import Bools, Floats
 from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
 from spfl.errors import ConfigError
@@ -29,6 +29,7 @@ from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.schemes import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
+from spfl.uplink.side_channel import SideChannel
 
 RAYLEIGH_ONLY = ("analog", "ladder")  # uplinks whose allocation has Rayleigh fading built in
 
@@ -155,6 +156,16 @@ class Radio:
         symbols = channel.symbols_per_parameter * self.config.cohort * self.form.layout.size
         return channel.tau_s or symbols / channel.bandwidth_hz
 
+    @cached_property
+    def side_channel(self) -> SideChannel | None:
+        """What carries side information, where it has a packet of its own."""
+        channel = self.config.channel
+        if not self.form.lossy:
+            return None
+        power_w = dbm_to_watt(channel.power_dbm if channel.side_power_dbm is None else channel.side_power_dbm)
+        seconds, law = channel.side_share * self.tau_s, fade_law(channel)
+        return SideChannel(self.form.side_bits, seconds, power_w, *self._coding_gap, law)
+
     # --- packets and what loses them ----------------------------------------------------------------------------
 
     @cached_property
@@ -260,6 +271,7 @@ class Radio:
 
     def _link(self, gain: Floats, law: Law | None) -> Link:
         channel, rho = self.config.channel, self.config.scheme.rho
+        side_s = 0.0 if self.side_channel is None else self.side_channel.time_s
         sign_bits, modulus_bits = self.packet_bits
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
@@ -267,7 +279,7 @@ class Radio:
             noise_w_per_hz=self.noise_w_per_hz(channel.noise_figure_db) + self.interference_w_per_hz,
             power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
             gain=gain,
-            tau_s=np.full(gain.shape, self.tau_s / self.scheme.attempts),
+            tau_s=np.full(gain.shape, (self.tau_s - side_s) / self.scheme.attempts),
             sign_bits=np.full(gain.shape, sign_bits),
             modulus_bits=np.full(gain.shape, modulus_bits),
             snr_gap=self.gap[0],
@@ -335,6 +347,12 @@ class Radio:
         rng = server_stream(self.config.seed, round_, Purpose.CSI)
         error_db = spread_db * rng.standard_normal(self.config.data.devices)[list(cohort)]
         return replace(link, gain=link.gain * db_to_linear(error_db))
+
+    def told(self, link: Link, fades: tuple[Floats, Floats], samples: Sequence[int]) -> Bools | None:
+        """Whose packet of side information arrives, (device,), who has samples sends one; None where there are none."""
+        if self.side_channel is None:
+            return None
+        return self.side_channel.arrives(link, fades[0]) & (np.array(samples) > 0)
 
     def noise(self, round_: int) -> np.random.Generator:
         """What the air draws besides, for the schemes that need it: receiver noise, fades of repetitions."""

@@ -213,10 +213,10 @@ class World:
     def format(self) -> Format:
         """How gradients travel: what devices and server have agreed upon."""
         config, channel = self.config, self.config.channel
-        in_packet, adapts = channel.side_information == "in_packet", channel.device_csi == "instantaneous"
+        adapts = channel.device_csi == "instantaneous"
         told = self._label_shares() if self.scheme.auxiliary == "labels" else None
         agreed = (self.scheme, config.scheme, self.layout, config.codec, config.seed)
-        return Format(*agreed, in_packet, adapts, self._statistics, told)
+        return Format(*agreed, channel.side_information, adapts, self._statistics, told)
 
     @cached_property
     def _statistics(self) -> int:
@@ -283,17 +283,21 @@ class World:
         samples = [self.config.training.samples(len(self.parts[k])) for k in members]
         return self.config.device.cycles_per_sample * np.array(samples, np.float64) / self.clocks_hz[list(members)]
 
-    def remember(self, uploads: Sequence[Upload], received: Bools, update: Update) -> Update:
-        """The update with what local rules keep, and what a selection by loss needs to know, in its state."""
+    def remember(self, uploads: Sequence[Upload], received: Bools, update: Update, told: Bools) -> Update:
+        """The update with what local rules keep, and what a selection by loss needs to know, in its state.
+
+        `told` (device,): whose side information of this round is there.
+        """
         state, training, devices = update.state, self.config.training, self.config.data.devices
         kept = {u.device: u.kept for u, ok in zip(uploads, received, strict=True) if ok and u.kept is not None}
         if training.correction != "none" or kept:
             state = remember_round(training, state, kept, update.gradient, int(received.sum()) / devices)
         if self.traits.statistics:
-            state = average_statistics(state, uploads, received if self.format.in_packet else None)
+            state = average_statistics(state, uploads, told)
         if self.config.clients.selection != "random":
-            told = [u.device for u in uploads], [u.loss for u in uploads]
-            state = state | {LOSSES: remember_losses(state.get(LOSSES), devices, *told)}
+            heard = [u for u, came in zip(uploads, told, strict=True) if came or not self.format.lossy]
+            losses = [u.device for u in heard], [u.loss for u in heard]
+            state = state | {LOSSES: remember_losses(state.get(LOSSES), devices, *losses)}
         return replace(update, state=state)
 
     @cached_property
@@ -355,6 +359,10 @@ class World:
             samples = np.minimum(samples, deadline_s * clock / device.cycles_per_sample)
         power_w = transmit_power(self.scheme, link, allocation, outcome.sign, level(fade))
         spent = spend(device, power_w, link.tau_s * self.scheme.attempts, samples, clock)
+        if (side := self.radio.side_channel) is not None and round_ is not None:
+            sends = self.sending(members, round_) & (samples > 0)
+            joules = spent.joules + sends * side.joules(device.amplifier_efficiency)
+            spent = replace(spent, joules=joules, uplink_s=spent.uplink_s + sends * side.time_s)
         if self.asynchronous is None or round_ is None:
             return spent
         return replace(spent, elapsed_s=self.asynchronous.timeline.elapsed_s(round_))
