@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -90,6 +91,23 @@ def test_the_second_signal_only_says_so_and_the_third_ends_at_once(times, said):
     told = ["", "ending, a moment; once more ends at once"]
     last = ["interrupted"] if times == 2 else ["", "ended at once"]
     assert done.stderr.splitlines() == told + last
+
+
+TELLING = """
+from spfl.cli import commands, ending
+def cut_off(*_):
+    os.kill(os.getpid(), getattr(signal, os.environ["CUT"]))
+    busy(10.0)
+ending._end = cut_off
+commands.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_that_comes_while_an_error_is_told_has_its_word_and_code_too(name, code, word):
+    command = [sys.executable, "-c", BEGIN + TELLING, "report", "/dev/null/x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"CUT": name})
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{word}\n")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from spfl.studies.runner import read_results, sweep
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
 ZYGOTE = """
-import json, os, shutil, signal, sys, warnings
+import json, logging, os, shutil, signal, sys, warnings
 from pathlib import Path
 from spfl.runs import folders
 from spfl.config.files import load_config
@@ -50,6 +50,11 @@ def live(folder):
         compare(load_config(source), ["sp_fl"], [0, 1], digits, folder, existing="resume", checkpoint_every=2)
     elif kind == "sweep":
         sweep(load_points(source), folder, processes=1, resume=True, keep_runs=True)
+    elif kind == "flower":
+        from spfl.flower.engines import run_flower
+        from spfl.flower.settings import FlowerConfig, Settings
+        server = FlowerConfig(wait_s=0, out=str(folder), resume=folder.exists(), checkpoint_every=2)
+        run_flower(Settings(**load_config(source).model_dump(), flower=server), "inprocess", 2)
     elif kind == "verify":
         assert verify(folder, digits).difference is None
     else:
@@ -87,6 +92,7 @@ def fresh(number):
     return folder
 
 warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)  # what Flower tells of each round
 live(fresh("warm"))  # here, not in a child: what is compiled and loaded once, every child then has
 life(fresh("count"), 0)
 events = int((out / "count" / "count").read_text())
@@ -110,17 +116,20 @@ def made(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     config = make_config(training__rounds=6, workers=1)
     (folder / "c.toml").write_text(to_toml(config))
+    short = make_config(training__rounds=2, workers=1)
+    (folder / "short.toml").write_text(to_toml(short))
     (folder / "other.toml").write_text(to_toml(make_config(training__rounds=5, seed=3, workers=1)))
     run_experiment(config, digits, folder / "run")
     run_experiment(make_config(training__rounds=5, seed=3, workers=1), digits, folder / "overwrite")
-    compare(config, ["sp_fl"], [0, 1], digits, folder / "compare")
+    compare(short, ["sp_fl"], [0, 1], digits, folder / "compare")
     (folder / "s.toml").write_text(SWEEP)
     sweep(load_points(folder / "s.toml"), folder / "sweep", processes=1, keep_runs=True)
     return folder
 
 
-SOURCES = {"sweep": "s.toml", "overwrite": "other.toml"}
+SOURCES = {"sweep": "s.toml", "overwrite": "other.toml", "compare": "short.toml"}
 TEMPLATES = {"overwrite": "run", "verify": "run", "report": "run"}
+LIVES = {"run": 8, "overwrite": 8, "compare": 3, "sweep": 8, "verify": 8, "report": 8, "flower": 3}
 
 
 def killed(kind, made, tmp_path, step, lives):
@@ -137,6 +146,8 @@ def killed(kind, made, tmp_path, step, lives):
 def check(kind, folder, made):
     if kind in ("run", "overwrite"):
         runs = [(folder, made / kind)]
+    elif kind == "flower":  # the bytes of a run without Flower
+        runs = [(folder, made / "run")]
     elif kind == "compare":
         runs = [(folder / name, made / kind / name) for name in ("sp_fl-0", "sp_fl-1")]
         assert (folder / "table.json").exists()
@@ -152,7 +163,7 @@ def check(kind, folder, made):
         assert left <= {"report.html"}
 
 
-@pytest.mark.parametrize(("kind", "step"), [("run", 9), ("overwrite", 9), ("report", 3)])
+@pytest.mark.parametrize(("kind", "step"), [("run", 9), ("overwrite", 9), ("report", 3), ("flower", 40)])
 def test_killed_at_some_events_and_again(kind, step, made, tmp_path):
     counts, folders = killed(kind, made, tmp_path, step, lives=2)
     assert counts["kills"] > counts["folders"]
@@ -161,9 +172,9 @@ def test_killed_at_some_events_and_again(kind, step, made, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["run", "overwrite", "compare", "sweep", "verify", "report"])
+@pytest.mark.parametrize("kind", LIVES)
 def test_killed_at_every_event_and_again(kind, made, tmp_path, capsys):
-    counts, folders = killed(kind, made, tmp_path, step=1, lives=8)
+    counts, folders = killed(kind, made, tmp_path, step=1, lives=LIVES[kind])
     for folder in folders:
         check(kind, folder, made)
     with capsys.disabled():

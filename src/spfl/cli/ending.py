@@ -32,7 +32,13 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         complete_after_equals()
-        return super().main(*args, **options)
+        try:
+            return super().main(*args, **options)
+        except SystemExit as stop:  # typer makes a silent 130 of every interrupt that came outside of `told`
+            unsaid = getattr(stop.__context__, "__cause__", None)
+            if isinstance(unsaid, KeyboardInterrupt):
+                raise unsaid from None
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of use."""
