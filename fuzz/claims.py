@@ -1,8 +1,8 @@
 """Hostile side information through a whole round, for schemes and defences. python fuzz/claims.py [COUNT]
 
-A round of real uploads, in which one device claims what it likes: any of its numbers is replaced by zeros, signs
-turned, the largest and smallest floats, NaN, infinities, or multiplied by a power of ten. It goes through `prepare`
-and `complete`. No exception may come of it, the weights stay finite, shares of the bandwidth stay within the cap, and
+A round of real uploads, in which one to three of six devices claim what they like: their numbers are replaced by
+zeros, the largest and smallest floats, NaN, infinities, turned in sign, or multiplied by a power of ten. It goes
+through `prepare` and `complete`. No exception may come of it, the weights stay finite, shares of the bandwidth stay within the cap, and
 where received vectors are averaged or voted upon, the step is no longer than the cap on each of them allows.
 """
 
@@ -107,15 +107,15 @@ def check(world: World, server: ServerState, plan: Plan, record: RoundRecord) ->
 
 
 def fuzz(count: int, seed: int = 0, schemes: Iterable[str] = tuple(SCHEMES)) -> Counter[str]:
-    """What came of so many lies; raises AssertionError, or whatever escapes, for one that does harm."""
+    """What came of so many rounds with lies; raises AssertionError, or whatever escapes, for one that does harm."""
     rng, found, made = random.Random(seed), Counter[str](), worlds(schemes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of sums that overflow: what comes of them is checked
         for _ in range(count):
             world, server, honest = rng.choice(made)
             uploads = list(honest)
-            liar = rng.randrange(len(uploads))
-            uploads[liar] = lie(rng, uploads[liar])
+            for liar in rng.sample(range(len(uploads)), rng.choice((1, 1, 2, 3))):
+                uploads[liar] = lie(rng, uploads[liar])
             plan, record = _round(world, server, uploads)
             check(world, server, plan, record)
             found["refused" if record.rejected else "believed or capped"] += 1
@@ -124,5 +124,5 @@ def fuzz(count: int, seed: int = 0, schemes: Iterable[str] = tuple(SCHEMES)) -> 
 
 if __name__ == "__main__":
     total, began = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000, time.perf_counter()
-    print(dict(fuzz(total)), f"{total} lies in {time.perf_counter() - began:.0f} s, nothing else came of any")
+    print(dict(fuzz(total)), f"{total} rounds with lies in {time.perf_counter() - began:.0f} s, nothing else came of any")
     print(f"not taken: {dict(found_why)}")

@@ -66,10 +66,26 @@ def open_file(path: Path, flags: int = os.O_RDONLY) -> int:
 def open_in_place(path: Path, flags: int) -> int:
     """As `open_file`, to change a file where it lies; raises RunFolderError also for one that has a second name."""
     file = open_file(path, flags | os.O_CREAT)
-    if os.fstat(file).st_nlink > 1:
+    try:
+        _check_names(path, os.fstat(file))
+    except RunFolderError:
         os.close(file)
-        raise RunFolderError(f"{path} has a second name (a hard link), which would change too; copy the folder first")
+        raise
     return file
+
+
+def check_own(path: AnyPath) -> AnyPath:
+    """As `check_file`, for a file that is shown whole: one with a second name may be a file of the user's elsewhere."""
+    if is_file(path):
+        _check_names(path, path.lstat())
+    return path
+
+
+def _check_names(path: Path, status: os.stat_result) -> None:
+    if status.st_nlink > 1:
+        raise RunFolderError(
+            f"{path} has a second name (a hard link), which would change or be shown too; copy the folder first"
+        )
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:

@@ -92,6 +92,8 @@ def test_no_device_is_given_more_than_the_largest_share() -> None:
     assert found.beta.max() <= 0.15
     assert found.gap is not None
     assert -1e-9 <= found.gap < 5e-3
+    one = allocate_bits(np.eye(8)[0], link, Ladder(DIM, 300.0), equal=True, most=0.15)  # the only one of a schedule
+    assert one.beta.max() == 0.15
 
 
 @pytest.mark.parametrize("fixed", [None, float(DIM)])

@@ -1,4 +1,4 @@
-"""A folder of somebody else, with links and special files at every name that a command reads or writes.
+"""A folder of somebody else, with links, special files and other contents at every name that a command reads or writes.
 
 Whatever the command says of it: nothing outside the folder is written or made, nothing outside is copied into it, the
 command ends, in one line and with an exit code of its own.
@@ -49,7 +49,7 @@ COMMANDS = {
     "sweep": (["report"], ["figures"], ["watch", "--once"],
               ["sweep", "../s.toml", "--workers", "1", "--resume", "--out"]),
 }  # fmt: skip
-KINDS = ("link", "dangling", "pipe", "hard link", "zeros", "temporary")
+KINDS = ("link", "dangling", "pipe", "hard link", "zeros", "temporary", "empty", "half", "other", "text")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def plant(kind, place, outside):
     """Put something hostile at a name; False where this kind makes no sense."""
     if kind == "temporary":
         place = place.with_name(f"{place.name}.tmp")
+    content = place.read_bytes() if place.is_file() else b""
     if place.is_dir():
         shutil.rmtree(place)
     place.unlink(missing_ok=True)
@@ -78,6 +79,11 @@ def plant(kind, place, outside):
         os.mkfifo(place)
     elif kind == "hard link":
         os.link(outside / "secret.txt", place)
+    elif kind in ("empty", "half", "text"):
+        place.write_bytes({"empty": b"", "half": content[: len(content) // 2], "text": b"[1]\n"}[kind])
+    elif kind == "other":  # another file with the same ending
+        others = sorted(path for path in place.parent.glob(f"*{place.suffix}") if path.is_file())
+        place.write_bytes(others[0].read_bytes() if others else content[::-1])
     else:
         place.symlink_to("/dev/zero")
 

@@ -81,7 +81,7 @@ def allocate_bits(
     active = (importance > 0) & (link.power_w * link.gain > 0)
     tables = BitTables(link, ladder, fade, active, most)
     if equal or not active.any():
-        beta, bound, multiplier = np.where(active, 1.0 / max(int(active.sum()), 1), 0.0), None, None
+        beta, bound, multiplier = np.where(active, min(1.0 / max(int(active.sum()), 1), most), 0.0), None, None
     else:
         beta, bound, multiplier = _solve(np.where(active, importance, 0.0), tables)
     bits, q = tables.best(beta)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spfl.config.files import dotted, to_toml
 from spfl.errors import SpflError
-from spfl.files import LARGEST_TEXT, is_file, read_file
+from spfl.files import LARGEST_TEXT, check_own, is_file, read_file
 from spfl.report.parts import PageSection, PageTable, Panel
 from spfl.runs.experiment import ENVIRONMENT, read_json
 from spfl.runs.jsons import Json
@@ -40,6 +40,13 @@ def reproduction(folder: Path, groups: Sequence[Group]) -> PageSection:
     digests = [[g.label, str(run.config.seed), run.summary["digest"]] for g in groups for run in g.runs]
     tables = [PageTable(["run", "seed", "SHA-256 of its metrics"], digests)] if digests else []
     return PageSection("Do it again", NOTE, [Panel(listings=listings, tables=tables)])
+
+
+def check_shown(folder: Path, groups: Sequence[Group]) -> None:
+    """Raises RunFolderError for a file that a report shows whole, and that may be another file of the user's."""
+    for place in (folder, *(run.folder for group in groups for run in group.runs)):
+        for name in (PLAN, SWEEP_FILE, CONFIG, ENVIRONMENT):
+            check_own(place / name)
 
 
 def sources(folder: Path, groups: Sequence[Group]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from spfl.errors import RunFolderError
 from spfl.figures.curves import Importance
 from spfl.figures.scores import factor, unit
 from spfl.files import is_file
-from spfl.report.again import reproduction, sources
+from spfl.report.again import check_shown, reproduction, sources
 from spfl.report.parts import RESULTS_NOTE, PageSection, PageTable, Panel
 from spfl.runs.experiment import ENVIRONMENT, read_json
 from spfl.runs.folders import write_atomically
@@ -43,6 +43,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     groups = read_groups(folder) if folder.is_dir() else []
     has_table = is_file(folder / TABLE)
     check_report(folder, groups, has_table)
+    check_shown(folder, groups)
     sections = _sweep(folder) if has_table else []
     sections += _run_sections(folder, groups, compared=not has_table) if groups else []
     sections.append(reproduction(folder, groups))

@@ -55,10 +55,7 @@ def outcomes_table(folder: Path) -> pa.Table:
             f"{folder} is of channel.recovery = segment, whose packets arrive in parts; a trace has whole ones"
         )
     wanted = {"round": "round", "device": "device", "sign": "sign_received", "modulus": "modulus_received"}
-    try:
-        table = pa.concat_tables([read_table(file, list(wanted)) for file in files])
-    except (OSError, pa.ArrowException) as error:
-        raise RunFolderError(f"{folder} has a damaged table: {' '.join(str(error).split())[:120]}") from None
+    table = pa.concat_tables([read_table(file, list(wanted)) for file in files])
     return pa.table({new: column(values(table.column(old)).astype(np.int64)) for old, new in wanted.items()})
 
 

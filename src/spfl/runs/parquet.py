@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from spfl.errors import RunFolderError, reason
 from spfl.files import stream
 from spfl.runs.folders import write_atomically
 
@@ -60,9 +61,13 @@ def write_table(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file of a run folder, or some columns of it. Raises as `open_file`, and pa.ArrowException."""
-    with pq.ParquetFile(stream(path)) as content:
-        missing = set(columns or ()) - set(content.schema_arrow.names)
-        if missing:
-            raise pa.ArrowInvalid(f"{path} has no column {', '.join(sorted(missing))}")
-        return content.read(columns=columns)
+    """A parquet file of a run folder, or some columns of it. Raises RunFolderError for damage, and as `open_file`."""
+    content = stream(path)
+    try:
+        with pq.ParquetFile(content) as file:
+            table = file.read(columns=[name for name in file.schema_arrow.names if columns is None or name in columns])
+    except (OSError, pa.ArrowException) as error:
+        raise RunFolderError(f"{path} cannot be read: {reason(error)}") from None
+    if missing := set(columns or ()) - set(table.column_names):
+        raise RunFolderError(f"{path} has no column {', '.join(sorted(missing))}")
+    return table

@@ -328,7 +328,7 @@ def _importance(label: str, folders: Sequence[Path], groups: int) -> Importance:
     for folder in folders:
         try:
             table = read_table(folder / ALLOCATION, columns)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, RunFolderError) as error:
             raise RunFolderError(f"{folder / ALLOCATION} has no allocations by importance: {error}") from None
         rows = {name: table[name].to_numpy() for name in columns}
         rounds, size = np.unique(rows["round"]).size, table.num_rows // np.unique(rows["round"]).size

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from spfl.errors import RunFolderError, reason
@@ -145,10 +144,10 @@ def read_study(folder: Path) -> Study:
     path = folder / TABLE
     if not is_file(path):
         raise RunFolderError(f"{folder} holds no {TABLE}: it is not of a sweep, or of one that has not finished")
+    table = read_table(path)
     try:
-        table = read_table(path)
         swept = json.loads(table.schema.metadata[b"swept"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {reason(error)}") from None
     scores = {f"curve_{name.removesuffix('_last')}" for name in table.column_names if name.endswith("_last")}
     for name in {*COLUMNS, *swept, *(scores or {"accuracy_last"})} - set(table.column_names):
