@@ -2,8 +2,9 @@
 
 A round of real uploads, in which one to three of six devices claim what they like: their numbers are replaced by
 zeros, the largest and smallest floats, NaN, infinities, turned in sign, or multiplied by a power of ten. It goes
-through `prepare` and `complete`. No exception may come of it, the weights stay finite, shares of the bandwidth stay within the cap, and
-where received vectors are averaged or voted upon, the step is no longer than the cap on each of them allows.
+through `prepare` and `complete`. No exception may come of it, the weights stay finite, shares of the bandwidth stay
+within the cap, and where received vectors are averaged or voted upon, the step is no longer than the cap on each of
+them allows.
 """
 
 from __future__ import annotations
@@ -124,5 +125,5 @@ def fuzz(count: int, seed: int = 0, schemes: Iterable[str] = tuple(SCHEMES)) -> 
 
 if __name__ == "__main__":
     total, began = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000, time.perf_counter()
-    print(dict(fuzz(total)), f"{total} rounds with lies in {time.perf_counter() - began:.0f} s, nothing else came of any")
+    print(dict(fuzz(total)), f"{total} rounds in {time.perf_counter() - began:.0f} s, nothing else came of any")
     print(f"not taken: {dict(found_why)}")
