@@ -104,6 +104,7 @@ def check(world: World, server: ServerState, plan: Plan, record: RoundRecord) ->
         return
     longest = math.hypot(norm_limit(settings, plan.uploads), *(np.linalg.norm(u.output_bias) for u in plan.uploads))
     times = 1.0 if settings.aggregation == "mean" else math.sqrt(len(plan.uploads))  # coordinate by coordinate
+    times = 3.0 if world.scheme.uplink == "analog" else times  # the receiver's noise comes on top
     assert np.linalg.norm(moved) <= 1.001 * world.config.training.rate * times * longest
 
 

@@ -7,8 +7,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -77,8 +78,20 @@ def told() -> Iterator[None]:
             _end(*exit_code(asked[0]))
         if os.environ.get(DEBUG):
             traceback.print_exc()
+        if (damaged := _damaged_folder(sys.argv[1:])) is not None:
+            _end(f"error: {damaged}", 2)
         text = " ".join(f"{type(error).__name__}: {error}".split())
         _end(f"error: {text} (not foreseen: a fault of spfl; {DEBUG}=1 shows where)", 1)
+
+
+def _damaged_folder(words: Iterable[str]) -> str | None:
+    """What is wrong with a folder that the command line names, where its own digests tell so: then no fault of ours."""
+    from spfl.runs.damage import damage
+
+    places = (Path(word.rpartition("=")[2]) for word in words)
+    with suppress(OSError, ValueError):
+        return next((found for place in places if place.is_dir() and (found := damage(place))), None)
+    return None
 
 
 def _usage(error: click.UsageError) -> str:

@@ -237,9 +237,16 @@ def read_metrics(folder: Path) -> Iterator[Json]:
         with os.fdopen(open_file(path), encoding="utf-8") as file:
             for line in file:
                 if line.endswith("\n"):
-                    yield json.loads(line)
+                    yield _round_of(line)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _round_of(line: str) -> Json:
+    values = json.loads(line)
+    if not isinstance(values, dict) or not isinstance(values.get("round"), int):
+        raise ValueError(f"a line is no round: {line[:40]!r}")
+    return values
 
 
 def summarise(rounds: Iterable[Json]) -> Json:
