@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from spfl.errors import RunFolderError
 from spfl.runs.parquet import TYPES, column, lists, read_table, values, write_table
 
 
@@ -36,5 +37,16 @@ def test_lists_and_nulls():
 def test_a_missing_column_is_told(tmp_path):
     write_table(tmp_path / "t.parquet", pa.Table.from_arrays([column(np.arange(3))], ["a"]))
     assert read_table(tmp_path / "t.parquet", ["a"])["a"].to_pylist() == [0, 1, 2]
-    with pytest.raises(pa.ArrowInvalid, match="has no column b, c"):
+    with pytest.raises(RunFolderError, match="has no column b, c"):
         read_table(tmp_path / "t.parquet", ["a", "c", "b"])
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda raw: b"", lambda raw: raw[:-9], lambda raw: raw[:60] + b"\xff" * 40 + raw[100:]]
+)
+def test_a_damaged_table_is_told_in_one_line(spoil, tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(path, pa.Table.from_arrays([column(np.arange(300))], ["a"]))
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(RunFolderError, match=r"t\.parquet cannot be read: [^\n]+$"):
+        read_table(path)

@@ -13,6 +13,7 @@ import pytest
 
 from small_runs import assert_same_run, make_config, snapshot, stopped_run
 from spfl.errors import RunFolderError
+from spfl.runs.damage import damage
 from spfl.runs.experiment import read_json, run_experiment
 from spfl.runs.verification import verify
 
@@ -49,6 +50,18 @@ def test_each_line_carries_the_digest_of_what_precedes_it(whole):
     for line in lines:
         assert json.loads(line)["past"] == hashlib.sha256(before).hexdigest()
         before += line
+
+
+def test_damage_is_told_of_runs_and_of_those_below_and_of_nothing_else(whole, damaged, tmp_path):
+    assert damage(whole) is None
+    assert damage(damaged.parent) is None
+    assert damage(tmp_path / "nowhere") is None
+    edit_lines(damaged, swap)
+    told = f"{damaged} is damaged: metrics.jsonl has round 4 where round 3 must be"
+    assert damage(damaged) == damage(damaged.parent) == told
+    shutil.copytree(whole, tmp_path / "other")
+    (tmp_path / "other" / "summary.json").write_text("[1]")
+    assert damage(tmp_path / "other") == f"{tmp_path / 'other'} is damaged: summary.json is not of a run"
 
 
 def swap(lines):

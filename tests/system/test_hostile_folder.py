@@ -152,6 +152,30 @@ def test_nothing_planted_at_any_name_writes_or_reads_outside(layout, templates, 
         print(f"\n{layout}: {count} attempts with planted files, {refused} refused, 0 got out")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "command", "told"),
+    [
+        ("empty", "config.toml", "report", "config.toml was changed after it was written"),
+        ("other", "devices.parquet", "report", "devices.parquet was changed after it was written"),
+        ("text", "metrics.jsonl", "plot", "a line is no round"),
+        ("half", "allocation.parquet", "report", "allocation.parquet cannot be read"),
+        ("hard link", "environment.json", "report", "environment.json has a second name (a hard link)"),
+    ],
+)
+def test_what_is_wrong_is_said(kind, name, command, told, templates, tmp_path, capsys, monkeypatch):
+    shutil.copytree(templates / "run", tmp_path / "run")
+    (tmp_path / "secret.txt").write_text(SECRET)
+    plant(kind, tmp_path / "run" / name, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["spfl", command, str(tmp_path / "run")])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+
+
 def test_a_folder_may_itself_be_a_link_that_the_user_names(templates, tmp_path, capsys, monkeypatch):
     shutil.copytree(templates / "run", tmp_path / "run")
     (tmp_path / "link").symlink_to(tmp_path / "run")
