@@ -30,7 +30,6 @@ from spfl.errors import ConfigError, RunFolderError
 from spfl.files import is_file, open_in_place, read_file
 from spfl.fleet.workers import Failure, map_processes
 from spfl.machine import cores
-from spfl.plugins import own_scheme
 from spfl.runs.environment import describe_environment, fingerprint
 from spfl.runs.experiment import ENVIRONMENT, read_json, run_experiment
 from spfl.runs.folders import LOCK, appender, below, locked, write_atomically, writing
@@ -38,7 +37,6 @@ from spfl.runs.health import course_of, findings
 from spfl.runs.jsons import Json, dump_json
 from spfl.runs.metrics import LOWER, metric_in, metrics, read_metrics, score_of, summarise
 from spfl.runs.results import Run, numbers
-from spfl.schemes import resolve
 from spfl.studies.plan import PLAN, plan_text
 from spfl.studies.points import Point
 from spfl.studies.tables import write_tables
@@ -223,7 +221,7 @@ def _check_worlds(points: Iterable[Point], data_dir: Path | None) -> None:
     for point in points:
         config = point.config
         if config.torch_device is not None:
-            check_supported(config, resolve(config.scheme, own_scheme(config)))
+            check_supported(config)
         kind = (config.data, config.model)
         if kind not in seen:
             seen.add(kind)

@@ -76,24 +76,29 @@ def device_name(name: str | None) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else name
 
 
-def check_supported(config: Config, scheme: Scheme, *, own_local: bool = False, statistics: bool = False) -> None:
+def makes_packets(config: Config, scheme: Scheme) -> bool:
+    """Whether a PyTorch device has kernels for all that the scheme sends and decodes; else packets are the host's."""
+    return (
+        scheme.uplink in UPLINKS
+        and scheme.rule in RULES
+        and scheme.compensation in COMPENSATIONS
+        and not scheme.error_feedback
+        and config.channel.segment_bits is None
+        and config.channel.link != "uncoded"
+        and config.scheme.aggregation == "mean"
+        and config.scheme.device_clip is None
+    )
+
+
+def check_supported(config: Config, *, own_local: bool = False, statistics: bool = False) -> None:
     """Raises ConfigError, with one line, for what a round on a device does not do. Worker threads do all of it."""
     wrong = {
-        f"the uplink of {scheme.name}": scheme.uplink not in UPLINKS,
-        f"the rule of {scheme.name}": scheme.rule not in RULES,
-        f"compensation {getattr(scheme.compensation, 'name', scheme.compensation)}": scheme.compensation
-        not in COMPENSATIONS,
-        "error feedback": scheme.error_feedback,
         "training.local_steps > 1": config.training.local_steps > 1,
         "training.local_epochs": config.training.local_epochs is not None,
         "a local rule of your own": own_local,
-        "channel.segment_bits": config.channel.segment_bits is not None,
-        "channel.link = uncoded": config.channel.link == "uncoded",
         "channel.downlink = stale": config.channel.downlink == "stale",
         "model.batch_norm = average and running statistics": statistics,
         "hostile devices": config.attack.devices > 0,
-        "scheme.aggregation": config.scheme.aggregation != "mean",
-        "scheme.device_clip": config.scheme.device_clip is not None,
         "processes > 1": config.processes > 1,
     }
     for what, is_wrong in wrong.items():

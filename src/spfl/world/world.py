@@ -123,7 +123,7 @@ class World:
                 f"got {config.channel.segment_bits}"
             )
         if config.torch_device is not None:
-            check_supported(config, scheme, own_local=custom.local is not None)
+            check_supported(config, own_local=custom.local is not None)
             find_device(config.torch_device)
         parts = _dealt(config, dataset, custom)
         custom, traits = _tried(config, dataset, custom)
@@ -132,7 +132,7 @@ class World:
             check_asynchronous(scheme, bool(traits.statistics))
         if config.torch_device is not None:
             own_local, statistics = custom.local is not None, bool(traits.statistics)
-            check_supported(config, scheme, own_local=own_local, statistics=statistics)
+            check_supported(config, own_local=own_local, statistics=statistics)
         world = cls(config, dataset, parts, scheme, custom, traits)
         world._check_calibration()
         return world
