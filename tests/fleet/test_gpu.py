@@ -44,6 +44,12 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 SHAPES = [((7,), (3, 5), (11,)), ((64,), (64,)), ((1,),), ((4096,), (5000,), (0,), (3,))]
 
 
+@pytest.fixture(autouse=True)
+def small_rounds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small rounds are tested with the kernels that only large ones take."""
+    monkeypatch.setattr("spfl.fleet.gpu_packets.LEAST_ELEMENTS", 0)
+
+
 # --- codec: the bytes of packets -------------------------------------------------------------------------------------
 
 
@@ -372,13 +378,18 @@ def test_what_a_device_does_not_do_is_said_at_once(
         World.build(config, digits)
 
 
-def test_a_device_makes_the_packets_for_which_it_has_kernels(digits: Dataset, small_config: Build) -> None:
+def test_a_device_makes_the_packets_for_which_it_has_kernels(
+    digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = small_config().model_copy(update={"torch_device": "cpu"})
     assert sorted(name for name, scheme in SCHEMES.items() if makes_packets(config, scheme)) == sorted(KERNELS)
-    for name, kind in [("sp_fl", OnDevice), ("sp_fl_plus", OnHost)]:
+    for name, kind in [("sp_fl_plus", OnHost), ("sp_fl", OnDevice)]:
         world = World.build(small_config(scheme={"name": name}), digits)
         with closing(packets_for(world, torch.device("cpu"))) as packets:
             assert isinstance(packets, kind)
+    monkeypatch.setattr("spfl.fleet.gpu_packets.LEAST_ELEMENTS", 6 * world.layout.size + 1)
+    with closing(packets_for(world, torch.device("cpu"))) as packets:
+        assert isinstance(packets, OnHost)
 
 
 @pytest.mark.parametrize("name", ["warp", "meta", "cuda:99"])
@@ -433,7 +444,7 @@ def test_a_sweep_on_a_gpu_runs_one_point_at_a_time(tmp_path: Path, monkeypatch: 
 
 def test_a_sweep_says_what_a_device_does_not_do_before_the_first_point(tmp_path: Path) -> None:
     points = load_points(sweep_file(tmp_path, "cpu", ["sp_fl", "top_k"]), ["training.local_steps=2"])
-    with pytest.raises(ConfigError, match="torch_device must be absent with training.local_steps > 1"):
+    with pytest.raises(ConfigError, match=r"torch_device must be absent with training\.local_steps > 1"):
         sweep(points, tmp_path / "out")
 
 

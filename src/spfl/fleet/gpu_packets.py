@@ -1,8 +1,9 @@
 """Packets of a round whose gradients are on a PyTorch device: made and decoded there, or by the host.
 
 `OnDevice` keeps all that has a row a device and a column a parameter on the device: packed signs, moduli, the sum. It
-has the schemes of the paper's kind. `OnHost` takes the gradients to the host and makes packets by the very code of the
-worker threads, so that every scheme, codec and own part works. Rotations and dither are the same streams in both.
+has the schemes of the paper's kind, and is taken for large rounds. `OnHost` takes the gradients to the host and makes
+packets by the very code of the worker threads, so that every scheme, codec and own part works. Rotations and dither
+are the same streams in both.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from spfl.uplink.upload import Origin, Upload, encode, silent
 from spfl.world.torch_device import makes_packets
 from spfl.world.world import World
 
+LEAST_ELEMENTS = 1 << 22  # of the gradients of a round: with fewer, starting kernels takes longer than the host's work
+
 
 class Chunk(NamedTuple):
     """Gradients float32 (device, dim) of a chunk of a round, on their device, with each row's device and loss."""
@@ -54,8 +57,9 @@ class Packets(Protocol):
 
 
 def packets_for(world: World, device: torch.device) -> Packets:
-    """On the device where it has kernels for all that the scheme needs, else on the host."""
-    return OnDevice(world, device) if makes_packets(world.config, world.scheme) else OnHost(world)
+    """On the device where it has kernels for the scheme and rounds are large, else on the host."""
+    large = world.config.cohort * world.layout.size >= LEAST_ELEMENTS
+    return OnDevice(world, device) if large and makes_packets(world.config, world.scheme) else OnHost(world)
 
 
 class OnHost:

@@ -17,7 +17,7 @@ that a prefix of a plane takes as much of each block. Bits are counted from the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from spfl.arrays import Bytes, Floats, Vector
+from spfl.packets import ladder_kernels as kernels
 
 MAX_PLANES = 4  # the sign and three of the magnitude
 LEAST_SHARE = 1.0 / 64  # of the signs: the shortest sketch
@@ -40,6 +41,12 @@ class Codebook:
     edges: Floats
     values: Floats
     noise: float
+
+    @cached_property
+    def inner(self) -> Vector:
+        """The edges between cells, each rounded up to a float32: such a number exceeds both or neither."""
+        edges = self.edges[1:-1].astype(np.float32)
+        return np.where(edges < self.edges[1:-1], np.nextafter(edges, np.float32(np.inf)), edges)
 
 
 def _density(x: Floats) -> Floats:
@@ -91,11 +98,11 @@ def noise(bits: ArrayLike, dim: int) -> Floats:
     return np.asarray(np.where(share < 1.0, sketch, whole))
 
 
-def _relative(vector: Vector, block: int) -> Vector:
-    """The vector over the root mean square of its blocks, (blocks, block)."""
-    parts = vector.reshape(-1, block)
-    spread = np.sqrt(np.square(parts, dtype=np.float64).mean(1)).astype(np.float32)
-    return np.asarray(parts / np.where(spread > 0, spread, np.float32(1))[:, None], np.float32)
+def _spreads(vector: Vector, block: int) -> Vector:
+    """The root mean square of each block, float32 (blocks,); 1 where it is 0."""
+    out = np.empty(vector.size // block, np.float32)
+    kernels.spreads(vector, block, out)
+    return out
 
 
 def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
@@ -103,40 +110,32 @@ def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
 
     Near the root mean square of the block: ||x||^2 / <x, c(x)> with the codebook's values c, as in EDEN.
     """
-    relative, book = _relative(vector, block), codebook(planes)
-    cells = np.searchsorted(book.edges[1:-1], np.abs(relative), side="right")
-    along = (np.abs(vector.reshape(-1, block)) * book.values[cells]).sum(1, dtype=np.float64)
-    squares = np.square(vector.reshape(-1, block), dtype=np.float64).sum(1)
-    return np.asarray(np.divide(squares, along, out=np.zeros_like(along), where=along > 0), np.float32)
+    spread, book = _spreads(vector, block), codebook(planes)
+    out = np.empty(spread.size, np.float32)
+    kernels.deviations(vector, spread, book.inner, book.values, out)
+    return out
 
 
 def encode(vector: Vector, block: int, planes: int) -> Bytes:
     """All bits of the first planes of a rotated vector (dim,), uint8 (ceil(planes dim / 8),)."""
-    ordered = _relative(vector, block).T.ravel()
-    cells = np.searchsorted(codebook(planes).edges[1:-1], np.abs(ordered), side="right").astype(np.uint8)
-    magnitude = [(cells >> (planes - 2 - plane)) & 1 for plane in range(planes - 1)]
-    return np.packbits(np.concatenate([(ordered < 0).astype(np.uint8), *magnitude]), bitorder="little")
+    digits = np.empty((planes, vector.size), np.uint8)
+    kernels.write_planes(vector, _spreads(vector, block), codebook(planes).inner, digits)
+    return np.packbits(digits.ravel(), bitorder="little")
 
 
 def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:
     """The estimate that the first `bits` bits give, float32 (dim,)."""
-    dim, blocks = block * len(deviation), len(deviation)
+    dim = block * len(deviation)
     whole, rest = divmod(min(bits, MAX_PLANES * dim), dim)
     digits = np.unpackbits(payload, count=min(bits, 8 * payload.size), bitorder="little")
     estimate = np.zeros(dim, np.float32)
     if whole:
-        estimate[rest:] = _values(digits, whole, dim, rest, dim)
+        kernels.read_planes(digits, (rest, dim), _values(whole), deviation, estimate)
     if rest:
-        estimate[:rest] = _values(digits, whole + 1, dim, 0, rest)
-    if not whole and rest:
-        estimate *= np.float32(dim / rest)
-    return np.ascontiguousarray(estimate.reshape(block, blocks).T * deviation[:, None]).ravel()
+        sketch = np.float32(1.0 if whole else dim / rest)
+        kernels.read_planes(digits, (0, rest), _values(whole + 1) * sketch, deviation, estimate)
+    return estimate
 
 
-def _values(digits: Bytes, planes: int, dim: int, start: int, stop: int) -> Vector:
-    """Unbiased values of coordinates start .. stop from their first planes."""
-    sign = 1.0 - 2.0 * digits[start:stop].astype(np.float32)
-    cells = np.zeros(stop - start, np.intp)
-    for plane in range(1, planes):
-        cells = 2 * cells + digits[plane * dim + start : plane * dim + stop]
-    return np.asarray(sign * codebook(planes).values[cells], np.float32)
+def _values(planes: int) -> Vector:
+    return codebook(planes).values.astype(np.float32)
