@@ -2,6 +2,8 @@
 
 python benchmarks/tiers.py add runs/starved2     # the finished points of a sweep into docs/results/tiers/points.json
 python benchmarks/tiers.py table                 # docs/results/tiers/table.md from that file
+
+For a sweep that ran on another machine, `--commit` says which commit the code was, and `--device` which PyTorch device.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import t as student
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp
 
 FOLDER = Path("docs/results/tiers")
 POINTS, TABLE = FOLDER / "points.json", FOLDER / "table.md"
@@ -28,20 +30,27 @@ KEPT = (
     "joules_per_round",
 )
 OURS = ("sp_fl_plus",)
-STUDIES = {"starved2": "images of 16 x 16", "starved2_full": "full resolution"}
-PACKET, FADE = ("in_packet", "mean"), ("in_packet", "instantaneous")
+STUDIES = {
+    "headline2": "full resolution, on a GPU",
+    "starved2_full": "full resolution, on a CPU (the first runs; the closest schemes only)",
+    "starved2": "images of 16 x 16, on a CPU",
+}
+PACKET, FADE, AIR = ("in_packet", "mean"), ("in_packet", "instantaneous"), ("air", "phase")
+ANALOG = ("analog_mean", "over_the_air")
+CLOSEST = 3  # rivals that the sentence names
 TIERS = {
     PACKET: "0. Mean gains; all side information in packets",
     ("reliable", "mean"): "1. Mean gains, and a side channel that always works",
     FADE: "2. The fade of the round at device and server; side information in packets",
+    AIR: "3. Amplitude and phase aligned over the air, beside the digital scheme of tier 2",
 }
 Point = dict[str, Any]
 
 
-def add(sweep: Path) -> None:
+def add(sweep: Path, commit: str | None, device: str | None) -> None:
     """Put the finished points of a sweep into the file, each once."""
     known: list[Point] = json.loads(POINTS.read_text()) if POINTS.is_file() else []
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     environment = json.loads((sweep / "environment.json").read_text())
     by_key = {(point["study"], point["key"]): point for point in known}
     for line in (sweep / "results.jsonl").read_text().splitlines():
@@ -50,13 +59,16 @@ def add(sweep: Path) -> None:
             point = {"study": sweep.name, "key": row["key"], "scheme": row["scheme"], "seed": row["seed"]}
             point |= {"settings": {k: v for k, v in row["settings"].items() if v is not None}}
             point |= {name: row[name] for name in KEPT}
-            point |= {"commit": environment.get("commit") or commit, "cpu": environment.get("cpu", {})}
+            point |= {"commit": commit or environment.get("commit") or head, "cpu": environment.get("cpu", {})}
+            point |= {"device": device} if device else {}
             by_key.setdefault((sweep.name, row["key"]), point)
     POINTS.write_text(json.dumps(sorted(by_key.values(), key=lambda p: (p["study"], p["key"])), indent=1) + "\n")
 
 
 def tier_of(point: Point) -> tuple[str, str]:
     settings = point["settings"]
+    if point["scheme"] in ANALOG:
+        return AIR
     side = settings.get("channel.side_information") or "reliable"
     return side, settings.get("channel.device_csi") or "mean"
 
@@ -72,7 +84,12 @@ def table(study: str) -> str:
     lines = [f"# CIFAR-10, {STUDIES[study]}", ""]
     lines += [f"Made by `python benchmarks/tiers.py table` from points.json ({len(points)} points of {study}).", ""]
     for tier, title in TIERS.items():
-        if groups := grouped(points, tier):
+        groups = grouped(points, tier)
+        if tier == AIR and groups:
+            groups = {
+                name: seeds for name, seeds in grouped(points, FADE).items() if name.split(" ")[0] in OURS
+            } | groups
+        if groups:
             lines += [f"## Tier {title}", "", *rows(groups), "", *paired(groups), ""]
     free = [100 * p["accuracy_last"] for p in points if p["scheme"] == "error_free"]
     if free:
@@ -82,23 +99,30 @@ def table(study: str) -> str:
 
 def at_full_resolution() -> str:
     """The closest schemes of the tiers at full resolution, in words."""
-    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == "starved2_full"]
-    parts = []
-    for tier, words in ((FADE, "With links that adapt to the fade"), (PACKET, "With mean gains")):
-        found = {name: seeds for name, seeds in grouped(points, tier).items() if name.split(" ")[0] not in OURS}
+    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == "headline2"]
+    free = statistics.fmean(100 * p["accuracy_last"] for p in points if p["scheme"] == "error_free")
+    parts = [f"At full resolution, where training without any loss reaches {free:.1f} %:"]
+    told = {FADE: "With links that adapt to the fade", PACKET: "With mean gains and everything in packets"}
+    for tier, words in told.items():
         ours = grouped(points, tier)["sp_fl_plus (labels)"]
-        gains = []
-        for name, seeds in found.items():
-            common = sorted(seeds.keys() & ours.keys())
-            gain = [100 * (ours[s]["accuracy_last"] - seeds[s]["accuracy_last"]) for s in common]
-            won = sum(g > 0 for g in gain)
-            gains.append(
-                (statistics.fmean(gain), f"{statistics.fmean(gain):+.1f} on `{name}` ({won} of {len(gain)} seeds)")
-            )
+        rivals = {name: seeds for name, seeds in grouped(points, tier).items() if name.split(" ")[0] not in OURS}
+        rivals |= {
+            name: seeds for name, seeds in grouped(points, AIR).items() if tier == FADE and name == "analog_mean"
+        }
+        found = sorted((statistics.fmean(gain := gains(ours, seeds)), name, gain) for name, seeds in rivals.items())
+        ahead = ", ".join(
+            f"{mean:+.1f} on `{name}` ({sum(g > 0 for g in gain)} of {len(gain)} seeds)"
+            for mean, name, gain in found[:CLOSEST]
+        )
         reached = statistics.fmean(100 * p["accuracy_last"] for p in ours.values())
-        ahead = ", ".join(text for _, text in sorted(gains))
         parts.append(f"{words} `sp_fl_plus` reaches {reached:.1f} % (n = {len(ours)}): {ahead}.")
-    return "At full resolution: " + " ".join(parts) + "\n"
+    return " ".join(parts) + "\n"
+
+
+def gains(ours: dict[int, Point], theirs: dict[int, Point]) -> list[float]:
+    """Our accuracy less theirs, in points, over the seeds that both have."""
+    common = sorted(ours.keys() & theirs.keys())
+    return [100 * (ours[s]["accuracy_last"] - theirs[s]["accuracy_last"]) for s in common]
 
 
 def grouped(points: Sequence[Point], tier: tuple[str, str]) -> dict[str, dict[int, Point]]:
@@ -134,7 +158,7 @@ def sentence(study: str) -> str:
         found = [100 * p["accuracy_last"] for p in points if label(p) == name and (tier_of(p) == tier or not tier[0])]
         return statistics.fmean(found)
 
-    packet, side, fade = TIERS
+    packet, side, fade, _ = TIERS
     n = len({p["seed"] for p in points})
     ladder = "sp_fl_plus (labels)"
     return (
@@ -162,21 +186,18 @@ def paired(groups: dict[str, dict[int, Point]]) -> list[str]:
     ours = next((name for name in groups if name.split(" ")[0] in OURS), None)
     found = []
     for name, seeds in groups.items() if ours else ():
-        common = sorted(seeds.keys() & groups[str(ours)].keys())
-        if name != ours and len(common) > 1:
-            a, b = ([100 * g[s]["accuracy_last"] for s in common] for g in (groups[str(ours)], seeds))
-            gain = [x - y for x, y in zip(a, b, strict=True)]
-            found.append(
-                (float(ttest_rel(a, b).pvalue), name, statistics.fmean(gain), sum(g > 0 for g in gain), len(gain))
-            )
+        gain = gains(groups[str(ours)], seeds)
+        if name != ours and len(gain) > 1:
+            p = float(ttest_1samp(gain, 0.0).pvalue)
+            found.append((p, name, statistics.fmean(gain), interval(gain), sum(g > 0 for g in gain), len(gain)))
     lines, worst = (
         [f"`{ours}` less each rival, paired over seeds; p corrected for the number of rivals (Holm):", ""],
         0.0,
     )
-    lines += ["| rival | difference (points) | seeds won | p |", "|---|---:|---:|---:|"]
-    for i, (p, name, gain, won, n) in enumerate(sorted(found)):
+    lines += ["| rival | difference (points) | 95 % interval | seeds won | p |", "|---|---:|---:|---:|---:|"]
+    for i, (p, name, mean, spread, won, n) in enumerate(sorted(found)):
         worst = max(worst, min(1.0, p * (len(found) - i)))
-        lines.append(f"| `{name}` | {gain:+.1f} | {won} of {n} | {worst:.3g} |")
+        lines.append(f"| `{name}` | {mean:+.1f} | ± {spread} | {won} of {n} | {worst:.3g} |")
     return lines if found else []
 
 
@@ -184,9 +205,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("what", choices=["add", "table"])
     parser.add_argument("sweep", nargs="?", type=Path)
+    parser.add_argument("--commit")
+    parser.add_argument("--device")
     arguments = parser.parse_args()
     if arguments.what == "add":
-        add(arguments.sweep)
+        add(arguments.sweep, arguments.commit, arguments.device)
     else:
         TABLE.write_text("\n".join(table(study) for study in STUDIES))
         SENTENCE.write_text(sentence("starved2"))
