@@ -113,9 +113,9 @@ def sentence(found: dict[Cell, Accuracies]) -> str:
         ):
             if best := largest(found, ours, rival):
                 mean, cell, gain = best
-                where = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols a parameter, K = {cell.devices}"
+                place = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols a parameter, K = {cell.devices}"
                 spread = f" ± {interval(gain)}" if len(gain) > 1 else ""
-                parts.append(f"`{ours}` over {words}: {mean:+.1f}{spread} ({where}, n = {len(gain)})")
+                parts.append(f"`{ours}` over {words}: {mean:+.1f}{spread} ({place}, n = {len(gain)})")
     own = [(statistics.fmean(gain), cell) for cell, a in found.items() if (gain := lead(a, "sp_fl", SAME_WEIGHTS))]
     least, where = min(own)
     return (

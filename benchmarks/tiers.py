@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 FOLDER = Path("docs/results/tiers")
 POINTS, TABLE = FOLDER / "points.json", FOLDER / "table.md"
-SENTENCE, FULL = FOLDER / "sentence.txt", FOLDER / "full.txt"
+SENTENCE, FULL, STEPS = FOLDER / "sentence.txt", FOLDER / "full.txt", FOLDER / "steps.png"
 KEPT = (
     "accuracy_last",
     "signs_received_per_round",
@@ -44,6 +45,13 @@ TIERS = {
     FADE: "2. The fade of the round at device and server; side information in packets",
     AIR: "3. Amplitude and phase aligned over the air, beside the digital scheme of tier 2",
 }
+STAIRS = (  # what is added, and the scheme that has it: tier, label
+    ("the conventional packet", PACKET, "single_packet"),
+    ("one rotated bit a value instead (DRIVE)", PACKET, "drive"),
+    ("weights calibrated by label shares", PACKET, "drive_calibrated (labels)"),
+    ("a ladder of bits, and an allocation that knows participation", PACKET, "sp_fl_plus (labels)"),
+    ("the fade of the round is known", FADE, "sp_fl_plus (labels)"),
+)
 Point = dict[str, Any]
 
 
@@ -174,6 +182,28 @@ def sentence(study: str) -> str:
     )
 
 
+def staircase() -> Figure:
+    """What each step adds at full resolution, from the conventional packet to training without loss."""
+    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == "headline2"]
+    reached = [(words, grouped(points, tier)[name].values()) for words, tier, name in STAIRS]
+    reached.append(("nothing is lost", [p for p in points if p["scheme"] == "error_free"]))
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes, before = figure.subplots(), 0.0
+    for i, (words, found) in enumerate(reached):
+        values = [100 * p["accuracy_last"] for p in found]
+        mean = statistics.fmean(values)
+        spread, start = float(interval(values)), before if i else mean  # no bar for the first: the axis is cut
+        axes.barh(i, mean - start, left=start, color="#0072B2")
+        axes.errorbar(mean, i, xerr=spread, fmt=".", color="black", capsize=3)
+        added = f"{mean - before:+.1f}" if i else f"{mean:.1f} %"
+        axes.text(mean + spread + 0.8, i, f"{added}  {words} (n = {len(values)})", va="center", fontsize=8)
+        before = mean
+    axes.set(xlabel="test accuracy (%), mean and 95 % interval", xlim=(40, 100), xticks=range(40, 70, 5), yticks=[])
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
 def interval(values: Sequence[float]) -> str:
     """Half width of the 95 % t interval of the mean."""
     if len(values) < 2:
@@ -214,6 +244,7 @@ def main() -> None:
         TABLE.write_text("\n".join(table(study) for study in STUDIES))
         SENTENCE.write_text(sentence("starved2"))
         FULL.write_text(at_full_resolution())
+        staircase().savefig(STEPS, dpi=150)
         print(TABLE, SENTENCE)
 
 
