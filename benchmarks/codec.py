@@ -5,7 +5,7 @@
 MB/s counts float32 gradient (4 bytes an element); encoding is both packets with
 header, delta^2 and CRC, decoding both packets into preallocated arrays. Each figure is the median of the runs, the
 spread their interquartile range over the median. The NumPy side does the same quantiser and bits, without header
-and CRC.
+and CRC. Rows with `planes` are the ladder of a rotated vector: encoding is its side information and all planes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from results import write
 
+from spfl.packets import ladder
 from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.packets.layout import Layout
+from spfl.packets.rotation import Rotation
 
 Vector = NDArray[np.float32]
 LARGE, SMALL = 10_000_000, (10_000, 60_000)
@@ -97,13 +99,32 @@ def measure(size: int, bits: int, runs: tuple[int, int], rng: np.random.Generato
     return row
 
 
+def ladder_row(size: int, planes: int, runs: int, rng: np.random.Generator) -> dict[str, Any]:
+    """The ladder both ways; `size` is rounded to whole blocks, as rotated vectors are."""
+    turn = Rotation(size)
+    vector, block = rng.standard_normal(turn.layout.size, np.float32), turn.block
+    deviation, payload = ladder.deviations(vector, block, planes), ladder.encode(vector, block, planes)
+    calls: dict[str, Callable[[], object]] = {
+        "encode": lambda: (ladder.deviations(vector, block, planes), ladder.encode(vector, block, planes)),
+        "decode": lambda: ladder.decode(payload, deviation, block, planes * vector.size),
+    }
+    row: dict[str, Any] = {"parameters": vector.size, "planes": planes}
+    for name, call in calls.items():
+        fast, spread = seconds(call, runs)
+        row |= {f"{name}_mb_s": 4e-6 * vector.size / fast, f"{name}_us": 1e6 * fast, f"{name}_spread": spread}
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     rows = [measure(LARGE, bits, (9, 2), rng) for bits in range(1, 9)]
-    write(given.out, "codec", rows + [measure(size, 3, (200, 20), rng) for size in SMALL])
+    rows += [measure(size, 3, (200, 20), rng) for size in SMALL]
+    for size in (LARGE, *SMALL):
+        rows += [ladder_row(size, planes, 9 if size == LARGE else 200, rng) for planes in (1, 2, 4)]
+    write(given.out, "codec", rows)
 
 
 if __name__ == "__main__":

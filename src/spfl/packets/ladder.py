@@ -118,8 +118,11 @@ def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
 
 def encode(vector: Vector, block: int, planes: int) -> Bytes:
     """All bits of the first planes of a rotated vector (dim,), uint8 (ceil(planes dim / 8),)."""
-    digits = np.empty((planes, vector.size), np.uint8)
-    kernels.write_planes(vector, _spreads(vector, block), codebook(planes).inner, digits)
+    codes, digits = np.empty(vector.size, np.uint8), np.empty((planes, vector.size), np.uint8)
+    kernels.write_codes(vector, _spreads(vector, block), codebook(planes).inner, codes)
+    digits[0] = codes >= kernels.SIGN
+    for plane in range(1, planes):
+        np.bitwise_and(codes, np.uint8(1 << (planes - 1 - plane)), out=digits[plane])
     return np.packbits(digits.ravel(), bitorder="little")
 
 
@@ -130,12 +133,23 @@ def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:
     digits = np.unpackbits(payload, count=min(bits, 8 * payload.size), bitorder="little")
     estimate = np.zeros(dim, np.float32)
     if whole:
-        kernels.read_planes(digits, (rest, dim), _values(whole), deviation, estimate)
+        kernels.read_codes(_codes(digits, whole, dim, slice(rest, dim)), rest, _table(whole), deviation, estimate)
     if rest:
-        sketch = np.float32(1.0 if whole else dim / rest)
-        kernels.read_planes(digits, (0, rest), _values(whole + 1) * sketch, deviation, estimate)
+        table = _table(whole + 1) * np.float32(1.0 if whole else dim / rest)
+        kernels.read_codes(_codes(digits, whole + 1, dim, slice(0, rest)), 0, table, deviation, estimate)
     return estimate
 
 
-def _values(planes: int) -> Vector:
-    return codebook(planes).values.astype(np.float32)
+def _codes(digits: Bytes, planes: int, dim: int, places: slice) -> Bytes:
+    """The digits of some places, the sign first, as one number each."""
+    codes = digits[places].copy()
+    for plane in range(1, planes):
+        codes <<= 1
+        codes |= digits[plane * dim : (plane + 1) * dim][places]
+    return codes
+
+
+def _table(planes: int) -> Vector:
+    """What each code stands for, float32 (2^planes,)."""
+    values = codebook(planes).values.astype(np.float32)
+    return np.concatenate([values, -values])

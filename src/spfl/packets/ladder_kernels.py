@@ -1,7 +1,7 @@
 """Compiled loops under the ladder: blocks to cells and bits, and back (`packets.ladder` has the rules).
 
-Each goes over the vector once, a tile of a block at a time, and keeps to one byte a bit, which NumPy packs. A block is
-a power of two of 4 or more coordinates. Coordinate i of block b has place i * blocks + b in a plane.
+Each goes over the vector once, a tile of a block at a time, and keeps to one byte a coordinate, which NumPy packs. A
+block is a power of two of 4 or more coordinates. Coordinate i of block b has place i * blocks + b in a plane.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 
 from spfl.compiled import CACHE, njit
 
+SIGN = np.uint8(0x80)  # of a code: the coordinate is negative
 TILE = 64  # coordinates of a block that are looked at together; they stay in the L1 cache
 
 
@@ -29,68 +30,66 @@ def spreads(vector, block, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=CACHE, nogil=True)
-def _cells(x, spread, edges, cells):  # type: ignore[no-untyped-def]
-    """The cell of each |x| / spread: how many edges do not exceed it."""
-    cells[:] = 0
+def _cells(x, spread, edges, modulus, cells):  # type: ignore[no-untyped-def]
+    """The cell of each |x| / spread: how many edges do not exceed it. Floats all along, as SIMD registers hold them."""
+    for i in range(x.size):
+        modulus[i] = np.abs(x[i] / spread)
+        cells[i] = np.float32(0)
     for j in range(edges.size):
         for i in range(x.size):
-            cells[i] += np.abs(x[i] / spread) >= edges[j]
+            cells[i] += np.float32(1) if modulus[i] >= edges[j] else np.float32(0)
 
 
 @njit(cache=CACHE, nogil=True)
 def deviations(vector, spread, edges, values, out):  # type: ignore[no-untyped-def]
     """||x||^2 / <|x|, c(|x|)> of each block, where c is the value of the cell; 0 for a block of zeros."""
     block = vector.size // out.size
-    cells = np.empty(min(TILE, block), np.uint8)
+    tile = min(TILE, block)
+    modulus, cells = np.empty(tile, np.float32), np.empty(tile, np.float32)
     for b in range(out.size):
         s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
         a0, a1, a2, a3 = 0.0, 0.0, 0.0, 0.0
-        for start in range(b * block, (b + 1) * block, cells.size):
-            x = vector[start : start + cells.size]
-            _cells(x, spread[b], edges, cells)
+        for start in range(b * block, (b + 1) * block, tile):
+            x = vector[start : start + tile]
+            _cells(x, spread[b], edges, modulus, cells)
             for i in range(0, x.size, 4):
                 x0, x1, x2, x3 = np.float64(x[i]), np.float64(x[i + 1]), np.float64(x[i + 2]), np.float64(x[i + 3])
                 s0, s1, s2, s3 = s0 + x0 * x0, s1 + x1 * x1, s2 + x2 * x2, s3 + x3 * x3
-                a0 += abs(x0) * values[cells[i]]
-                a1 += abs(x1) * values[cells[i + 1]]
-                a2 += abs(x2) * values[cells[i + 2]]
-                a3 += abs(x3) * values[cells[i + 3]]
+                a0 += abs(x0) * values[np.intp(cells[i])]
+                a1 += abs(x1) * values[np.intp(cells[i + 1])]
+                a2 += abs(x2) * values[np.intp(cells[i + 2])]
+                a3 += abs(x3) * values[np.intp(cells[i + 3])]
         along = a0 + a1 + a2 + a3
         out[b] = (s0 + s1 + s2 + s3) / along if along > 0 else 0.0
 
 
 @njit(cache=CACHE, nogil=True)
-def write_planes(vector, spread, edges, digits):  # type: ignore[no-untyped-def]
-    """The signs (1 is negative) and the digits of the cells, the highest first, to uint8 (plane, place)."""
-    blocks, planes = spread.size, len(digits)
+def write_codes(vector, spread, edges, codes):  # type: ignore[no-untyped-def]
+    """The cell of each coordinate, with SIGN added where it is negative, to uint8 (place,)."""
+    blocks = spread.size
     block = vector.size // blocks
-    cells = np.empty(min(TILE, block), np.uint8)
-    for first in range(0, block, cells.size):
+    tile = min(TILE, block)
+    modulus, cells = np.empty(tile, np.float32), np.empty(tile, np.float32)
+    for first in range(0, block, tile):
         for b in range(blocks):
-            x = vector[b * block + first : b * block + first + cells.size]
-            _cells(x, spread[b], edges, cells)
-            for i in range(x.size):
-                place = (first + i) * blocks + b
-                digits[0, place] = x[i] < 0
-                for plane in range(1, planes):
-                    digits[plane, place] = (cells[i] >> (planes - 1 - plane)) & 1
+            x = vector[b * block + first : b * block + first + tile]
+            _cells(x, spread[b], edges, modulus, cells)
+            for i in range(tile):
+                codes[(first + i) * blocks + b] = np.uint8(cells[i]) + (SIGN if x[i] < 0 else np.uint8(0))
 
 
 @njit(cache=CACHE, nogil=True)
-def read_planes(digits, places, values, deviation, out):  # type: ignore[no-untyped-def]
-    """Digits, one plane after the other, to the values of the cells times the deviations, at `places` [first, last).
+def read_codes(codes, start, table, deviation, out):  # type: ignore[no-untyped-def]
+    """Table entries of the codes, which lie at places `start` and on, times the deviations of their blocks.
 
-    The planes read are those that tell `values` (cell,) apart; `out` is float32 (dim,), block after block.
+    `out` is float32 (dim,), block after block; coordinates at other places stay as they are.
     """
-    blocks, dim = deviation.size, out.size
-    block, tile = dim // blocks, min(TILE, dim // blocks)
-    for start in range(places[0] // blocks // tile * tile, min(block, -(-places[1] // blocks)), tile):
+    blocks, stop = deviation.size, start + codes.size
+    block = out.size // blocks
+    tile = min(TILE, block)
+    for first in range(start // blocks // tile * tile, min(block, -(-stop // blocks)), tile):
         for b in range(blocks):
-            for i in range(start, start + tile):
+            for i in range(first, first + tile):
                 place = i * blocks + b
-                if places[0] <= place < places[1]:
-                    cell, at, cells = 0, place + dim, 1
-                    while cells < values.size:
-                        cell, at, cells = 2 * cell + digits[at], at + dim, 2 * cells
-                    value = -values[cell] if digits[place] else values[cell]
-                    out[b * block + i] = value * deviation[b]
+                if start <= place < stop:
+                    out[b * block + i] = table[codes[place - start]] * deviation[b]
