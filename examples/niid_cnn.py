@@ -1,4 +1,4 @@
-"""The CNN of the NIID-Bench study (Li et al., ICDE 2022): two 5 x 5 convolutions and three linear layers, 62,006 weights.
+"""The CNN of the NIID-Bench study (Li et al., ICDE 2022): two 5 x 5 convolutions, three linear layers, 62,006 weights.
 
     spfl run configs/niid/cnn.toml --data-dir DIR
 
