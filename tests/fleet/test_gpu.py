@@ -187,6 +187,7 @@ CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
         {"channel": {"segment_bits": 512}, "scheme": {"name": "sp_fl"}},
         {"channel": {"link": "uncoded"}, "scheme": {"name": "sp_fl_uniform"}},
         {"scheme": {"name": "sp_fl", "compensation": "last"}},
+        {"scheme": {"name": "sp_fl"}, "channel": {"side_information": "lossy"}},
         {"scheme": {"name": "sp_fl_plus", "auxiliary": "labels"}, "channel": {"device_csi": "instantaneous"}},
     ],
     ids=[
@@ -197,6 +198,7 @@ CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
         "segments",
         "bit errors",
         "last compensation",
+        "side information of its own packet",
         "ladder that adapts",
     ],
 )

@@ -205,10 +205,6 @@ def test_processes_give_the_same_weights(small_config, digits):
         ({"channel": LOSSY | {"link": "uncoded"}}, "link must be outage or gap with side_information = lossy"),
         ({"channel": LOSSY | {"model": "trace"}}, "model must have no recorded links with side_information = lossy"),
         ({"channel": LOSSY | {"side_share": 1.0}}, "side_share"),
-        (
-            {"channel": LOSSY, "torch_device": "cpu"},
-            "torch_device must be absent with channel.side_information = lossy",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(sections, message):

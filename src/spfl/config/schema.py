@@ -243,8 +243,6 @@ class Config(Section):
         self._check_clients()
         if self.channel.positions and max(row[0] for row in self.channel.positions) >= self.data.devices:
             raise ValueError(f"channel.positions must name devices 0..{self.data.devices - 1}")
-        if self.channel.side_information == "lossy":
-            require("channel.side_information = lossy", {"torch_device": (self.torch_device, None)})
         if self.asynchronous.on:
             self._check_asynchronous()
         if (self.channel.model == "trace") != (self.trace.path is not None):

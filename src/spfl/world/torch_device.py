@@ -85,6 +85,7 @@ def makes_packets(config: Config, scheme: Scheme) -> bool:
         and not scheme.error_feedback
         and config.channel.segment_bits is None
         and config.channel.link != "uncoded"
+        and config.channel.side_information != "lossy"
         and config.scheme.aggregation == "mean"
         and config.scheme.device_clip is None
     )
