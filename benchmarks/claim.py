@@ -4,6 +4,7 @@ python benchmarks/claim.py add runs/paper-map    # the finished points of a swee
 python benchmarks/claim.py table                 # docs/results/paper/{map.md,leads.png,sentence.txt} from that file
 
 For a sweep that ran on another machine, `--commit` says which commit the code was, and `--device` which PyTorch device.
+`--symbols` are those per parameter of a sweep that does not vary them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Cell(NamedTuple):
 Accuracies = dict[str, dict[int, float]]  # scheme -> seed -> accuracy in percent
 
 
-def add(sweep: Path, commit: str | None, device: str | None) -> None:
+def add(sweep: Path, commit: str | None, device: str | None, symbols: float) -> None:
     """Put the finished points of a sweep into the file, each once."""
     known: list[Point] = json.loads(POINTS.read_text()) if POINTS.is_file() else []
     environment = json.loads((sweep / "environment.json").read_text())
@@ -54,7 +55,7 @@ def add(sweep: Path, commit: str | None, device: str | None) -> None:
         cell = Cell(
             settings.get("data.devices") or 10,
             settings.get("data.partition") or "dirichlet",
-            settings.get("channel.symbols_per_parameter") or 0.5,
+            settings.get("channel.symbols_per_parameter") or symbols,
             settings["channel.median_snr_db"],
         )
         point = {"scheme": row["scheme"] + superposed, "seed": row["seed"], "cell": cell}
@@ -62,7 +63,7 @@ def add(sweep: Path, commit: str | None, device: str | None) -> None:
         point |= {"signs_received_per_round": row["signs_received_per_round"], "commit": commit or row["commit"]}
         point |= {"hardware": device or environment["cpu"]}
         by_key[point["scheme"], point["seed"], *cell] = point
-    ordered = sorted(by_key.values(), key=lambda p: (p["cell"], p["scheme"], p["seed"]))
+    ordered = sorted(by_key.values(), key=lambda p: (list(p["cell"]), p["scheme"], p["seed"]))
     POINTS.write_text("[\n" + ",\n".join(json.dumps(point) for point in ordered) + "\n]\n")
 
 
@@ -113,15 +114,22 @@ def sentence(found: dict[Cell, Accuracies]) -> str:
         ):
             if best := largest(found, ours, rival):
                 mean, cell, gain = best
-                place = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols a parameter, K = {cell.devices}"
+                place = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols per parameter, K = {cell.devices}"
                 spread = f" ± {interval(gain)}" if len(gain) > 1 else ""
                 parts.append(f"`{ours}` over {words}: {mean:+.1f}{spread} ({place}, n = {len(gain)})")
+    gone = {"sp_fl_no_band": "bandwidth", "sp_fl_no_power": "power", "sp_fl_no_compensation": "compensation"}
+    costs, count = [], 0
+    for name, what in gone.items():
+        means = [statistics.fmean(gain) for a in found.values() if (gain := lead(a, "sp_fl", name))]
+        costs.append(f"{statistics.fmean(means):+.1f} for {what}")
+        count = len(means)
     own = [(statistics.fmean(gain), cell) for cell, a in found.items() if (gain := lead(a, "sp_fl", SAME_WEIGHTS))]
     least, where = min(own)
     return (
         "Largest leads in points of accuracy, paired over seeds: " + "; ".join(parts) + ". "
         f"Its smallest lead over the single packet with the same weights is {least:+.1f} "
-        f"({where.snr_db:g} dB, {where.symbols:g} symbols, K = {where.devices}).\n"
+        f"({where.snr_db:g} dB, {where.symbols:g} symbols, K = {where.devices}). "
+        f"What its parts add, mean over the {count} cells with ablations: {', '.join(costs)}.\n"
     )
 
 
@@ -159,9 +167,10 @@ def main() -> None:
     parser.add_argument("sweep", nargs="?", type=Path)
     parser.add_argument("--commit")
     parser.add_argument("--device")
+    parser.add_argument("--symbols", type=float, default=2.0)
     arguments = parser.parse_args()
     if arguments.what == "add":
-        add(arguments.sweep, arguments.commit, arguments.device)
+        add(arguments.sweep, arguments.commit, arguments.device, arguments.symbols)
     else:
         found = cells()
         TABLE.write_text(table(found))

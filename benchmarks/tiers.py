@@ -1,7 +1,7 @@
 """The study by tiers of knowledge: points of its sweeps to one small file, and the table that is made from it.
 
-python benchmarks/tiers.py add runs/starved2     # the finished points of a sweep into docs/results/tiers/points.json
-python benchmarks/tiers.py table                 # docs/results/tiers/table.md from that file
+python benchmarks/tiers.py add runs/starved2     # the finished points of a sweep into docs/results/headline/points.json
+python benchmarks/tiers.py table                 # docs/results/headline/table.md from that file
 
 For a sweep that ran on another machine, `--commit` says which commit the code was, and `--device` which PyTorch device.
 """
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-FOLDER = Path("docs/results/tiers")
+FOLDER = Path("docs/results/headline")
 POINTS, TABLE = FOLDER / "points.json", FOLDER / "table.md"
 SENTENCE, FULL, STEPS = FOLDER / "sentence.txt", FOLDER / "full.txt", FOLDER / "steps.png"
 KEPT = (
@@ -185,7 +185,7 @@ def sentence(study: str) -> str:
 def staircase() -> Figure:
     """What each step adds at full resolution, from the conventional packet to training without loss."""
     points = [p for p in json.loads(POINTS.read_text()) if p["study"] == "headline2"]
-    reached = [(words, grouped(points, tier)[name].values()) for words, tier, name in STAIRS]
+    reached = [(words, list(grouped(points, tier)[name].values())) for words, tier, name in STAIRS]
     reached.append(("nothing is lost", [p for p in points if p["scheme"] == "error_free"]))
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes, before = figure.subplots(), 0.0
@@ -208,7 +208,8 @@ def interval(values: Sequence[float]) -> str:
     """Half width of the 95 % t interval of the mean."""
     if len(values) < 2:
         return "?"
-    return f"{student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.1f}"
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{half:.1f}"
 
 
 def paired(groups: dict[str, dict[int, Point]]) -> list[str]:

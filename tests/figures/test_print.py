@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from spfl.cli.figures import figure_style, pairs
 from spfl.errors import ConfigError, RunFolderError
 from spfl.figures import saving
 from spfl.figures.curves import accuracy_figure
-from spfl.figures.drawing import DASHES, MARKERS, draw_line
+from spfl.figures.drawing import DASHES, MARKERS, draw_line, wrapped
 from spfl.figures.interactive import DASHES as WEB_DASHES
 from spfl.figures.interactive import SYMBOLS
 from spfl.figures.interactive import accuracy_figure as web_accuracy_figure
@@ -184,6 +184,31 @@ def drawn_text(**changes):
     with IEEE.applied():
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())
+
+
+@pytest.mark.parametrize("count", [2, 24])
+@pytest.mark.parametrize("height_in", [None, 5.0])
+def test_the_legend_covers_no_panel(count, height_in):
+    """A figure grows with its legend, unless its height is given."""
+    style = FigureStyle("ieee", height_in=height_in)
+    figure = accuracy_figure(some_curves(*(f"scheme_{i}" for i in range(count))), "", style)
+    with style.applied():
+        FigureCanvasAgg(figure).draw()
+        (axes,), (legend,) = figure.axes, figure.legends
+        assert legend.get_window_extent().y1 <= axes.get_tightbbox().y0 + 1
+        assert axes.get_window_extent().height > figure.dpi  # an inch at least
+    few = accuracy_figure(some_curves("scheme_0"), "", style).get_figheight()
+    assert (figure.get_figheight() > few) == (count == 24 and height_in is None)
+
+
+def test_titles_of_panels_fit_over_them():
+    with IEEE.applied():
+        figure = Figure(figsize=(7.16, 3))
+        for axes in figure.subplots(1, 3):
+            axes.set_title(wrapped("side_information = in_packet, device_csi = instantaneous, rate = 0.1", 7.16 / 3))
+        FigureCanvasAgg(figure).draw()
+        titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(a.x1 < b.x0 for a, b in pairwise(titles))
 
 
 def test_there_is_no_ligature_in_sp_fl():

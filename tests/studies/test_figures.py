@@ -175,6 +175,8 @@ def test_reference(study, tmp_path):
                       for i, r in enumerate(study.rows[:2])], ["scheme.name", "seed", "scheme.shrink"])  # fmt: skip
     assert choose_reference(variants, None) is None
     assert choose_reference(variants, "sp_fl (shrink = 1)") == "sp_fl (shrink = 1)"
+    more = Study([*variants.rows, {**variants.rows[1], "key": "2", "seed": 9}], variants.swept)
+    assert choose_reference(more, None) == "sp_fl (shrink = 1)"  # the one of more runs
     with pytest.raises(ConfigError, match=r"not unique; name one of: sp_fl \(shrink = 0\); sp_fl \(shrink = 1\)"):
         choose_reference(variants, "sp_fl")
 

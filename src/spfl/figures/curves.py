@@ -87,7 +87,7 @@ def accuracy_figure(
         ends = [float(curve.rounds[-1] if curve.spent is None else scale * curve.spent[-1]) for curve in curves]
         axes.set_xlim(0, max(ends) * 1.01 or None)
         finish_score_axes(axes, metric=common(curve.metric for curve in curves))
-        draw_legend(figure, kind)
+        draw_legend(figure, kind, fixed=style.height_in is not None)
     return figure
 
 
@@ -108,7 +108,7 @@ def importance_figure(found: Sequence[Importance], title: str = "", style: Figur
             axes.set(xlabel="Importance w‖v‖, percentile", ylabel=name, xlim=(0, 100))
             axes.set_ylim(bottom=0)
         figure.suptitle(style.text(title))
-        draw_legend(figure)
+        draw_legend(figure, fixed=style.height_in is not None)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,15 +58,35 @@ def finish_score_axes(axes: Axes, part: str = "Test", metric: str = "accuracy") 
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(1.0, axes.get_ylim()[1]))
 
 
-def draw_legend(figure: Figure, note: str = "") -> None:
-    """One legend below all panels, in as many columns as fit, under a note on what the bands are."""
+LETTER = 0.5  # width of a letter in font sizes
+LEGEND_SHARE = 0.25  # of a figure's height; a larger legend makes the figure higher
+LINE_HEIGHT = 1.55  # of a legend, in font sizes
+
+
+def draw_legend(figure: Figure, note: str = "", *, fixed: bool = False) -> None:
+    """One legend below all panels, in as many columns as fit, under a note on what the bands are.
+
+    The figure grows by what the legend needs beyond its share, unless its height is fixed.
+    """
     handles: dict[Any, Any] = {line.get_label(): line for axes in figure.axes for line in axes.lines}
     from matplotlib import rcParams
 
-    letter_in = 0.5 * rcParams["font.size"] / 72
-    entry_in = letter_in * (max(map(len, handles)) + rcParams["legend.handlelength"] + 5)
+    font_in = rcParams["font.size"] / 72
+    entry_in = LETTER * font_in * (max(map(len, handles)) + rcParams["legend.handlelength"] + 5)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / entry_in)))
+    legend_in = LINE_HEIGHT * font_in * (math.ceil(len(handles) / columns) + bool(note))
+    if not fixed:
+        figure.set_figheight(figure.get_figheight() + max(0.0, legend_in - LEGEND_SHARE * figure.get_figheight()))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=note or None)
+
+
+def wrapped(text: str, width_in: float) -> str:
+    """A title in lines that fit over a panel of this width, its axis labels included."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
+
+    size = FontProperties(size=rcParams["axes.titlesize"]).get_size_in_points()
+    return textwrap.fill(text, max(12, int(0.75 * width_in / (LETTER * size / 72))))
 
 
 LABELS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from spfl.figures.drawing import (
     draw_legend,
     draw_line,
     finish_score_axes,
+    wrapped,
 )
 from spfl.figures.looks import Look
 from spfl.figures.saving import save_figure
@@ -221,7 +221,7 @@ def _panels(
     for start in range(0, len(items), PANELS):
         with drawing.style.applied():
             figure = _page(drawing, items[start : start + PANELS], draw, finish, without)
-            draw_legend(figure, kind)
+            draw_legend(figure, kind, fixed=drawing.style.height_in is not None)
         yield figure
 
 
@@ -243,7 +243,7 @@ def _page(
         series = study.series(rows, without)
         for label in [label for label in every if label in series]:
             draw(axes, every[label], series[label])
-        axes.set_title(wrapped(title(setting)))
+        axes.set_title(wrapped(title(setting), figure.get_figwidth() / columns))
     for axes in grid[len(page) :]:
         axes.remove()
     finish(list(grid[: len(page)]))
@@ -254,10 +254,6 @@ def _page(
         axes.set_xlabel(axes.get_xlabel() if bottom else "")
         axes.tick_params(labelbottom=bottom)
     return figure
-
-
-def wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 44))
 
 
 # --- paired differences -------------------------------------------------------------------------------------

@@ -41,11 +41,16 @@ def score_table(study: Study) -> list[Json]:
 def choose_reference(study: Study, name: str | None) -> str | None:
     """The label of the series that others are compared with: the one named, else one of DEFAULT_REFERENCE.
 
+    Where a scheme of these has several series, the one that has more runs than any other.
+
     Raises ConfigError for a name that no series has, or that several have.
     """
     labels = study.series(study.rows)
     for wanted in [name] if name else DEFAULT_REFERENCE:
         found = [label for label, rows in labels.items() if wanted in (label, rows[0]["scheme"])]
+        if not name:
+            most = max((len(labels[label]) for label in found), default=0)
+            found = [label for label in found if len(labels[label]) == most]
         if len(found) == 1:
             return found[0]
         if name and found:
