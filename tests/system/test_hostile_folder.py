@@ -43,11 +43,14 @@ NAMES = {
 SETS = [part for value in SMALL for part in ("--set", value)]
 COMMANDS = {
     "run": (["report"], ["verify"], ["plot"], ["watch", "--once"], ["run", "--resume", "--out"],
-            ["run", *SETS, "--overwrite", "--out"]),
+            ["run", *SETS, "--overwrite", "--out"], ["export"], ["plot", "--importance"],
+            ["radio", "trace", "--out", "../t.csv", "--from"]),
     "comparison": (["report"], ["plot"], ["watch", "--once"],
-                   ["compare", *SETS, "--schemes", "sp_fl", "--seeds", "0", "--resume", "--out"]),
+                   ["compare", *SETS, "--schemes", "sp_fl", "--seeds", "0", "--resume", "--out"],
+                   ["figures"], ["export"]),
     "sweep": (["report"], ["figures"], ["watch", "--once"],
-              ["sweep", "../s.toml", "--workers", "1", "--resume", "--out"]),
+              ["sweep", "../s.toml", "--workers", "1", "--resume", "--out"], ["export"],
+              ["verify", "--points", "1"], ["archive", "--out", "../a.zip"]),
 }  # fmt: skip
 KINDS = ("link", "dangling", "pipe", "hard link", "zeros", "temporary", "empty", "half", "other", "text")
 
@@ -105,7 +108,7 @@ def attack(template, kind, name, command, base, capsys, monkeypatch):
     shutil.copytree(template, folder)
     plant(kind, folder / name, outside)
     monkeypatch.setattr(sys, "argv", ["spfl", command[0], str(folder), *command[1:]])
-    if command[-1] == "--out":
+    if command[-1] in ("--out", "--from"):
         monkeypatch.setattr(sys, "argv", ["spfl", *command, str(folder)])
     try:
         cli.main()
@@ -129,7 +132,9 @@ def attacks(layout, kinds, templates, tmp_path, capsys, monkeypatch):
     (tmp_path / "s.toml").write_text(GRID)
     refused = count = 0
     for kind, name, command in product(kinds, NAMES[layout], COMMANDS[layout]):
-        command = [str(tmp_path / "s.toml") if part == "../s.toml" else part for part in command]
+        command = [str(tmp_path / part[3:]) if part.startswith("../") else part for part in command]
+        for left in ("t.csv", "a.zip"):
+            (tmp_path / left).unlink(missing_ok=True)
         try:
             code = attack(templates / layout, kind, name, command, tmp_path, capsys, monkeypatch)
         except AssertionError as error:

@@ -284,7 +284,10 @@ def read_results(folder: Path) -> list[Json]:
     """The rows of results.jsonl, failed ones as well. Raises RunFolderError when it is missing or damaged."""
     path = folder / RESULTS
     try:
-        return [json.loads(line) for line in read_file(path).splitlines(keepends=True) if line.endswith(b"\n")]
+        rows = [json.loads(line) for line in read_file(path).splitlines(keepends=True) if line.endswith(b"\n")]
+        if not all(isinstance(row, dict) and {"key", "status"} <= row.keys() for row in rows):
+            raise ValueError("a line is no point of a sweep")
+        return rows
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
