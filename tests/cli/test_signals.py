@@ -93,6 +93,26 @@ def test_the_second_signal_only_says_so_and_the_third_ends_at_once(times, said):
     assert done.stderr.splitlines() == told + last
 
 
+TURNED = """
+from spfl.cli import commands, ending
+from spfl.errors import MachineError
+def work(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        busy(10.0)
+    except KeyboardInterrupt:
+        raise MachineError("an import that was interrupted, in /site-packages/x.py")
+commands.check_resume = work
+sys.argv = ["spfl", "run"]
+commands.main()
+"""
+
+
+def test_an_error_that_an_interrupt_was_turned_into_is_told_as_the_interrupt():
+    done = subprocess.run([sys.executable, "-c", BEGIN + TURNED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "terminated\n")
+
+
 TELLING = """
 from spfl.cli import commands, ending
 def cut_off(*_):

@@ -59,6 +59,8 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         _end(*exit_code(stop))
     except SpflError as error:
+        if asked:  # what came of the interrupt is no error of the user's
+            _end(*exit_code(asked[0]))
         _end(f"error: {error}", 2)
     except click.NoSuchOption as error:
         meant = meant_option(error.option_name)
