@@ -426,23 +426,27 @@ def participation_table(link, ladder, fade, shares):
 
 def asynchronous_models(
     start: NDArray[np.float32],
-    compute_s: Sequence[float],
+    compute_s: Any,
     airtime_s: float,
     local: Any,
     *,
+    count: int,
     slots: int,
     weight: Any,
     mixing: float | None = None,
     buffer: tuple[int, float] | None = None,
+    reached: Any = lambda device, slot: True,
 ) -> list[tuple[float, NDArray[np.float64]]]:
     """(seconds, the server's model) after each slot; all devices of equal size, nothing lost.
 
+    `compute_s(device, slot)` and `reached(device, slot)` are of the slot from which on a device works on its model.
     `local(model, device, slot)` is a device's new model, `weight(age)` that of an update so many server steps old.
     FedAsync (Xie et al. 2019, algorithm 1): x <- (1 - mixing s) x + mixing s x_new. FedBuff (Nguyen et al. 2022): the
     mean of s (x_new - x_old) over `buffer[0]` updates or more, times `buffer[1]`.
     """
     x, version, free, told, waiting = start.astype(np.float64), 0, 0.0, [], []
-    devices = [(seconds, k, x, 0) for k, seconds in enumerate(compute_s)]  # ready, who, its model, of which version
+    start_with = [k for k in range(count) if reached(k, 1)]
+    devices = [(compute_s(k, 1), k, x, 0) for k in start_with]  # ready, who, its model, of which version
     for slot in range(1, slots + 1):
         begin = max(free, min(device[0] for device in devices))
         free = begin + airtime_s
@@ -457,7 +461,9 @@ def asynchronous_models(
             if len(waiting) >= buffer[0]:
                 x = x + buffer[1] * sum(waiting) / len(waiting)
                 version, waiting = version + 1, []
-        devices += [(free + compute_s[k], k, x, version) for _, k, _, _ in sending]
+        idle = set(range(count)) - {k for _, k, _, _ in devices}
+        devices += [(free + compute_s(k, slot + 1), k, x, version) for k in sorted(idle) if reached(k, slot + 1)]
+        assert devices, "nobody is at work: the twin does not know who is called all the same"
         told.append((free, x))
     return told
 

@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     DROPOUT = 18
     MOVEMENT = 19
     BIT_ERRORS = 20
+    JITTER = 21
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

@@ -13,10 +13,12 @@ from oracles import asynchronous_models, loss_at
 from small_runs import assert_same_run, make_config
 from spfl.config.asynchronous import AsynchronousConfig
 from spfl.config.schema import build_config
+from spfl.config.training import ClientsConfig
 from spfl.custom import Custom
 from spfl.errors import ConfigError
 from spfl.learning.asynchronous import Gathered, Timeline, gather, staleness_weight
-from spfl.rng import Purpose, stream
+from spfl.learning.selection import Selection
+from spfl.rng import SERVER, Purpose, stream
 from spfl.runs.experiment import run_experiment
 from spfl.runs.metrics import read_metrics
 from spfl.runs.verification import verify
@@ -88,7 +90,14 @@ def test_models_and_times_are_those_of_the_paper(name, age, digits):
     world = world_of(digits, rule | keys, training={"rate": rate})
     seconds = 1e6 * 3 * BATCH / world.clocks_hz
     expected = asynchronous_models(
-        world.start().weights, seconds, 0.02, Local(world, digits), slots=SLOTS, weight=weight, **twin
+        world.start().weights,
+        lambda k, _: seconds[k],
+        0.02,
+        Local(world, digits),
+        count=DEVICES,
+        slots=SLOTS,
+        weight=weight,
+        **twin,
     )
     clock, oldest = 0.0, 0
     for record, (end_s, model) in zip(train(world), expected, strict=True):
@@ -96,6 +105,54 @@ def test_models_and_times_are_those_of_the_paper(name, age, digits):
         assert clock == pytest.approx(end_s)
         np.testing.assert_allclose(record.server.weights, model, rtol=5e-4, atol=5e-5)
     assert oldest >= 2  # else the weights of old updates were never tried
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_jitter_and_availability_are_those_of_the_twin(name, digits):
+    rule, rate, twin = RULES[name]
+    clients = {"availability": 0.6}
+    world = world_of(digits, rule, training={"rate": rate}, device={"cpu_jitter": 0.8}, clients=clients)
+
+    def compute_s(device, slot):
+        normal = stream(world.config.seed, slot, device, Purpose.JITTER).standard_normal()
+        return 1e6 * 3 * BATCH / world.clocks_hz[device] * np.exp(0.8 * normal)
+
+    def reached(device, slot):
+        return stream(world.config.seed, slot, SERVER, Purpose.AVAILABILITY).random(DEVICES)[device] < 0.6
+
+    expected = asynchronous_models(
+        world.start().weights,
+        compute_s,
+        0.02,
+        Local(world, digits),
+        count=DEVICES,
+        slots=SLOTS,
+        weight=lambda age: (age + 1) ** -0.5,
+        reached=reached,
+        **twin,
+    )
+    clock, waited = 0.0, 0
+    for record, (end_s, model) in zip(train(world), expected, strict=True):
+        clock = clock + record.spent.round_s
+        waited += int(not all(reached(k, record.round_ + 1) for k in record.cohort))
+        assert clock == pytest.approx(end_s)
+        np.testing.assert_allclose(record.server.weights, model, rtol=5e-4, atol=5e-5)
+    assert waited > 3
+
+
+def test_jitter_slows_devices_down_in_synchronous_rounds_as_well(digits):
+    """Median as before; a deadline then loses a device in some rounds and not in others."""
+    still, shaken = (world_of(digits, {}, 1.0, device={"cpu_jitter": j}) for j in (0.0, 0.5))
+    plain_s = next(iter(train(still))).spent.compute_s
+    drawn = np.array([record.spent.compute_s for record in train(shaken)]) / plain_s
+    assert np.log(drawn).std() == pytest.approx(0.5, abs=0.1)
+    assert abs(np.median(np.log(drawn))) < 0.15
+    late = world_of(digits, {}, 1.0, device={"cpu_jitter": 0.5}, clients={"deadline_s": 1.2 * float(plain_s[0])})
+    came = np.array([record.devices.weight > 0 for record in train(late)])
+    assert came.sum(0).min() > 0
+    assert came.sum(0).max() < SLOTS
+    joules = [record.spent.joules for record in train(still)]
+    assert all((j > 0).all() for j in joules)
 
 
 def test_old_updates_lead_elsewhere_than_with_constant_weights(digits):
@@ -129,12 +186,24 @@ def test_who_is_faster_sends_more_often_and_energy_counts_each_time(digits):
     assert sum(record.asynchrony.stepped for record in records) < len(records)
 
 
+def test_who_cannot_be_reached_gets_no_model_until_he_can_be():
+    line, _ = timeline(online=[[k, 1, 10] for k in range(6)] + [[k, 30, 400] for k in range(6, 12)])
+    slots = {t: line.slot(t) for t in range(1, 120)}
+    began = {(k, b) for slot in slots.values() for k, b in zip(slot.senders, slot.began.tolist(), strict=True)}
+    assert all(k < 6 for k, b in began if b <= 10)
+    assert all(k >= 6 for k, b in began if b >= 30)
+    alone = [slot for t, slot in slots.items() if 17 < t < 30]
+    assert all(len(slot.senders) == 1 for slot in alone)  # nobody can be reached: one is called all the same
+    assert max(len(slot.senders) for t, slot in slots.items() if t > 40) <= 5
+
+
 # --- the timeline ------------------------------------------------------------------------------------------------
 
 
-def timeline(devices=12, at_work=5, seed=3, airtime_s=0.5):
+def timeline(devices=12, at_work=5, seed=3, airtime_s=0.5, **clients):
     seconds = np.random.default_rng(seed).uniform(0.1, 3.0, devices)
-    return Timeline(range(at_work), devices, airtime_s, lambda k: float(seconds[k]), seed), seconds
+    chosen = Selection(ClientsConfig(**clients), devices, at_work, seed)
+    return Timeline(chosen, airtime_s, lambda k, _: float(seconds[k])), seconds
 
 
 def test_slots_follow_each_other_and_all_who_are_ready_send():
@@ -249,7 +318,6 @@ def test_every_scheme_runs_or_is_refused_in_one_line(scheme, digits):
             {"clients__selection": "power_of_choice"},
             "clients.selection must be random with asynchronous.rule = fedbuff",
         ),
-        ({"clients__availability": 0.5}, "clients.availability must be 1.0 with asynchronous.rule = fedbuff"),
         ({"clients__deadline_s": 0.5}, "clients.deadline_s must be absent with asynchronous.rule = fedbuff"),
         ({"channel__downlink": "stale"}, "channel.downlink must be perfect with asynchronous.rule = fedbuff"),
         ({"channel__doppler_hz": 5.0}, "channel.doppler_hz must be absent with asynchronous.rule = fedbuff, got 5.0"),

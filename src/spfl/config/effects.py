@@ -93,7 +93,7 @@ OVERRIDDEN = (
     ),
     Overridden(("attack.kind",), lambda c: c.attack.devices == 0, "it needs attack.devices, which is 0"),
     Overridden(
-        ("device.cpu_hz", "device.cpu_spread", "device.switched_capacitance_f"),
+        ("device.cpu_hz", "device.cpu_spread", "device.cpu_jitter", "device.switched_capacitance_f"),
         lambda c: c.device.cycles_per_sample == 0,
         "it needs device.cycles_per_sample, which is 0",
     ),

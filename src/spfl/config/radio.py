@@ -309,6 +309,13 @@ class DeviceConfig(Section):
         description="Clock of the fastest device over that of the slowest possible one, without unit; 1 makes all "
         "equal.",
     )
+    cpu_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="Standard deviation of the natural logarithm of the time that a device computes, drawn anew each "
+        "round; 0 for as long each time.",
+    )
     switched_capacitance_f: float = Field(
         1e-28,
         ge=0,

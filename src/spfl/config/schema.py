@@ -289,8 +289,6 @@ class Config(Section):
         wanted: dict[str, tuple[Any, Any]] = {
             "training.correction": (training.correction, "none"),
             "clients.selection": (clients.selection, "random"),
-            "clients.availability": (clients.availability, 1.0),
-            "clients.online": (clients.online, None),
             "clients.deadline_s": (clients.deadline_s, None),
             "channel.downlink": (channel.downlink, "perfect"),
             "channel.doppler_hz": (channel.doppler_hz, None),

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from spfl.arrays import Floats, Indices, State, Vector
 from spfl.config.asynchronous import AsynchronousConfig
+from spfl.learning.selection import Selection
 from spfl.rng import Purpose, server_stream
 
 SUM = "asynchronous/sum"  # of what waits in the buffer, weighted, (dim,)
@@ -40,16 +41,19 @@ class Slot:
 
 
 class Timeline:
-    """The slots of a run. `at_work` devices compute or send at any time; all others wait to be chosen.
+    """The slots of a run. As many devices as are chosen for a round compute or send at any time; all others wait.
 
-    `compute_s` tells the seconds that a device computes. What is remembered saves time only.
+    `compute_s` tells the seconds that a device computes on the model of a round. Who gets a model can be reached in
+    that round; with fewer of those than places, places stay empty until the next slot, but one. What is remembered
+    saves time only.
     """
 
-    def __init__(
-        self, first: Sequence[int], devices: int, airtime_s: float, compute_s: Callable[[int], float], seed: int
-    ) -> None:
-        self._devices, self._airtime_s, self._compute_s, self._seed = devices, airtime_s, compute_s, seed
-        self._work = {device: (compute_s(device), 1) for device in first}  # ready at, on the model of round
+    def __init__(self, selection: Selection, airtime_s: float, compute_s: Callable[[int, int], float]) -> None:
+        self._selection, self._airtime_s, self._compute_s = selection, airtime_s, compute_s
+        first = selection.cohort(1)
+        reached = selection.reached(1)
+        first = tuple(k for k in first if reached[k]) or first[:1]
+        self._work = {device: (compute_s(device, 1), 1) for device in first}  # ready at, on the model of round
         self._slots: list[Slot] = []
 
     def slot(self, round_: int) -> Slot:
@@ -69,18 +73,23 @@ class Timeline:
         senders = tuple(sorted(k for k, (ready_s, _) in self._work.items() if ready_s <= start_s))
         began = np.array([self._work.pop(k)[1] for k in senders], np.int64)
         end_s = start_s + self._airtime_s
-        self._work |= {k: (end_s + self._compute_s(k), round_ + 1) for k in self._chosen(senders, round_ + 1)}
+        self._work |= {
+            k: (end_s + self._compute_s(k, round_ + 1), round_ + 1) for k in self._chosen(senders, round_ + 1)
+        }
         working = np.unique([model for _, model in self._work.values()])
         return Slot(start_s, end_s, senders, began, working)
 
     def _chosen(self, senders: Sequence[int], round_: int) -> list[int]:
-        """Who begins with the model of a round: as many as have sent, at random from all who do nothing."""
-        idle = self._devices - len(self._work)
-        if idle == len(senders):
+        """Who begins with the model of a round: as many as places are free, at random from all who do nothing."""
+        selection, places = self._selection, self._selection.size - len(self._work)
+        if selection.always and selection.devices - len(self._work) == len(senders):
             return list(senders)
-        free = np.setdiff1d(np.arange(self._devices), np.fromiter(self._work, np.int64, len(self._work)))
-        rng = server_stream(self._seed, round_, Purpose.COHORT)
-        return sorted(rng.choice(free, len(senders), replace=False, shuffle=False).tolist())
+        free = np.setdiff1d(np.arange(selection.devices), np.fromiter(self._work, np.int64, len(self._work)))
+        there = free if selection.always else free[selection.reached(round_)[free]]
+        if not (there.size or self._work):  # somebody has to work, else there is no next slot
+            there, places = free, 1
+        rng = server_stream(selection.seed, round_, Purpose.COHORT)
+        return sorted(rng.choice(there, min(places, there.size), replace=False, shuffle=False).tolist())
 
 
 def staleness_weight(config: AsynchronousConfig, steps: ArrayLike) -> Floats:

@@ -35,7 +35,7 @@ class Selection:
         if self.size == self.devices:
             return tuple(range(self.devices))
         rng = server_stream(self.seed, round_, Purpose.COHORT)
-        if self._always and self.clients.selection == "random":
+        if self.always and self.clients.selection == "random":
             return tuple(sorted(rng.choice(self.devices, self.size, replace=False, shuffle=False).tolist()))
         reached = self.reached(round_)
         there, away = np.flatnonzero(reached), np.flatnonzero(~reached)
@@ -59,7 +59,8 @@ class Selection:
         return tuple(sorted(largest.tolist()))
 
     @cached_property
-    def _always(self) -> bool:
+    def always(self) -> bool:
+        """Whether every device can be reached in every round."""
         return self.clients.availability == 1.0 and self.clients.online is None
 
     def reached(self, round_: int) -> Bools:
@@ -77,17 +78,21 @@ class Selection:
             return np.ones(self.devices, np.bool_)
         return np.asarray(server_stream(self.seed, round_, purpose).random(self.devices) < np.asarray(chance))
 
+    def lasting(self, round_: int) -> Bools:
+        """Which devices of the cell would not drop out in a round, (device,)."""
+        if self.clients.dropout == 0.0:
+            return np.ones(self.devices, np.bool_)
+        return ~self._chance(self.clients.dropout, round_, Purpose.DROPOUT)
+
     def sending(self, round_: int, compute_s: Floats) -> Bools:
         """Which devices of the cell would send in a round, if chosen: reached, not dropped out, not late, (device,)."""
-        sends = self.reached(round_)
-        if self.clients.dropout != 0.0:
-            sends &= ~self._chance(self.clients.dropout, round_, Purpose.DROPOUT)
+        sends = self.reached(round_) & self.lasting(round_)
         return sends if self.clients.deadline_s is None else sends & (compute_s <= self.clients.deadline_s)
 
     @cached_property
     def certain(self) -> bool:
         """Whether every chosen device sends."""
-        return self._always and self.clients.dropout == 0.0 and self.clients.deadline_s is None
+        return self.always and self.clients.dropout == 0.0 and self.clients.deadline_s is None
 
 
 def remember_losses(old: Vector | None, devices: int, cohort: list[int], losses: list[float]) -> Vector:

@@ -17,7 +17,7 @@ from spfl.arrays import Bools, Floats
 from spfl.config.radio import DeviceConfig
 from spfl.radio import over_the_air
 from spfl.radio.outage import Link
-from spfl.rng import SETUP_ROUND, Purpose, server_stream
+from spfl.rng import SETUP_ROUND, Purpose, server_stream, stream
 from spfl.schemes import Scheme
 
 
@@ -67,6 +67,11 @@ def transmit_power(scheme: Scheme, link: Link, allocation: AllocationResult, sen
     scheduled, both = allocation.beta > 0, (allocation.rho < 1) & (allocation.alpha < 1)
     share = np.where(both | (scheme.uplink != "split"), 1.0, allocation.alpha)
     return np.where(scheduled, share * link.power_w, 0.0)
+
+
+def slowdown(device: DeviceConfig, seed: int, round_: int, member: int) -> float:
+    """How many times longer than at its clock a device computes in a round: log-normal of median 1."""
+    return float(np.exp(device.cpu_jitter * stream(seed, round_, member, Purpose.JITTER).standard_normal()))
 
 
 def clocks_hz(device: DeviceConfig, devices: int, seed: int) -> Floats:

@@ -41,7 +41,7 @@ from spfl.world.asynchronous import Asynchronous, check_asynchronous
 from spfl.world.attack import hostile_devices
 from spfl.world.batch_norm import average_statistics, check_batches, with_batch_norm
 from spfl.world.dry_pass import check_network
-from spfl.world.energy import Spent, clocks_hz, spend, transmit_power
+from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
 from spfl.world.radio import Radio
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
@@ -253,8 +253,8 @@ class World:
         config = self.config
         if not config.asynchronous.on:
             return None
-        first, airtime_s = self.selection.cohort(1), self.radio.tau_s * self.scheme.attempts
-        timeline = Timeline(first, config.data.devices, airtime_s, lambda k: self._compute_s([k]).item(), config.seed)
+        airtime_s = self.radio.tau_s * self.scheme.attempts
+        timeline = Timeline(self.selection, airtime_s, lambda k, began: self._compute_s([k], [began]).item())
         return Asynchronous(config, self.format, timeline)
 
     def cohort(self, round_: int, memory: State | None = None) -> tuple[int, ...]:
@@ -274,14 +274,25 @@ class World:
         members = list(cohort)
         if self.selection.certain:
             return np.ones(len(members), np.bool_)
+        if self.asynchronous is not None:  # who has got a model was reached, and nobody waits for anybody
+            return self.selection.lasting(round_)[members]
         compute_s = np.zeros(self.config.data.devices)
-        compute_s[members] = self._compute_s(members)
+        compute_s[members] = self._compute_s(members, [round_] * len(members))
         return self.selection.sending(round_, compute_s)[members]
 
-    def _compute_s(self, members: Sequence[int]) -> Floats:
-        """Seconds that devices need to compute a round, (device,)."""
+    def _compute_s(self, members: Sequence[int], rounds: Sequence[int]) -> Floats:
+        """Seconds that devices need to compute on the models of these rounds, (device,)."""
         samples = [self.config.training.samples(len(self.parts[k])) for k in members]
-        return self.config.device.cycles_per_sample * np.array(samples, np.float64) / self.clocks_hz[list(members)]
+        cycles = self.config.device.cycles_per_sample * np.array(samples, np.float64)
+        return cycles / self._clocks_at(members, rounds)
+
+    def _clocks_at(self, members: Sequence[int], rounds: Sequence[int]) -> Floats:
+        """Processor clocks of devices as they compute on the models of these rounds, (device,)."""
+        device, seed = self.config.device, self.config.seed
+        if device.cpu_jitter == 0:
+            return self.clocks_hz[list(members)]
+        slower = [slowdown(device, seed, round_, k) for k, round_ in zip(members, rounds, strict=True)]
+        return self.clocks_hz[list(members)] / np.array(slower, np.float64)
 
     def remember(self, uploads: Sequence[Upload], received: Bools, update: Update, told: Bools) -> Update:
         """The update with what local rules keep, and what a selection by loss needs to know, in its state.
@@ -352,9 +363,13 @@ class World:
         """Joules and seconds of each device of a cohort in a round; who is late has computed until the deadline."""
         device, members = self.config.device, list(cohort)
         samples = np.array([self.config.training.samples(len(self.parts[k])) for k in members], np.float64)
-        clock, deadline_s = self.clocks_hz[members], self.config.clients.deadline_s
-        if round_ is not None and not self.selection.certain:
+        deadline_s, began = self.config.clients.deadline_s, [round_ or SETUP_ROUND] * len(members)
+        if self.asynchronous is not None and round_ is not None:
+            slot = self.asynchronous.timeline.slot(round_)
+            began = [dict(zip(slot.senders, slot.began.tolist(), strict=True))[k] for k in members]
+        elif round_ is not None and not self.selection.certain:
             samples = samples * self.selection.reached(round_)[members]
+        clock = self._clocks_at(members, began)
         if deadline_s is not None:
             samples = np.minimum(samples, deadline_s * clock / device.cycles_per_sample)
         power_w = transmit_power(self.scheme, link, allocation, outcome.sign, level(fade))
