@@ -23,7 +23,6 @@ import numpy as np
 
 from spfl.errors import PacketError
 from spfl.packets.codec import (
-    Kind,
     Levels,
     decode_modulus,
     decode_signs,
@@ -32,6 +31,7 @@ from spfl.packets.codec import (
     encode_signs,
     encode_sparse,
 )
+from spfl.packets.container import Kind
 from spfl.packets.layout import Layout
 
 DECODE = {Kind.SIGN: decode_signs, Kind.MODULUS: decode_modulus, Kind.SPARSE: decode_sparse}

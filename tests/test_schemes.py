@@ -20,7 +20,7 @@ from spfl.custom import Custom
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
 from spfl.fleet import threads as fleet
-from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits
+from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
 from spfl.schemes import SCHEMES, Rule, Scheme, resolve

@@ -20,7 +20,8 @@ from spfl.errors import ConfigError
 from spfl.fleet import gpu as torch_fleet
 from spfl.fleet.gpu_packets import OnDevice, OnHost, packets_for
 from spfl.packets import gpu as batched
-from spfl.packets.codec import Kind, Levels, _payload, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.container import Kind, contents
 from spfl.packets.layout import Layout
 from spfl.packets.quantiser import _dither
 from spfl.packets.rotation import Rotation
@@ -73,14 +74,14 @@ def test_payloads_are_those_of_packets(device: str, shapes: Any, per_tensor: boo
             packet, noise = encode_modulus(
                 x[k], Levels(bits, per_tensor), layout=layout, round_=1, device=k, rng=np.random.default_rng(k)
             )
-            floats, codes = _payload(packet, Kind.MODULUS, len(ranges.sizes))
+            floats, codes = contents(packet, Kind.MODULUS, len(ranges.sizes))
             np.testing.assert_array_equal(packed[k].cpu().numpy(), codes)
             np.testing.assert_array_equal(limits[k].cpu().numpy(), floats.reshape(-1, 2))
             np.testing.assert_array_equal(decoded[k], decode_modulus(packet, layout=layout, round_=1, device=k))
             assert delta2[k].item() == pytest.approx(noise, rel=1e-12)
     for k in range(3):
         packet = encode_signs(x[k], layout=layout, round_=1, device=k)
-        np.testing.assert_array_equal(signs[k].cpu().numpy(), _payload(packet, Kind.SIGN, 0)[1])
+        np.testing.assert_array_equal(signs[k].cpu().numpy(), contents(packet, Kind.SIGN, 0)[1])
         whole = batched.signs(signs, layout.size)[k].cpu().numpy()
         np.testing.assert_array_equal(whole, decode_signs(packet, layout=layout, round_=1, device=k))
 

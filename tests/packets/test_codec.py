@@ -16,8 +16,6 @@ import oracles
 from spfl.errors import ConfigError, PacketError
 from spfl.packets import quantiser
 from spfl.packets.codec import (
-    HEADER_BITS,
-    Kind,
     Levels,
     decode_modulus,
     decode_own,
@@ -28,6 +26,10 @@ from spfl.packets.codec import (
     encode_signs,
     encode_sparse,
     gradient_stats,
+)
+from spfl.packets.container import (
+    HEADER_BITS,
+    Kind,
     modulus_packet_bits,
     place_bits,
     sign_packet_bits,

@@ -29,7 +29,7 @@ def test_no_packet_takes_more_memory_than_a_few_vectors():
 
 def test_the_checks_can_fail(monkeypatch):
     """A decoder that takes any CRC is found out."""
-    monkeypatch.setattr("spfl.packets.codec.zlib.crc32", lambda body: int.from_bytes(b"\0\0\0\0"))
+    monkeypatch.setattr("spfl.packets.container.zlib.crc32", lambda body: int.from_bytes(b"\0\0\0\0"))
     sent = CORPUS[0]
     with pytest.raises(AssertionError, match="taken for a good one"):
         packets.check(sent, sent.packet[:-5] + b"\x01" + bytes(4), forged=False)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spfl.errors import PacketError
-from spfl.packets.codec import Kind, Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
+from spfl.packets.container import Kind
 from spfl.packets.layout import Layout
 from spfl.packets.sealed import Session, name_of, new_session, seal, unseal
 from spfl.packets.segments import element_mask

@@ -12,7 +12,7 @@ from rounds import format_of
 from spfl import training
 from spfl.config.schema import build_config
 from spfl.errors import ConfigError
-from spfl.packets.codec import HEADER_BITS
+from spfl.packets.container import HEADER_BITS
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
 from spfl.schemes import SCHEMES

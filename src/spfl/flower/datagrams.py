@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from spfl.arrays import Bools
 from spfl.errors import ConfigError, PacketError
 from spfl.flower.gateway import Expected, Gateway, Heard, split_address
-from spfl.packets.codec import Kind
+from spfl.packets.container import Kind
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, cut, join
 from spfl.packets.sealed import KEY_BYTES, NAME_BYTES, Session, new_session, seal
 from spfl.packets.slices import PieceShape, rebuild, slice_packet

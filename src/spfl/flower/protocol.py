@@ -26,7 +26,7 @@ from spfl.data.node_data import GreySums
 from spfl.errors import PacketError, printable
 from spfl.flat_model import STATISTICS
 from spfl.learning.local import SHARED, kept_key
-from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
 from spfl.uplink.upload import Upload
 from spfl.world.world import World

@@ -13,65 +13,31 @@ held as bytes is padded with zero bits to the next byte, so 8 len(packet) exceed
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spfl.arrays import Bytes, Vector
+from spfl.arrays import Vector
 from spfl.errors import ConfigError, PacketError
 from spfl.packets import ladder
 from spfl.packets import quantiser as kernels
+from spfl.packets.container import (
+    HEADER,
+    HEADER_BITS,
+    MAX_BITS,
+    Header,
+    Kind,
+    blank,
+    byte_length,
+    contents,
+    expect,
+    open_packet,
+    place_bits,
+    seal,
+)
 from spfl.packets.layout import Layout, _vector
 from spfl.packets.vector_codecs import Codec
-
-MAGIC = b"SPFL"
-VERSION = 1
-MAX_BITS = 8
-RANGE_BITS = 64  # two float32
-VALUE_BITS = 32  # one
-_HEADER = struct.Struct("<4sBBHIIQI8s")
-_CRC = struct.Struct("<I")
-HEADER_BITS = 8 * (_HEADER.size + _CRC.size)  # everything that is not payload
-
-
-class Kind(IntEnum):
-    """What a packet carries."""
-
-    SIGN = 1
-    MODULUS = 2
-    SPARSE = 3
-    LADDER = 4
-    OWN = 5
-
-
-def sign_packet_bits(dim: int) -> int:
-    """L_s: bits on the air of a sign packet, header and CRC included."""
-    return _packet_bits(dim, 1, 0)
-
-
-def modulus_packet_bits(dim: int, bits: int, ranges: int = 1) -> int:
-    """L_m: bits on the air of a modulus packet of `ranges` (v_min, v_max) pairs, header and CRC included."""
-    return _packet_bits(dim, bits, ranges)
-
-
-def sparse_packet_bits(dim: int, kept: int) -> int:
-    """Bits on the air of a sparse packet of `kept` values and their places, header and CRC included."""
-    return HEADER_BITS + (VALUE_BITS + place_bits(dim)) * kept
-
-
-def place_bits(dim: int) -> int:
-    """ceil(log2 dim): bits that name one of `dim` elements."""
-    return (dim - 1).bit_length()
-
-
-def _packet_bits(dim: int, bits: int, ranges: int) -> int:
-    return HEADER_BITS + bits * dim + RANGE_BITS * ranges
 
 
 def encode_signs(gradient: Vector, *, layout: Layout, round_: int, device: int) -> bytes:
@@ -80,10 +46,10 @@ def encode_signs(gradient: Vector, *, layout: Layout, round_: int, device: int) 
     Raises PacketError for a gradient that is not finite float32 of the layout's size.
     """
     values = _vector(gradient, layout.size, "gradient")
-    packet, _, codes = _blank(Kind.SIGN, 1, 0, layout, round_, device)
+    packet, _, codes = blank(Kind.SIGN, 1, 0, layout, round_, device)
     if not kernels.pack_signs(values.view(np.uint32), codes):
         raise PacketError("gradient must be finite, got NaN or infinity")
-    return _seal(packet)
+    return seal(packet)
 
 
 @dataclass(frozen=True)
@@ -110,13 +76,13 @@ def encode_modulus(
     """
     values, bits = _vector(gradient, layout.size, "gradient"), levels.bits
     edges = layout.edges if levels.per_tensor else layout.edges[[0, -1]]
-    packet, floats, codes = _blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
+    packet, floats, codes = blank(Kind.MODULUS, bits, edges.size - 1, layout, round_, device)
     ranges = floats.reshape(-1, 2)
     if not kernels.find_ranges(values.view(np.uint32), edges, ranges.view(np.uint32)):
         raise PacketError("gradient must be finite, got NaN or infinity")
     key = rng.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True)
     delta2 = kernels.quantise(values, bits, edges, ranges, key, codes)
-    return _seal(packet), delta2
+    return seal(packet), delta2
 
 
 def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, device: int) -> bytes:
@@ -133,10 +99,10 @@ def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, d
     least = np.partition(modulus, -kept)[-kept]
     above, equal = np.flatnonzero(modulus > least), np.flatnonzero(modulus == least)
     places = np.sort(np.concatenate([above, equal[: kept - above.size]]))
-    packet, floats, codes = _blank(Kind.SPARSE, place_bits(layout.size), kept, layout, round_, device)
+    packet, floats, codes = blank(Kind.SPARSE, place_bits(layout.size), kept, layout, round_, device)
     floats[:] = values[places]
     codes[:] = np.packbits(places[:, None] >> np.arange(place_bits(layout.size)) & 1, bitorder="little")
-    return _seal(packet)
+    return seal(packet)
 
 
 def encode_ladder(vector: Vector, planes: int, *, layout: Layout, round_: int, device: int) -> bytes:
@@ -147,9 +113,9 @@ def encode_ladder(vector: Vector, planes: int, *, layout: Layout, round_: int, d
     values = _vector(vector, layout.size, "vector")
     if not np.isfinite(values).all():
         raise PacketError("gradient must be finite, got NaN or infinity")
-    packet, _, codes = _blank(Kind.LADDER, planes, 0, layout, round_, device)
+    packet, _, codes = blank(Kind.LADDER, planes, 0, layout, round_, device)
     codes[:] = ladder.encode(values, layout.sizes[0], planes)
-    return _seal(packet)
+    return seal(packet)
 
 
 def encode_own(
@@ -165,21 +131,21 @@ def encode_own(
     payload, size = codec.encode(values, rng), -(-codec.bits(layout.size) // 8)
     if len(payload) != size:
         raise PacketError(f"codec {codec.name} must write {size} bytes for {layout.size} values, got {len(payload)}")
-    packet, _, codes = _blank(Kind.OWN, 8, size, layout, round_, device)
+    packet, _, codes = blank(Kind.OWN, 8, size, layout, round_, device)
     codes[:] = np.frombuffer(payload, np.uint8)
-    return _seal(packet)
+    return seal(packet)
 
 
 def decode_ladder(packet: bytes, deviation: Vector, bits: float, *, layout: Layout, round_: int, device: int) -> Vector:
     """The estimate from the first bits of a ladder, float32 (dim,). Raises PacketError as `decode_signs` does."""
-    header, _, codes = _open(packet, Kind.LADDER, layout, round_, device)
+    header, _, codes = open_packet(packet, Kind.LADDER, layout, round_, device)
     return ladder.decode(codes, deviation, layout.sizes[0], min(int(bits), header.bits * layout.size))
 
 
 def decode_own(codec: Codec, packet: bytes, *, layout: Layout, round_: int, device: int) -> Vector:
     """What a codec of the caller's reads, float32 (dim,). Raises PacketError as `decode_signs` does."""
-    _, _, codes = _open(packet, Kind.OWN, layout, round_, device)
-    _expect("payload length", -(-codec.bits(layout.size) // 8), codes.size)
+    _, _, codes = open_packet(packet, Kind.OWN, layout, round_, device)
+    expect("payload length", -(-codec.bits(layout.size) // 8), codes.size)
     values = np.asarray(codec.decode(codes.tobytes(), layout.size), np.float32)
     if values.shape != (layout.size,) or not np.isfinite(values).all():
         raise PacketError(f"codec {codec.name} must read {layout.size} finite values, got shape {values.shape}")
@@ -191,7 +157,7 @@ def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out
 
     Raises PacketError for a packet that is damaged or was made for another layout, round, device or purpose.
     """
-    _, _, codes = _open(packet, Kind.SIGN, layout, round_, device)
+    _, _, codes = open_packet(packet, Kind.SIGN, layout, round_, device)
     out = _output(out, layout.size)
     kernels.unpack_signs(codes, out)
     return out
@@ -199,7 +165,7 @@ def decode_signs(packet: bytes, *, layout: Layout, round_: int, device: int, out
 
 def decode_modulus(packet: bytes, *, layout: Layout, round_: int, device: int, out: Vector | None = None) -> Vector:
     """Quantised moduli, float32 (dim,), written to `out` if given. Raises PacketError as `decode_signs` does."""
-    header, floats, codes = _open(packet, Kind.MODULUS, layout, round_, device)
+    header, floats, codes = open_packet(packet, Kind.MODULUS, layout, round_, device)
     ranges = floats.reshape(-1, 2)
     if not (np.isfinite(ranges).all() and (ranges[:, 0] >= 0).all() and (ranges[:, 0] <= ranges[:, 1]).all()):
         raise PacketError("packet ranges must be finite with 0 <= v_min <= v_max")
@@ -210,7 +176,7 @@ def decode_modulus(packet: bytes, *, layout: Layout, round_: int, device: int, o
 
 def decode_sparse(packet: bytes, *, layout: Layout, round_: int, device: int) -> Vector:
     """The gradient with zeros for what was not sent, float32 (dim,). Raises PacketError as `decode_signs` does."""
-    header, values, codes = _open(packet, Kind.SPARSE, layout, round_, device)
+    header, values, codes = open_packet(packet, Kind.SPARSE, layout, round_, device)
     bits, kept = header.bits, header.ranges
     digits = np.unpackbits(codes, count=bits * kept, bitorder="little").reshape(kept, bits)
     places = digits.astype(np.int64) @ (1 << np.arange(bits))
@@ -237,106 +203,16 @@ def flip_codes(packet: bytes, rate: float, rng: np.random.Generator) -> bytes:
     """
     if rate <= 0 or len(packet) < HEADER_BITS // 8:
         return packet
-    header = _Header(*_HEADER.unpack_from(packet))
+    header = Header(*HEADER.unpack_from(packet))
     plain = header.kind in (Kind.SIGN, Kind.MODULUS) and 1 <= header.bits <= MAX_BITS
-    if not plain or len(packet) != _byte_length(Kind(header.kind), header.elements, header.bits, header.ranges):
+    if not plain or len(packet) != byte_length(Kind(header.kind), header.elements, header.bits, header.ranges):
         return packet
     changed = bytearray(packet)
-    if _seal(changed) != packet:
+    if seal(changed) != packet:
         return packet
-    _, codes = _payload(changed, Kind(header.kind), header.ranges)
+    _, codes = contents(changed, Kind(header.kind), header.ranges)
     codes ^= np.packbits(rng.random(header.bits * header.elements) < rate, bitorder="little")
-    return _seal(changed)
-
-
-# --- the container ---------------------------------------------------------------------------------------------
-
-
-class _Header(NamedTuple):
-    magic: bytes
-    version: int
-    kind: int
-    bits: int
-    round_: int
-    device: int
-    elements: int
-    ranges: int
-    digest: bytes
-
-
-def _blank(
-    kind: Kind, bits: int, ranges: int, layout: Layout, round_: int, device: int
-) -> tuple[bytearray, Vector, Bytes]:
-    """A packet with its header written, and the views of its floats and of its codes, to be filled."""
-    for name, value in (("round_", round_), ("device", device)):
-        if not 0 <= value < 2**32:
-            raise ConfigError(f"{name} must be in 0..2^32 - 1, got {value}")
-    packet = bytearray(_byte_length(kind, layout.size, bits, ranges))
-    _HEADER.pack_into(packet, 0, MAGIC, VERSION, kind, bits, round_, device, layout.size, ranges, layout.digest)
-    return packet, *_payload(packet, kind, ranges)
-
-
-def _seal(packet: bytearray) -> bytes:
-    body = memoryview(packet)[: -_CRC.size]
-    _CRC.pack_into(packet, len(body), zlib.crc32(body))
-    return bytes(packet)
-
-
-def _open(packet: bytes, kind: Kind, layout: Layout, round_: int, device: int) -> tuple[_Header, Vector, Bytes]:
-    """Check everything, the cheap and telling first. Nothing is allocated from what the packet claims."""
-    if len(packet) < HEADER_BITS // 8:
-        raise PacketError(f"packet length must be at least {HEADER_BITS // 8} bytes, got {len(packet)}")
-    header = _Header(*_HEADER.unpack_from(packet))
-    _expect("magic", MAGIC, header.magic)
-    _expect("version", VERSION, header.version)
-    _expect("kind", int(kind), header.kind)
-    least, most, counts = _rules(kind, layout)
-    if not least <= header.bits <= most:
-        raise PacketError(f"packet bits must be in {least}..{most}, got {header.bits}")
-    if header.ranges not in counts:
-        raise PacketError(f"packet ranges must be one of {counts}, got {header.ranges}")
-    _expect("length in bytes", _byte_length(kind, layout.size, header.bits, header.ranges), len(packet))
-    body = memoryview(packet)[: -_CRC.size]
-    _expect("CRC-32", zlib.crc32(body), _CRC.unpack_from(packet, len(body))[0])
-    _expect("layout digest", layout.digest.hex(), header.digest.hex())
-    _expect("element count", layout.size, header.elements)
-    _expect("round", round_, header.round_)
-    _expect("device", device, header.device)
-    floats, codes = _payload(packet, kind, header.ranges)
-    used = header.bits * (header.ranges if kind == Kind.SPARSE else layout.size) % 8
-    if used and codes[-1] >> used:
-        raise PacketError("packet padding bits must be zero")
-    return header, floats, codes
-
-
-def _rules(kind: Kind, layout: Layout) -> tuple[int, int, Sequence[int]]:
-    """Least and most bits of a code, and how many ranges (values, in a sparse packet) there may be."""
-    if kind == Kind.SPARSE:
-        return place_bits(layout.size), place_bits(layout.size), range(1, layout.size + 1)
-    if kind == Kind.OWN:
-        return 8, 8, range(1, 2**32)
-    if kind == Kind.LADDER:
-        return 1, ladder.MAX_PLANES, [0]
-    return (1, 1, [0]) if kind == Kind.SIGN else (1, MAX_BITS, sorted({1, len(layout.names)}))
-
-
-def _expect(what: str, expected: object, got: object) -> None:
-    if got != expected:
-        raise PacketError(f"packet {what} must be {expected}, got {got}")
-
-
-def _byte_length(kind: Kind, dim: int, bits: int, ranges: int) -> int:
-    if kind == Kind.OWN:  # `ranges` counts its bytes
-        return HEADER_BITS // 8 + ranges
-    length = HEADER_BITS + (bits + VALUE_BITS) * ranges if kind == Kind.SPARSE else _packet_bits(dim, bits, ranges)
-    return -(-length // 8)
-
-
-def _payload(packet: bytes | bytearray, kind: Kind, ranges: int) -> tuple[Vector, Bytes]:
-    count = {Kind.SPARSE: ranges, Kind.OWN: 0}.get(kind, 2 * ranges)
-    start = _HEADER.size + count * VALUE_BITS // 8
-    floats = np.frombuffer(packet, "<f4", count, _HEADER.size)
-    return floats, np.frombuffer(packet, np.uint8, len(packet) - start - _CRC.size, start)
+    return seal(changed)
 
 
 def _edges(layout: Layout, ranges: int) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from spfl.arrays import Bools
-from spfl.packets.codec import RANGE_BITS
+from spfl.packets.container import RANGE_BITS
 
 SEGMENT_HEADER_BITS = 64  # number, count, round, device (8, 8, 8, 8 bits), CRC-32
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spfl.errors import PacketError
-from spfl.packets.codec import _HEADER, RANGE_BITS, Kind, _blank, _payload, _seal
+from spfl.packets.container import HEADER, RANGE_BITS, Kind, blank, contents, seal
 from spfl.packets.layout import Layout
 
 
@@ -38,8 +38,8 @@ class PieceShape:
 
 def slice_packet(packet: bytes, shape: PieceShape, dim: int) -> list[bytes]:
     """The pieces of a packet, all of one length."""
-    _, codes = _payload(packet, shape.kind, shape.ranges)
-    told = packet[_HEADER.size : _HEADER.size + shape.ranges * RANGE_BITS // 8]
+    _, codes = contents(packet, shape.kind, shape.ranges)
+    told = packet[HEADER.size : HEADER.size + shape.ranges * RANGE_BITS // 8]
     length = shape.length(dim)
     spans = [shape.span(piece, dim) for piece in range(shape.count)]
     return [(told + codes[begin:end].tobytes()).ljust(length, b"\0") for begin, end in spans]
@@ -50,7 +50,7 @@ def rebuild(pieces: Mapping[int, bytes], shape: PieceShape, layout: Layout, roun
 
     Raises PacketError for a piece of another length, number or ranges: of one packet all have the same.
     """
-    packet, floats, codes = _blank(shape.kind, shape.bits, shape.ranges, layout, round_, device)
+    packet, floats, codes = blank(shape.kind, shape.bits, shape.ranges, layout, round_, device)
     head, length = shape.ranges * RANGE_BITS // 8, shape.length(layout.size)
     heads = {piece[:head] for piece in pieces.values()}
     if len(heads) != 1 or any(len(piece) != length for piece in pieces.values()):
@@ -61,4 +61,4 @@ def rebuild(pieces: Mapping[int, bytes], shape: PieceShape, layout: Layout, roun
             raise PacketError(f"piece must be in 0..{shape.count - 1}, got {number}")
         begin, end = shape.span(number, layout.size)
         codes[begin:end] = np.frombuffer(piece, np.uint8, end - begin, head)
-    return _seal(packet)
+    return seal(packet)

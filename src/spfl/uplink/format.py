@@ -18,7 +18,7 @@ from spfl.arrays import Floats, Vector
 from spfl.compensation import compensatory_modulus
 from spfl.config.radio import SideInformation
 from spfl.config.schema import CodecConfig, SchemeConfig
-from spfl.packets.codec import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.packets.ladder import MAX_PLANES, deviations
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing

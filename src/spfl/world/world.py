@@ -14,17 +14,15 @@ from torch import nn
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats, Indices, State, Vector
 from spfl.config.schema import Config
-from spfl.custom import AS_CONFIGURED, Custom, checked_parts, copy_module
+from spfl.custom import AS_CONFIGURED, Custom, copy_module
 from spfl.data.dataset import Dataset
 from spfl.data.node_data import NodeData, NodeParts, trial_data
-from spfl.data.partitioning import Dealing, SampledParts, deal_clients, labels_to_deal, natural_clients, partition
 from spfl.errors import ConfigError
 from spfl.flat_model import PLAIN, STATISTICS, FlatModel, Traits
 from spfl.learning.asynchronous import Timeline
 from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import build_model, image_shape
-from spfl.own_code import called
 from spfl.packets.layout import Layout
 from spfl.plugins import with_plugin
 from spfl.radio.downlink import Broadcast, LastHeard, keep_models, misses, model_heard
@@ -39,53 +37,12 @@ from spfl.uplink.reception import Update
 from spfl.uplink.upload import Upload
 from spfl.world.asynchronous import Asynchronous, check_asynchronous
 from spfl.world.attack import hostile_devices
-from spfl.world.batch_norm import average_statistics, check_batches, with_batch_norm
-from spfl.world.dry_pass import check_network
+from spfl.world.batch_norm import average_statistics, check_batches
+from spfl.world.dealing import as_asked, dealt, tried
 from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
 from spfl.world.radio import Radio
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
-
-
-def _as_asked(config: Config, dataset: Dataset) -> Dataset:
-    """The data, normalised as configured. Raises ConfigError where they do not fit the configuration."""
-    data = config.data
-    if data.task is not None and data.task != dataset.task:
-        raise ConfigError(f"data.task must be {dataset.task} for {dataset.name}, got {data.task}")
-    if config.training.flip and not dataset.is_images:
-        raise ConfigError(f"training.flip must be false where inputs are no images, got true for {dataset.shape}")
-    return dataset.normalised_by(data)
-
-
-def _dealt(config: Config, dataset: Dataset, custom: Custom) -> Sequence[Indices]:
-    """The samples of each device. Raises ConfigError or DataError."""
-    data = config.data
-    rng, labels = server_stream(config.seed, SETUP_ROUND, Purpose.PARTITION), dataset.train_labels.numpy()
-    if custom.partition is not None:
-        return checked_parts(
-            called("partition", custom.partition, labels, data.devices, rng), data.devices, len(labels)
-        )
-    if data.partition == "column" or data.partition == "files":
-        return deal_clients(natural_clients(dataset, data.partition), data.devices, data.min_samples, rng)
-    labels = labels_to_deal(dataset, data.partition)
-    if data.partition == "sampled":
-        return SampledParts(
-            labels,
-            data.devices,
-            seed=config.seed,
-            dirichlet_alpha=data.dirichlet_alpha,
-            samples=data.samples_per_device,
-        )
-    dealing = Dealing(data.partition, data.dirichlet_alpha, data.shards_per_device, data.min_samples)
-    return partition(labels, data.devices, dealing, rng)
-
-
-def _tried(config: Config, dataset: Dataset, custom: Custom) -> tuple[Custom, Traits]:
-    """The caller's parts with the network as `model.batch_norm` has it, and what it does. Raises ConfigError."""
-    if custom.module is None:
-        return custom, PLAIN
-    module = with_batch_norm(custom.module, config.model.batch_norm)
-    return replace(custom, module=module), check_network(module, dataset, task_of(dataset, custom.loss, custom.metric))
 
 
 @dataclass(frozen=True)
@@ -107,10 +64,10 @@ class World:
         if data.source == "node":
             if not isinstance(dataset, NodeData):
                 raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
-            custom, traits = _tried(config, trial_data(dataset), custom)
+            custom, traits = tried(config, trial_data(dataset), custom)
             parts: Sequence[Indices] = NodeParts(dataset, data.devices)
             return cls(config, dataset, parts, resolve(config.scheme, custom.scheme), custom, traits)
-        dataset = _as_asked(config, dataset)
+        dataset = as_asked(config, dataset)
         if data.pool > 1:
             dataset = dataset.pooled(data.pool)
         if data.validation_fraction > 0:
@@ -125,8 +82,8 @@ class World:
         if config.torch_device is not None:
             check_supported(config, own_local=custom.local is not None)
             find_device(config.torch_device)
-        parts = _dealt(config, dataset, custom)
-        custom, traits = _tried(config, dataset, custom)
+        parts = dealt(config, dataset, custom)
+        custom, traits = tried(config, dataset, custom)
         check_batches(config, parts, traits)
         if config.asynchronous.on:
             check_asynchronous(scheme, bool(traits.statistics))
