@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -140,6 +140,11 @@ def _of_the_system(error: OSError, text: str) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 160 else f"{name[:80]}...{name[-60:]}"
+
+
+def first_true(wrong: Mapping[str, bool]) -> str | None:
+    """The first fault that is one, in words, of a table of faults."""
+    return next((what for what, is_wrong in wrong.items() if is_wrong), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

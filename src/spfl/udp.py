@@ -24,6 +24,7 @@ from multiprocessing.util import Finalize
 import numpy as np
 
 from spfl.config.schema import Config
+from spfl.config.section import unmet
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
 from spfl.fleet.threads import ThreadFleet
@@ -183,12 +184,10 @@ def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[st
 
 def check(world: World) -> None:
     """Raises ConfigError unless packets are cut into segments with fades of their own, and sent once."""
-    channel, device = world.config.channel, world.config.torch_device
-    if device is not None:
-        raise ConfigError(f"torch_device must be absent over UDP, got {device!r}")
-    wanted = {"fading": "independent", "recovery": "segment", "link": "outage", "doppler_hz": None}
-    for key, value in wanted.items():
-        if getattr(channel, key) != value:
-            raise ConfigError(f"channel.{key} must be {value!r} over UDP, got {getattr(channel, key)!r}")
+    channel = world.config.channel
+    keys = {"fading": "independent", "recovery": "segment", "link": "outage", "doppler_hz": None}
+    wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in keys.items()}
+    if line := unmet("packets over UDP", {"torch_device": (world.config.torch_device, None)} | wanted):
+        raise ConfigError(line)
     if world.scheme.uplink not in ("split", "sign") or world.scheme.attempts > 1:
         raise ConfigError(f"scheme {world.scheme.name} sends no datagrams; take one with sign packets, such as sp_fl")

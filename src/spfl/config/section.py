@@ -26,11 +26,18 @@ class Section(BaseModel):
         return value
 
 
-def require(having: str, wanted: Mapping[str, tuple[Any, Any]]) -> None:
-    """For validators: raise ValueError for the first key whose (value, wanted value) differ; None is an absent key."""
+def unmet(having: str, wanted: Mapping[str, tuple[Any, Any]]) -> str | None:
+    """The line on the first key whose (value, wanted value) differ, if there is one; None is an absent key."""
     for key, (value, only) in wanted.items():
         if value != only:
-            raise ValueError(f"{key} must be {'absent' if only is None else only} with {having}, got {value}")
+            return f"{key} must be {'absent' if only is None else only} with {having}, got {value}"
+    return None
+
+
+def require(having: str, wanted: Mapping[str, tuple[Any, Any]]) -> None:
+    """For validators: raise ValueError with the line of `unmet`, if there is one."""
+    if line := unmet(having, wanted):
+        raise ValueError(line)
 
 
 AnySection = TypeVar("AnySection", bound=Section)

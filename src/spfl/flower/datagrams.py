@@ -20,6 +20,7 @@ from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from spfl.arrays import Bools
+from spfl.config.section import unmet
 from spfl.errors import ConfigError, PacketError
 from spfl.flower.gateway import Expected, Gateway, Heard, split_address
 from spfl.packets.container import Kind
@@ -47,11 +48,10 @@ def check(world: World) -> None:
         raise ConfigError(f"scheme {scheme.name} ranks fades, which flower.packets = udp does not measure")
     if channel.side_information == "lossy":
         raise ConfigError("channel.side_information must be in_packet or reliable with flower.packets = udp, got lossy")
-    wanted = {"model": "macro", "fading": "block", "link": "outage", "multiplex": "orthogonal", "csi_error_db": 0.0}
-    for key, value in wanted.items():
-        if (found := getattr(channel, key)) != value:
-            raise ConfigError(f"channel.{key} must be {value} with flower.packets = udp, whose link is measured, "
-                              f"got {found}")  # fmt: skip
+    keys = {"model": "macro", "fading": "block", "link": "outage", "multiplex": "orthogonal", "csi_error_db": 0.0}
+    wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in keys.items()}
+    if line := unmet("flower.packets = udp", wanted):
+        raise ConfigError(line)
     for kind in world_kinds(world):
         shape = shape_of(world, kind)
         if shape.count + parity_of(world, kind) > 255 or shape.length(world.format.packets.size) > LARGEST_BYTES:

@@ -10,7 +10,7 @@ import numpy as np
 
 from spfl.arrays import Bools, Indices, State, Vector
 from spfl.config.schema import Config
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, first_true
 from spfl.learning.asynchronous import (
     Gathered,
     Timeline,
@@ -102,6 +102,5 @@ def check_asynchronous(scheme: Scheme, statistics: bool) -> None:
         f"{scheme.name}, which fills in for the devices of a round": scheme.rule in ("reuse", "memory"),
         "model.batch_norm = average, which averages the statistics of a round": statistics,
     }
-    for what, is_wrong in wrong.items():
-        if is_wrong:
-            raise ConfigError(f"asynchronous.rule must be none with {what}")
+    if what := first_true(wrong):
+        raise ConfigError(f"asynchronous.rule must be none with {what}")

@@ -11,7 +11,7 @@ import numpy as np
 from spfl.arrays import Bools, Floats
 from spfl.config.schema import Config
 from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, first_true
 from spfl.own_code import called
 from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
 from spfl.radio.coded import block_error_rate, gap_table
@@ -366,6 +366,5 @@ def check_uncoded(scheme: Scheme) -> None:
         "sends again what did not arrive": scheme.attempts > 1,
         "keeps what the server did not use, which no device can know here": scheme.error_feedback,
     }
-    for what, is_wrong in wrong.items():
-        if is_wrong:
-            raise ConfigError(f"channel.link = uncoded is not for {scheme.name}, which {what}")
+    if what := first_true(wrong):
+        raise ConfigError(f"channel.link = uncoded is not for {scheme.name}, which {what}")
