@@ -56,6 +56,7 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "attack.kind": ("sign_flip", {}),
     "device.cpu_hz": (2e9, {}),
     "device.cpu_spread": (4.0, {}),
+    "device.cpu_jitter": (2.0, {}),
     "device.switched_capacitance_f": (1e-27, {}),
 }
 
