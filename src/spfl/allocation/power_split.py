@@ -22,6 +22,7 @@ from spfl.compiled import CACHE, njit
 LOST = 41.0  # exp(-41) < 1e-17: a modulus packet that never arrives
 SPLIT_POINTS = 12
 RHO_POINTS = 9
+ROUGH = 0.03  # of alpha's logit, while the best of these rho is looked for
 LOGIT_LIMIT = 36.0  # beyond, 1 - alpha rounds to 0
 NEWTON_LIMIT = 12
 STEP = 1e-5  # of the differences that give the curvature; the slopes are analytic
@@ -111,14 +112,17 @@ def best_alpha(device: Device, a: float, b: float, guess: float, tolerance: floa
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def _cost_at_rho(s, args):  # type: ignore[no-untyped-def]
-    device, beta, guess, rules = args
+    device, beta, guess, tolerance, rules = args
     a, b = exponents(device, beta, expit(s))
-    return best_alpha(device, a, b, guess, 1e-7, rules)[0]
+    return best_alpha(device, a, b, guess, tolerance, rules)[0]
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def best_split(device: Device, beta: float, guess: Split, tolerance: float, rules: Rules) -> Split:
-    """psi_k(beta) and its arguments. A guess with alpha in (0, 1) makes the search local, EVERYWHERE global."""
+    """psi_k(beta) and its arguments. A guess with alpha in (0, 1) makes the search local, EVERYWHERE global.
+
+    Where rho is free, a global search takes the best of a few rho, each with its best alpha, and goes on from there.
+    """
     a, b = exponents(device, beta, device.rho)
     value, alpha = best_alpha(device, a, b, guess.alpha, tolerance, rules)
     best = Split(value, alpha, device.rho)
@@ -128,19 +132,20 @@ def best_split(device: Device, beta: float, guess: Split, tolerance: float, rule
     value, alpha = best_alpha(device, a, b, EVERYWHERE, tolerance, rules)
     if value < best.cost:
         best = Split(value, alpha, 1.0)
-    args = (device, beta, guess.alpha, rules)
-    centre, left, right = logit(guess.rho), logit(guess.rho) - 0.7, logit(guess.rho) + 0.7
+    centre, near, width = logit(guess.rho), guess.alpha, 0.7
     if not 0.0 < guess.alpha < 1.0:
-        step, least = 10.0 / (RHO_POINTS - 1), math.inf
+        width, least = 10.0 / (RHO_POINTS - 1), math.inf
         for i in range(RHO_POINTS):
-            value = _cost_at_rho(-5.0 + i * step, args)
+            s = -5.0 + i * width
+            a, b = exponents(device, beta, expit(s))
+            value, alpha = best_alpha(device, a, b, EVERYWHERE, ROUGH, rules)
             if value < least:
-                centre, least = -5.0 + i * step, value
-        left, right = centre - step, centre + step
-    found = minimise(_cost_at_rho, args, left, right, centre, 1e-6, 30)
+                centre, near, least = s, alpha, value
+    args = (device, beta, near, tolerance, rules)
+    found = minimise(_cost_at_rho, args, centre - width, centre + width, centre, max(tolerance, 1e-6), 30, False)
     rho = expit(found.value)
     a, b = exponents(device, beta, rho)
-    value, alpha = best_alpha(device, a, b, guess.alpha, tolerance, rules)
+    value, alpha = best_alpha(device, a, b, near, tolerance, rules)
     return Split(value, alpha, rho) if value < best.cost else best
 
 
