@@ -164,3 +164,24 @@ def test_a_part_that_fails_is_named_and_not_called_a_fault_of_ours(source, messa
     code = call(monkeypatch, "run", "--plugin", "parts.py", "--set", "training.rounds=1", "--out", "r")
     assert code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("part", "returned", "got"),
+    [
+        ("loss", "o.sum(1)", "loss of your own must return a tensor of one number, got shape"),
+        ("loss", "'x'", "loss of your own must return a tensor of one number, got str"),
+        ("loss", "[][1]", "loss of your own fails: IndexError"),
+        ("metric", "'x'", "metric of your own must return one number, got str"),
+        ("metric", "o", "metric of your own must return one number, got shape"),
+    ],
+)
+def test_a_loss_or_metric_that_is_no_number_is_told_with_its_name(part, returned, got, digits):
+    import torch
+
+    from spfl.errors import ConfigError
+    from spfl.tasks import task_of
+
+    task = task_of(digits, **{part: eval(f"lambda o, t: {returned}")})
+    with pytest.raises(ConfigError, match=got):
+        task.totals(torch.ones(3, 10), torch.zeros(3, dtype=torch.int64))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from spfl.config.names import TaskName
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
+from spfl.own_code import called
 
 Measure = Callable[[torch.Tensor, torch.Tensor], Any]
 
@@ -50,7 +53,23 @@ def task_of(dataset: Dataset, loss: Measure | None = None, metric: Measure | Non
         return task
     name = task.metric if metric is None else _name_of(metric)
     lower = getattr(metric, "higher_is_better", True) is False
-    return Task(name, loss or task.loss, metric or task.score, lower_is_better=lower)
+    return Task(
+        name,
+        task.loss if loss is None else partial(_own_measure, "loss", loss),
+        task.score if metric is None else partial(_own_measure, "metric", metric),
+        lower_is_better=lower,
+    )
+
+
+def _own_measure(part: str, measure: Measure, outputs: torch.Tensor, labels: torch.Tensor) -> Any:
+    """One number of the caller's own loss or metric. Raises ConfigError for anything else."""
+    value = called(part, measure, outputs, labels)
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and (part == "metric" or value.is_floating_point()):
+        return value
+    if part == "metric" and isinstance(value, int | float | np.number):
+        return value
+    got = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+    raise ConfigError(f"{part} of your own must return {'a tensor of ' if part == 'loss' else ''}one number, got {got}")
 
 
 def _name_of(metric: Measure) -> str:

@@ -28,7 +28,7 @@ from spfl.data.tables import read_tables
 from spfl.data.texts import read_texts
 from spfl.errors import DataError, did_you_mean, reason
 from spfl.machine import native
-from spfl.own_code import find_object
+from spfl.own_code import called, find_object
 from spfl.private_folder import private_folder, untrusted
 
 CACHE_DIR_ENV = "SPFL_CACHE_DIR"
@@ -90,7 +90,7 @@ def _cached_images(source: Source, data: DataConfig, cache_dir: Path | str | Non
 
 def _made_by(name: str) -> Dataset:
     """The dataset that the function "file.py:name" returns. Raises DataError when it returns something else."""
-    dataset = find_object(name, "data.name")()
+    dataset = called(f"dataset {name}", find_object(name, "data.name"))
     if not isinstance(dataset, Dataset):
         raise DataError(f"{name} must return a Dataset, as spfl.make_dataset does, got {type(dataset).__name__}")
     return replace(dataset, name=name)
