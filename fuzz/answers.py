@@ -124,7 +124,8 @@ def _spoilt_array(rng: random.Random, array: Array) -> Array:
         if way == 4:
             spoilt[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         else:
-            value = np.array([rng.choice(NUMBERS)], np.float64).astype(dtype if dtype in ("float64", "int64") else "f4").tobytes()
+            kind = dtype if dtype in ("float64", "int64") else "f4"
+            value = np.array([rng.choice(NUMBERS)], np.float64).astype(kind).tobytes()
             place = rng.randrange(0, max(1, len(data) - 7), max(1, len(value)))
             spoilt[place : place + len(value)] = value
             del spoilt[len(data) :]
