@@ -9,17 +9,9 @@ import numpy as np
 from spfl.allocation.allocator import allocate
 from spfl.allocation.bound import Devices, Objective
 from spfl.data.digits import read_digits
-from spfl.packets.codec import (
-    Layout,
-    Levels,
-    decode_modulus,
-    decode_signs,
-    encode_modulus,
-    encode_signs,
-    gradient_stats,
-    modulus_packet_bits,
-    sign_packet_bits,
-)  # fmt: skip
+from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs, gradient_stats
+from spfl.packets.container import modulus_packet_bits, sign_packet_bits
+from spfl.packets.layout import Layout
 from spfl.radio.outage import Link, draw_fades, success, transmit
 from spfl.radio.path_loss import drop_cell
 

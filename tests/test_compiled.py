@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from spfl.compiled import KEPT, kernels_digest
 from spfl.private_folder import drop_torn_pickles, private_folder, untrusted
 
+ROOT = Path(__file__).parents[1]
 KERNEL = """
 from spfl.compiled import CACHE
 from spfl.packets.quantiser import moments
@@ -36,6 +39,17 @@ def test_a_torn_cache_is_a_miss(tmp_path):
     for path, content in zip(files, [b"", b"\0" * 100, files[0].read_bytes()[:-1]] * len(files), strict=False):
         path.write_bytes(content)
     assert compiled(folder) == ("True", "")
+
+
+def test_each_state_of_the_sources_has_a_folder(tmp_path):
+    """The folders of a few other states are kept, for whoever goes to and fro between them."""
+    folder, others = tmp_path / "kernels", [f"{i:016d}" for i in range(5)]
+    for i, name in enumerate(others):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (i, i))
+    folder.chmod(0o700)
+    compiled(folder)
+    assert {path.name for path in folder.iterdir()} == {kernels_digest(ROOT / "src" / "spfl"), *others[-KEPT:]}
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o777, 0o702])

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import spfl
-from kernel_cache import kernels_digest
+from spfl.compiled import kernels_digest
 from spfl.presets import PROJECT as SHIPPED
 
 ROOT = Path(__file__).parents[1]
