@@ -91,7 +91,7 @@ def _damaged_folder(words: Iterable[str]) -> str | None:
     from spfl.runs.damage import damage
 
     places = (Path(word.rpartition("=")[2]) for word in words)
-    with suppress(OSError, ValueError):
+    with suppress(Exception):  # a look at what went wrong is not to go wrong itself
         return next((found for place in places if place.is_dir() and (found := damage(place))), None)
     return None
 
