@@ -212,8 +212,8 @@ def test_a_run_from_the_command_line_reports_its_datagrams(small_config, digits)
 @pytest.mark.parametrize(
     ("channel", "scheme", "message"),
     [
-        ({"fading": "block"}, "sp_fl", "fading must be 'independent'"),
-        ({"recovery": "all"}, "sp_fl", "recovery must be 'segment'"),
+        ({"fading": "block"}, "sp_fl", "channel.fading must be independent with packets over UDP, got block"),
+        ({"recovery": "all"}, "sp_fl", "channel.recovery must be segment with packets over UDP, got all"),
         ({}, "single_packet", "sends no datagrams"),
     ],
 )
