@@ -660,7 +660,7 @@ def _judge(made: Situation, found: Found) -> str:
         return "it hangs"
     if found.code not in CODES:
         return f"exit code {found.code}"
-    if found.code in (130, 143) and not made.signals:
+    if found.code in (130, 143) and not made.signals and "part: interrupts" not in made.kinds:
         return f"exit code {found.code}, and no signal was sent"
     said = found.out + found.err
     if foreign := FOREIGN.search(said):
