@@ -642,7 +642,7 @@ MACHINE: dict[str, Callable[[], None]] = {
 
 OURS = re.compile(  # how a line on standard error begins, of a command's own words
     r"(error|warning|note|again|to begin): |"
-    r"INFO |interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|━+ \d+/\d+ |sp_fl\s*$|  |$"
+    r"INFO |interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|[━╸╺]+ \d+/\d+ |sp_fl\s*$|  |$"
 )
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and the cursor that hides while a bar moves
 BAR = re.compile(r"^\S*(?:\.\.\.|…) .*(?:\.\.\.|…)$", re.MULTILINE)  # a progress bar with no room
@@ -658,6 +658,8 @@ def _judge(made: Situation, found: Found) -> str:
     """What must not be; empty for an end as it should be."""
     if found.code is None:
         return "it hangs"
+    if -found.code in {number for _, number in made.signals} and not found.out + found.err:
+        return ""  # before Python had read a line of ours; a shell says 143 of it, too
     if found.code not in CODES:
         return f"exit code {found.code}"
     if found.code in (130, 143) and not made.signals and "part: interrupts" not in made.kinds:
