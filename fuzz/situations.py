@@ -672,7 +672,8 @@ def _judge(made: Situation, found: Found) -> str:
     strangers = [line for line in lines if not OURS.match(line)]
     own_code = re.search("network|dataset|part|plugin|factory", " ".join(made.kinds))
     lossy = "stdout" in made.streams or made.machine.startswith("files of")  # then the rest of stdout is said there
-    if strangers and not lossy and "line break" not in str(made.kinds):
+    wrapped = own_code and made.machine == "coloured"  # a warning of one's own network, beside a bar
+    if strangers and not lossy and not wrapped and "line break" not in str(made.kinds):
         return f"a line of nobody's: {strangers[0]!r}"
     if not own_code and (raw := RAW.search(found.err)):
         return f"another's words: {raw[0]}"
