@@ -21,7 +21,7 @@ from spfl.config.names import TaskName
 from spfl.config.section import check_fields
 from spfl.data.dataset import Dataset, Moments
 from spfl.data.labels import Encoded, Part, check_classes, encode_labels
-from spfl.errors import ConfigError, DataError
+from spfl.errors import ConfigError, DataError, named
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
 from spfl.packets.layout import Layout
@@ -146,7 +146,7 @@ def _indices(part: Any, device: int) -> Indices:
     try:
         array = np.asarray(part)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{rule}, got {_first_line(error)}") from None
+        raise DataError(f"{rule}, got {named(error)}") from None
     if array.size == 0 and array.ndim == 1:
         return np.empty(0, np.int64)
     if array.dtype.kind not in "iu" or array.ndim != 1:
@@ -163,7 +163,7 @@ def checked_gains(values: Any, devices: int, name: str) -> Floats:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{rule}, got {_first_line(error)}") from None
+        raise ConfigError(f"{rule}, got {named(error)}") from None
     if array.dtype.kind not in "iuf":
         hint = "; of a complex amplitude h it is |h|^2" if array.dtype.kind == "c" else ""
         raise ConfigError(f"{rule}, got {array.dtype} of shape {array.shape}{hint}")
@@ -183,10 +183,6 @@ def checked_fades(values: Any, devices: int) -> tuple[Floats, Floats]:
         raise ConfigError(f"fades must return two arrays, of the sign and of the modulus packet, got {found}")
     sign, modulus = (checked_gains(part, devices, "fades") for part in values)
     return sign, modulus
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def make_dataset(
@@ -337,4 +333,4 @@ def _tensor(name: str, what: str, values: Any) -> torch.Tensor:
             array = array.astype(np.int64)
         return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{name}: {what} must be an array, got {_first_line(error)}") from None
+        raise DataError(f"{name}: {what} must be an array, got {named(error)}") from None

@@ -103,7 +103,15 @@ def reason(error: BaseException) -> str:
     """What another library's error says, in one line and without what only its programmers understand."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return re.sub(r" *<[^<>]* object at 0x[0-9a-f]+>", "", " ".join(str(error).split()))[:200]
+    text = str(error).strip()
+    if "Traceback of TorchScript" in text:  # the interpreter of TorchScript tells its stack first
+        text = text.splitlines()[-1].partition(": ")[2]
+    return re.sub(r" *<[^<>]* object at 0x[0-9a-f]+>", "", " ".join(text.split()))[:200]
+
+
+def named(error: BaseException) -> str:
+    """The kind of an error and what it says, in one line."""
+    return f"{type(error).__name__}: {reason(error) or type(error).__name__}"
 
 
 def refusal(error: BaseException) -> str | None:

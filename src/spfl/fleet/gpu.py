@@ -21,7 +21,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from spfl.arrays import State, Vector
 from spfl.data.dataset import normalised
 from spfl.data.partitioning import batch_indices
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, named
 from spfl.flat_model import drawing, evaluating
 from spfl.fleet.gpu_packets import Chunk, packets_for
 from spfl.models import ChannelsLast
@@ -171,8 +171,8 @@ class TorchFleet:
             self._one(weights, inputs, labels, 0 if self._draws else None)
         except Exception as error:
             raise ConfigError(
-                f"torch_device must be absent with a network that torch.func.functional_call cannot take, got "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:160]}; worker threads can"
+                "torch_device must be absent with a network that torch.func.functional_call cannot take, got "
+                f"{named(error)}; worker threads can"
             ) from None
         return False
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from spfl.custom import copy_module
 from spfl.data.dataset import Dataset, to_inputs
-from spfl.errors import ConfigError, SpflError
+from spfl.errors import ConfigError, SpflError, named
 from spfl.flat_model import FlatModel, Traits, evaluating, kept_generators, seed_generators
 from spfl.tasks import CLASSIFICATION, Task, expected_outputs
 from spfl.world.torch_device import repeatable
@@ -61,7 +61,7 @@ def _copied(module: nn.Module, task: Task) -> FlatModel:
         raise
     except Exception as error:
         raise ConfigError(
-            f"module must be one that copy.deepcopy can copy, for worker threads, got {_line(error)}; "
+            f"module must be one that copy.deepcopy can copy, for worker threads, got {named(error)}; "
             "torch.nn.utils.parametrizations can be copied, hooks that keep tensors cannot"
         ) from None
 
@@ -72,7 +72,7 @@ def _check_outputs(module: nn.Module, inputs: torch.Tensor, shape: tuple[int, ..
         with torch.no_grad():
             logits: Any = module(inputs)
     except Exception as error:
-        raise ConfigError(f"{expected}, got {_line(error)}") from None
+        raise ConfigError(f"{expected}, got {named(error)}") from None
     if not isinstance(logits, torch.Tensor):
         raise ConfigError(f"{expected}, got a {type(logits).__name__}{_length(logits)}")
     if tuple(logits.shape) != shape or not logits.is_floating_point():
@@ -87,7 +87,7 @@ def _check_gradients(model: FlatModel, inputs: torch.Tensor, labels: torch.Tenso
         loss = model.task.loss(model.module(inputs), labels)
         found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ConfigError(f"module must be differentiable by its parameters, got {_line(error)}") from None
+        raise ConfigError(f"module must be differentiable by its parameters, got {named(error)}") from None
     unused = [name for name, part in zip(names, found, strict=True) if part is None]
     if unused:
         raise ConfigError(
@@ -139,7 +139,7 @@ def _check_evaluation(module: nn.Module, inputs: torch.Tensor) -> None:
         with torch.no_grad(), evaluating(module):
             module(inputs[:1])
     except Exception as error:
-        raise ConfigError(f"module must take a single sample in eval mode, got {_line(error)}") from None
+        raise ConfigError(f"module must take a single sample in eval mode, got {named(error)}") from None
 
 
 def _takes_one(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> bool:
@@ -185,7 +185,7 @@ def _pass(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> Pass:
     try:
         loss = model.loss_and_gradient(inputs, labels)
     except Exception as error:
-        raise ConfigError(f"module must allow a backward pass, got {_line(error)}") from None
+        raise ConfigError(f"module must allow a backward pass, got {named(error)}") from None
     return Pass(loss, model.gradient.clone())
 
 
@@ -199,9 +199,3 @@ def _shape(tensor: torch.Tensor) -> str:
 
 def _length(value: Any) -> str:
     return f" of {len(value)}" if hasattr(value, "__len__") else ""
-
-
-def _line(error: Exception) -> str:
-    """What PyTorch says, in one line of bearable length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{type(error).__name__}: {text[:160]}"
