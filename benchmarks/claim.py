@@ -9,7 +9,6 @@ For a sweep that ran on another machine, `--commit` says which commit the code w
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from tiers import interval
+from tiers import arguments_of, interval
 
 FOLDER = Path("docs/results/paper")
 POINTS, TABLE, LEADS, SENTENCE = (FOLDER / name for name in ("points.json", "map.md", "leads.png", "sentence.txt"))
@@ -108,10 +107,7 @@ def largest(found: dict[Cell, Accuracies], ours: str, rival: str) -> tuple[float
 def sentence(found: dict[Cell, Accuracies]) -> str:
     parts = []
     for ours in OURS[:2]:
-        for rival, words in (
-            (SAME_WEIGHTS, "the single packet with the same weights"),
-            ("scaled_sign", "one-bit signs"),
-        ):
+        for rival, words in TOLD.items():
             if best := largest(found, ours, rival):
                 mean, cell, gain = best
                 place = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols per parameter, K = {cell.devices}"
@@ -162,11 +158,7 @@ def _least(accuracies: Accuracies, rivals: Iterable[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("what", choices=["add", "table"])
-    parser.add_argument("sweep", nargs="?", type=Path)
-    parser.add_argument("--commit")
-    parser.add_argument("--device")
+    parser = arguments_of(__doc__)
     parser.add_argument("--symbols", type=float, default=2.0)
     arguments = parser.parse_args()
     if arguments.what == "add":

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 from scipy.stats import ttest_1samp
+
+from spfl.figures.drawing import half_width
 
 FOLDER = Path("docs/results/headline")
 POINTS, TABLE = FOLDER / "points.json", FOLDER / "table.md"
@@ -206,10 +207,8 @@ def staircase() -> Figure:
 
 def interval(values: Sequence[float]) -> str:
     """Half width of the 95 % t interval of the mean."""
-    if len(values) < 2:
-        return "?"
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{half:.1f}"
+    half = half_width(values)
+    return "?" if half is None else f"{half:.1f}"
 
 
 def paired(groups: dict[str, dict[int, Point]]) -> list[str]:
@@ -232,13 +231,18 @@ def paired(groups: dict[str, dict[int, Point]]) -> list[str]:
     return lines if found else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+def arguments_of(doc: str | None) -> argparse.ArgumentParser:
+    """What a study's script is asked: to add the points of a sweep, or to make its tables."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
     parser.add_argument("what", choices=["add", "table"])
     parser.add_argument("sweep", nargs="?", type=Path)
     parser.add_argument("--commit")
     parser.add_argument("--device")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = arguments_of(__doc__).parse_args()
     if arguments.what == "add":
         add(arguments.sweep, arguments.commit, arguments.device)
     else:

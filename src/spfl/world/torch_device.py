@@ -9,7 +9,7 @@ import torch
 from torch.backends import cudnn
 
 from spfl.config.schema import Config
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, first_true
 from spfl.schemes import Scheme
 
 UPLINKS = ("ideal", "split", "single", "sign")
@@ -102,6 +102,5 @@ def check_supported(config: Config, *, own_local: bool = False, statistics: bool
         "hostile devices": config.attack.devices > 0,
         "processes > 1": config.processes > 1,
     }
-    for what, is_wrong in wrong.items():
-        if is_wrong:
-            raise ConfigError(f"torch_device must be absent with {what}, got {config.torch_device!r}")
+    if what := first_true(wrong):
+        raise ConfigError(f"torch_device must be absent with {what}, got {config.torch_device!r}")
