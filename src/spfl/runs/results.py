@@ -20,7 +20,7 @@ from spfl.config.files import dotted
 from spfl.config.schema import NO_EFFECT, Config
 from spfl.errors import RunFolderError, plain_errors
 from spfl.figures.curves import Importance, ScoreCurve, SpentCurve
-from spfl.figures.scores import common, shown
+from spfl.figures.scores import ScoreKind, common, shown
 from spfl.files import check_folder, is_file, read_file
 from spfl.runs.experiment import ENVIRONMENT, SUMMARY, WEIGHTS, flatten, read_config, read_json
 from spfl.runs.folders import below
@@ -179,7 +179,7 @@ class Group:
     @property
     def sign(self) -> int:
         """What makes more of the score better."""
-        return -1 if self.runs[0].summary.get(LOWER) else 1
+        return ScoreKind(self.metric, bool(self.runs[0].summary.get(LOWER))).sign
 
     def score(self, when: str) -> float | None:
         """The score over seeds: last (mean of the last quarter of the evaluations), final or best."""
