@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import time
 import types
+import zlib
 
 import numpy as np
 import pandas as pd
+import png as pypng
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -256,6 +260,77 @@ def test_images_of_one_to_four_channels_and_of_sixteen_bits_arrive_exactly(tmp_p
     assert np.array_equal(data.train_inputs.numpy().astype(np.int64), levels.transpose(0, 3, 1, 2).astype(np.int64))
     made = make_dataset("x", (levels.transpose(0, 3, 1, 2), [0, 1, 1]), (levels.transpose(0, 3, 1, 2), [0, 1, 1]))
     assert torch.equal(made.train_inputs, data.train_inputs)
+
+
+def coded(levels, form):
+    """A file of 16 bits a channel, (height, width, channels)."""
+    buffer, kind = io.BytesIO(), {2: "LA", 3: "RGB", 4: "RGBA"}[levels.shape[2]]
+    if form == "png":
+        pypng.from_array(levels.reshape(len(levels), -1).copy(), f"{kind};16").write(buffer)
+    else:
+        planar = {"planarconfig": "separate"} if form == "planar tiff" else {}
+        pixels = levels.transpose(2, 0, 1) if planar else levels
+        tifffile.imwrite(buffer, pixels, photometric="rgb" if kind != "LA" else "minisblack", **planar)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("form", "channels"), [("png", 2), ("png", 3), ("png", 4), ("tiff", 3), ("planar tiff", 3)])
+def test_colours_of_sixteen_bits_keep_their_low_bytes(tmp_path, form, channels):
+    """Pillow reads the high bytes alone: two images that differ in a low byte were the same input."""
+    first = np.random.default_rng(2).integers(0, 2**16, (5, 6, channels), dtype=np.uint16)
+    second = first.copy()
+    second[2, 3, 1] ^= 1
+    for split in ("train", "test"):
+        cells = [{"bytes": coded(image, form), "path": None} for image in (first, second)]
+        pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / f"{split}-0.parquet")
+    for _ in range(2):  # decoded, then from the cache
+        data = load_dataset(str(tmp_path), cache_dir=tmp_path / "cache")
+        wanted = np.stack([first, second]).transpose(0, 3, 1, 2).astype(np.float32)
+        assert np.array_equal(data.train_inputs.numpy(), wanted)
+        inputs = to_inputs(data.train_inputs, data)
+        assert (inputs[0] != inputs[1]).sum() == 1
+    made = make_dataset("x", *[(wanted.astype(np.uint16), [0, 1])] * 2)
+    assert torch.equal(made.train_inputs, data.train_inputs)
+
+
+def test_images_of_eight_and_of_sixteen_bits_do_not_mix(tmp_path):
+    deep, plain = np.full((4, 4, 3), 70, np.uint16), io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), 70, np.uint8)).save(plain, "PNG")
+    cells = [{"bytes": raw, "path": None} for raw in (coded(deep, "png"), plain.getvalue())]
+    pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="row 1 is RGB 4x4, the first image is RGB;16 4x4"):
+        load_dataset(str(tmp_path / "t.parquet"), cache_dir=tmp_path / "cache")
+
+
+def stuffed(levels):
+    """A PNG whose data go on behind its last pixel, a thousand times smaller than they become."""
+    raw = coded(levels, "png")
+    start, size = raw.index(b"IDAT"), levels.nbytes + len(levels)
+    data = b"IDAT" + zlib.compress(zlib.decompress(raw[start + 4 : -16])[:size] + bytes(10**6))
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return raw[: start - 4] + chunk + raw[-12:]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (lambda: stuffed(np.zeros((4, 4, 3), np.uint16)), "more data than pixels"),
+        (lambda: coded(np.zeros((4, 4, 3), np.uint16), "png")[:-30], "not a readable image"),
+        (lambda: b"P6 4 4 65535\n" + bytes(96), r"read from PNG and TIFF, got PPM"),
+    ],
+)
+def test_sixteen_bits_that_cannot_be_read_are_one_line(tmp_path, raw, message):
+    pq.write_table(pa.table({"image": [{"bytes": raw(), "path": None}], "label": [0]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=message):
+        load_dataset(str(tmp_path / "t.parquet"), cache_dir=tmp_path / "cache")
+
+
+def test_without_the_readers_their_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "png", None)
+    cells = [{"bytes": coded(np.zeros((4, 4, 3), np.uint16), "png"), "path": None}]
+    pq.write_table(pa.table({"image": cells, "label": [0]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"pip install 'spfl\[deep\]'"):
+        load_dataset(str(tmp_path / "t.parquet"), cache_dir=tmp_path / "cache")
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from spfl.config.data import DataConfig
 from spfl.data.dataset import Dataset
+from spfl.data.deep_images import is_deep, read_deep
 from spfl.data.labels import Part, encode_labels, find_column, label_columns, number_clients, read_part
 from spfl.errors import DataError, reason
 from spfl.machine import memory_bytes, native
@@ -24,6 +25,7 @@ from spfl.machine import memory_bytes, native
 IMAGE_COLUMNS = ("img", "image")
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # Pillow mode -> channels of 8 bits
 DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow modes of one channel of 16 bits
+DEEP_COLOUR = {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}  # of several
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # of image datasets; Pillow would run PostScript
 MOST_PIXELS = 2**24  # of an image: 4096 x 4096
 MEMORY_SHARE = 0.5  # of what is free, for the images of a file
@@ -154,11 +156,14 @@ def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[Any], Form]:
 
     try:
         raw = cell["bytes"] if isinstance(cell, dict) else cell
-        stream = BytesIO(raw) if raw else file.parent / cell["path"]
+        stream: Any = BytesIO(raw) if raw else file.parent / cell["path"]
         with Image.open(stream, formats=FORMATS) as image:
             form = image.mode, image.size
             if math.prod(image.size) > MOST_PIXELS:
                 raise DataError(f"{file}: row {row} has {_describe(form)} pixels, must be at most {MOST_PIXELS}")
+            if is_deep(image):
+                levels = read_deep(raw or stream.read_bytes(), image)
+                return levels.astype(np.float32), (DEEP_COLOUR[levels.shape[2]], image.size)
             pixels = np.asarray(image)
     except DataError:
         raise
@@ -169,7 +174,7 @@ def decode_image(file: Path, row: int, cell: Any) -> tuple[NDArray[Any], Form]:
     if form[0] in DEEP:
         return _deep(file, row, pixels), form
     if form[0] not in CHANNELS:
-        raise DataError(f"{file}: row {row} has mode {form[0]}, must be {', '.join(CHANNELS)} or 16 bits of grey")
+        raise DataError(f"{file}: row {row} has mode {form[0]}, must be {', '.join(CHANNELS)}, of 8 or 16 bits")
     return pixels, form
 
 

@@ -37,7 +37,7 @@ HUGGING_FACE_IDS = {
     "fashion_mnist": "zalando-datasets/fashion_mnist",
     "mnist": "ylecun/mnist",
 }
-CACHE_VERSION = "2"
+CACHE_VERSION = "3"
 CONNECT_S = 3.0  # seconds that the hub has to answer
 
 
