@@ -49,6 +49,8 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.label_column": ("y", {}),
     "data.client_column": ("writer", {}),
     "data.sequence_length": (9, {}),
+    "data.encode": ("codes", {}),
+    "data.categories": (("city=Bonn",), {}),
     "model.batch_norm": ("group", {}),
     "scheme.trim": (0.3, {}),
     "attack.devices": (2, {}),

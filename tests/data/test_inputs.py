@@ -114,7 +114,7 @@ def test_parquet_tables_of_both_parts_in_a_folder(tmp_path):
     ("column", "values", "message"),
     [
         ("x", ["1", "2", None], r"column x must have a finite number in every row, row 2 has none"),
-        ("x", ["1", "big", "3"], r"column x must hold numbers, got string; leave it out by data\.input_columns"),
+        ("x", [None, "big", "3"], r"column x must have a word in every row, row 0 has none"),
         ("label", ["a", None, "b"], r"labels must be integers or words without nulls"),
         ("label", [0.5, 1.5, 1.0], r"labels must be integers or words .* for numbers set data\.task = regression"),
     ],
@@ -122,11 +122,76 @@ def test_parquet_tables_of_both_parts_in_a_folder(tmp_path):
 def test_a_row_that_cannot_be_learned_from_is_named(tmp_path, column, values, message):
     table = {"x": [1.0, 2.0, 3.0], "label": ["a", "b", "a"]} | {column: values}
     if column == "x":
-        table["x"] = pa.array([None if v is None else float(v) for v in values]) if "big" not in values else values
+        table["x"] = values if "big" in values else pa.array([None if v is None else float(v) for v in values])
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=message) as caught:
         load_dataset(str(tmp_path / "t.parquet"))
     assert "\n" not in str(caught.value)
+
+
+def frames(folder, **parts):
+    for name, columns in parts.items():
+        pd.DataFrame(columns).to_csv(folder / f"{name}.csv", index=False)
+    return str(folder)
+
+
+CITIES = {"train": {"km": [1, 2, 3], "city": ["rome", "oslo", "rome"], "label": [0, 1, 0]},
+          "test": {"km": [4, 5], "city": ["oslo", "lima"], "label": [1, 0]}}  # fmt: skip
+
+
+def test_a_column_of_words_becomes_a_column_for_each_word_of_the_training_part(tmp_path):
+    data = load_dataset(frames(tmp_path, **CITIES))
+    assert data.train_inputs.tolist() == [[1, 0, 1], [2, 1, 0], [3, 0, 1]]  # km, oslo, rome
+    assert data.test_inputs.tolist() == [[4, 1, 0], [5, 0, 0]]  # nobody knows lima
+
+
+def test_words_may_become_their_places_in_sorted_order(tmp_path):
+    data = load_dataset(DataConfig(name=frames(tmp_path, **CITIES), encode="codes"))
+    assert data.train_inputs.tolist() == [[1, 1], [2, 0], [3, 1]]
+    assert data.test_inputs.tolist() == [[4, 0], [5, -1]]
+
+
+def test_listed_words_have_their_order_and_make_words_of_numbers(tmp_path):
+    keys = {"categories": ("city=rome", "city=lima", "city=oslo", "km=3", "km=2", "km=1")}
+    data = load_dataset(DataConfig(name=frames(tmp_path, **CITIES), **keys))
+    assert data.train_inputs.tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 1], [1, 0, 0, 1, 0, 0]]
+    assert data.test_inputs.tolist() == [[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0]]  # 4 and 5 km are none of them
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"categories": ("city=rome",)}, r"column city has 'oslo', which data\.categories do not list"),
+        ({"categories": ("town=rome",)}, r"data\.categories has column town, inputs are km, city"),
+    ],
+)
+def test_categories_that_do_not_fit_are_one_line(tmp_path, keys, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(DataConfig(name=frames(tmp_path, **CITIES), **keys))
+
+
+def test_words_that_are_names_are_refused_and_may_be_codes(tmp_path):
+    columns = {"name": [f"n{i:04}" for i in range(400)], "label": [0, 1] * 200}
+    path = frames(tmp_path, train=columns, test=columns)
+    with pytest.raises(DataError, match=r"column name has 400 words, at most 256 become a column each; leave it out"):
+        load_dataset(path)
+    assert load_dataset(DataConfig(name=path, encode="codes")).train_inputs.flatten().tolist() == list(range(400))
+
+
+@pytest.mark.parametrize("entry", ["city", "=rome"])
+def test_a_category_that_names_no_column_is_refused(entry):
+    with pytest.raises(ValueError, match="categories must each be COLUMN=WORD"):
+        DataConfig(categories=(entry,))
+
+
+def test_words_of_rows_that_are_held_out_are_none_of_the_training_part(tmp_path):
+    """Every row has a word of its own: of a hundred, twenty are unknown."""
+    frame = pd.DataFrame({"kind": [f"k{i}" for i in range(100)], "label": [0, 1] * 50})
+    frame.astype({"kind": "category"}).to_parquet(tmp_path / "t.parquet")
+    data = load_dataset(str(tmp_path / "t.parquet"))
+    assert data.shape == (80,)
+    assert data.train_inputs.sum(0).tolist() == [1] * 80
+    assert data.test_inputs.sum() == 0
 
 
 def test_a_class_of_the_test_part_alone_is_named(tmp_path):

@@ -11,7 +11,7 @@ from spfl.config.section import Section
 
 READING = (
     "name", "task", "config", "split", "test_fraction", "image_column", "input_columns", "label_column",
-    "client_column", "sequence_length",
+    "client_column", "sequence_length", "encode", "categories",
 )  # fmt: skip
 
 
@@ -58,6 +58,16 @@ class DataConfig(Section):
     )
     sequence_length: int = Field(
         32, ge=1, le=10**5, description="Characters that a text is cut into for task = next_token."
+    )
+    encode: Literal["one_hot", "codes"] = Field(
+        "one_hot",
+        description="How columns of words in a table become numbers: a column of 0 and 1 for each word (one_hot), or "
+        "the word's place among the sorted ones, from 0 (codes).",
+    )
+    categories: tuple[str, ...] | None = Field(
+        None,
+        description="Words of columns of a table, each as COLUMN=WORD, in this order; those of the training part, "
+        "sorted, when absent.",
     )
     normalise: Literal["moments", "none"] = Field(
         "moments",
@@ -124,6 +134,15 @@ class DataConfig(Section):
         description="Images are averaged over blocks of this many pixels squared, for quick studies; 1 leaves them as"
         " they are.",
     )
+
+    @model_validator(mode="after")
+    def _categories_are_words_of_columns(self) -> DataConfig:
+        for entry in self.categories or ():
+            if not entry.partition("=")[0] or "=" not in entry:
+                raise ValueError(f"categories must each be COLUMN=WORD, got {entry!r}")
+        if len(set(self.categories or ())) < len(self.categories or ()):
+            raise ValueError(f"categories must be different, got {list(self.categories or ())}")
+        return self
 
     @model_validator(mode="after")
     def _source_fits(self) -> DataConfig:

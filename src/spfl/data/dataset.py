@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from spfl.arrays import Indices
 from spfl.config.data import DataConfig
 from spfl.config.names import TaskName
 from spfl.errors import ConfigError
@@ -117,12 +118,7 @@ class Dataset:
 
         The real test images are not in the result. Raises ConfigError unless both parts get an image.
         """
-        size = len(self.train_labels)
-        held_out = round(fraction * size)
-        if not 0 < held_out < size:
-            raise ConfigError(f"data.validation_fraction must leave images on both sides, got {fraction} of {size}")
-        order = torch.from_numpy(rng.permutation(size))
-        test, train = order[:held_out].sort().values, order[held_out:].sort().values
+        train, test = (torch.from_numpy(rows) for rows in _cut(len(self.train_labels), fraction, rng))
         clients = None if self.clients is None else self.clients[train]
         inputs, labels = self.train_inputs, self.train_labels
         parts = (inputs[train], labels[train], inputs[test], labels[test])
@@ -131,6 +127,20 @@ class Dataset:
     def hold_out(self, fraction: float) -> Dataset:
         """With a fixed random `fraction` of the train samples as its test part: for data that have none."""
         return self.split_validation(fraction, server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT))
+
+
+def training_rows(size: int, fraction: float) -> Indices:
+    """The rows that `Dataset.hold_out` leaves in the training part."""
+    return _cut(size, fraction, server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT))[0]
+
+
+def _cut(size: int, fraction: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """Rows that stay, and rows that are held out, both ascending. Raises ConfigError unless both are some."""
+    held_out = round(fraction * size)
+    if not 0 < held_out < size:
+        raise ConfigError(f"data.validation_fraction must leave images on both sides, got {fraction} of {size}")
+    order = rng.permutation(size)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def grey_sums(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

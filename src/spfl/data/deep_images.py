@@ -23,7 +23,7 @@ def is_deep(image: Any) -> bool:
     if image.format == "PNG":
         return any(";16" in str(tile[3]) for tile in image.tile)
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
+        return bool(max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8)
     return bool(image.format == "PPM" and any(isinstance(tile[3], tuple) for tile in image.tile))
 
 

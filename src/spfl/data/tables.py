@@ -4,40 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spfl.arrays import Indices
 from spfl.config.data import DataConfig
-from spfl.config.names import TaskName
-from spfl.data.dataset import Dataset
+from spfl.data.categories import Words, encoded, is_words, known_words, listed, read_words
+from spfl.data.dataset import Dataset, training_rows
 from spfl.data.image_files import Source, check_memory, read_table
 from spfl.data.labels import Part, encode_labels, find_column, label_columns, number_clients, read_clients, read_part
 from spfl.errors import DataError, reason
 
 
+class TableRows(NamedTuple):
+    """Inputs of both parts, (n, ...), and what the files say of them."""
+
+    train: torch.Tensor
+    test: torch.Tensor
+    told: list[Part]
+    shown: list[Part]
+
+
 def read_tables(source: Source, data: DataConfig) -> Dataset:
     """Rows of tables and their labels; or tokens and the tokens that follow them. Raises DataError."""
-    columns, task = _input_columns(source.train[0], data), data.task or "classification"
-    parts = []
-    for files in (source.train, source.test):
-        tables = [(file, table) for file in files if (table := _read(file)).num_rows]
-        if files and not tables:
-            raise DataError(f"{files[0]}: holds no rows")
-        parts.append(([_inputs(file, table, columns, task) for file, table in tables], tables))
-    (train, train_tables), (test, test_tables) = parts
-    _check_widths(train + test, [file for file, _ in train_tables + test_tables])
-    inputs = torch.from_numpy(np.concatenate(train))
-    shown = torch.from_numpy(np.concatenate(test)) if test else inputs[:0]
+    rows, task = read_rows(source, data), data.task or "classification"
+    clients = number_clients(rows.told, data.partition == "files")
     if task == "next_token":
-        told = [Part(file, np.zeros(table.num_rows), read_clients(file, table, data)) for file, table in train_tables]
-        return sequences(source.name, inputs, shown, number_clients(told, data.partition == "files"))
-    told = [read_part(file, table, data) for file, table in train_tables]
-    labels = encode_labels(told, [read_part(f, t, data) for f, t in test_tables], task, numbered=False)
-    clients = number_clients(told, data.partition == "files")
-    return Dataset(source.name, inputs, labels.train, shown, labels.test, labels.classes, task, clients)
+        return sequences(source.name, rows.train, rows.test, clients)
+    labels = encode_labels(rows.told, rows.shown, task, numbered=False)
+    return Dataset(source.name, rows.train, labels.train, rows.test, labels.test, labels.classes, task, clients)
+
+
+def read_rows(source: Source, data: DataConfig) -> TableRows:
+    """Inputs as float32 rows or int64 tokens, and labels as they are. Raises DataError."""
+    tables = [[(file, table) for file in files if (table := _read(file)).num_rows] for files in source[2:]]
+    for files, found in zip(source[2:], tables, strict=True):
+        if files and not found:
+            raise DataError(f"{files[0]}: holds no rows")
+    train, test = tables
+    columns = _input_columns(*train[0], data)
+    words = _word_columns(train, columns, data)
+    read = [[_inputs(file, table, columns, words, data) for file, table in part] for part in tables]
+    if words:
+        samples = sum(table.num_rows for _, table in train)
+        kept = np.arange(samples) if test else training_rows(samples, data.test_fraction)
+        read = _encode(columns, read, kept, data)
+    _check_widths(read[0] + read[1], [file for file, _ in train + test])
+    inputs = torch.from_numpy(np.concatenate(read[0]))
+    shown = torch.from_numpy(np.concatenate(read[1])) if test else inputs[:0]
+    return TableRows(inputs, shown, *([_told(file, table, data) for file, table in part] for part in tables))
+
+
+def _told(file: Path, table: Any, data: DataConfig) -> Part:
+    if data.task == "next_token":
+        return Part(file, np.zeros(table.num_rows), read_clients(file, table, data))
+    return read_part(file, table, data)
 
 
 def sequences(name: str, train: torch.Tensor, test: torch.Tensor, clients: torch.Tensor | None) -> Dataset:
@@ -68,9 +92,8 @@ def _read(file: Path) -> Any:
         raise DataError(f"{file}: unreadable ({reason(error)})") from error
 
 
-def _input_columns(file: Path, data: DataConfig) -> list[str]:
+def _input_columns(file: Path, table: Any, data: DataConfig) -> list[str]:
     """The names of the inputs: those configured, or all but labels and client."""
-    table = _read(file)
     if data.input_columns is not None:
         return [find_column(file, table, [name]) for name in data.input_columns]
     known = [] if data.task == "next_token" else label_columns(file, table, data)
@@ -80,8 +103,22 @@ def _input_columns(file: Path, data: DataConfig) -> list[str]:
     return others
 
 
-def _inputs(file: Path, table: Any, columns: Sequence[str], task: TaskName) -> NDArray[Any]:
-    """float32 (n, columns), or int64 tokens for next_token; of a column of lists their elements. Raises DataError."""
+def _word_columns(train: Sequence[tuple[Path, Any]], columns: Sequence[str], data: DataConfig) -> set[str]:
+    """The inputs that are words in a file of the training part, or listed as such. Raises DataError."""
+    if data.task == "next_token":
+        return set()
+    if strange := sorted(listed(data).keys() - set(columns)):
+        raise DataError(f"{train[0][0]}: data.categories has column {strange[0]}, inputs are {', '.join(columns)}")
+    kinds = {name: [table.schema.field(name).type for _, table in train if name in table.column_names]
+             for name in columns}  # fmt: skip
+    return {name for name in columns if name in listed(data) or any(map(is_words, kinds[name]))}
+
+
+def _inputs(file: Path, table: Any, columns: Sequence[str], words: set[str], data: DataConfig) -> Any:
+    """float32 (n, columns), or int64 tokens for next_token; of a column of lists their elements.
+
+    With words among them, a list of columns: `Words`, or float64 (n,). Raises DataError.
+    """
     import pyarrow as pa
 
     found = [table.column(find_column(file, table, [name])).combine_chunks() for name in columns]
@@ -89,9 +126,30 @@ def _inputs(file: Path, table: Any, columns: Sequence[str], task: TaskName) -> N
     if len(found) == 1 and (pa.types.is_list(kinds[0]) or pa.types.is_large_list(kinds[0])):
         return _lists(file, columns[0], found[0])
     check_memory(file, 4 * len(found) * table.num_rows)
-    tokens = task == "next_token" and all(pa.types.is_integer(kind) for kind in kinds)
-    values = [_numbers(file, name, column) for name, column in zip(columns, found, strict=True)]
-    return np.stack(values, 1).astype(np.int64 if tokens else np.float32)
+    tokens = data.task == "next_token" and all(pa.types.is_integer(kind) for kind in kinds)
+    values: list[Any] = [
+        read_words(file, name, column) if name in words else _numbers(file, name, column)
+        for name, column in zip(columns, found, strict=True)
+    ]
+    return values if words else np.stack(values, 1).astype(np.int64 if tokens else np.float32)
+
+
+def _encode(columns: Sequence[str], read: list[list[Any]], kept: Indices, data: DataConfig) -> list[list[Any]]:
+    """float32 (n, columns) of each file of both parts; the `kept` rows of the training part decide what words are."""
+    known = {
+        number: known_words(name, [file[number] for file in read[0]], kept, data)
+        for number, name in enumerate(columns)
+        if isinstance(read[0][0][number], Words)
+    }
+
+    def stacked(file: Sequence[Any]) -> NDArray[np.float32]:
+        made = [
+            encoded(column, known[number], data) if number in known else column[:, None].astype(np.float32)
+            for number, column in enumerate(file)
+        ]
+        return np.concatenate(made, axis=1)
+
+    return [[stacked(file) for file in part] for part in read]
 
 
 def _numbers(file: Path, name: str, column: Any) -> NDArray[np.float64]:

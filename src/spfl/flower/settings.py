@@ -20,7 +20,7 @@ from spfl.config.section import Section, validated
 Scalar = str | int | float | bool
 LISTS = (
     "channel.gains_db", "data.shape", "data.class_names", "data.mean", "data.std", "data.split", "data.input_columns",
-    "data.label_column",
+    "data.label_column", "data.categories",
 )  # fmt: skip  # kept as text in a run config
 
 
