@@ -1,4 +1,4 @@
-"""Hostile answers of nodes: read as they should be, or a PacketError. python fuzz/answers.py [COUNT]
+"""Hostile answers of nodes: read as they should be, or a PacketError. python fuzz/answers.py [COUNT [SEED]]
 
 Every input is an answer that a node of this package gave (who it is, side information, packets, a score), in which one
 to three things are changed: a record or a value is taken away, doubled or put elsewhere, numbers become others or of
@@ -153,5 +153,6 @@ def fuzz(count: int, seed: int = 0) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    total, began = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, time.perf_counter()
-    print(dict(fuzz(total)), f"{total} answers in {time.perf_counter() - began:.0f} s, nothing else came of any")
+    numbers, began = [int(word) for word in sys.argv[1:]] or [100_000], time.perf_counter()
+    found = dict(fuzz(*numbers))
+    print(found, f"{numbers[0]} answers in {time.perf_counter() - began:.0f} s, nothing else came of any")

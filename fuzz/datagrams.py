@@ -1,4 +1,4 @@
-"""Mutated datagrams against the server: what was sent, a PacketError, or too few. python fuzz/datagrams.py [COUNT]
+"""Mutated datagrams: what was sent, a PacketError, or too few. python fuzz/datagrams.py [COUNT [SEED]]
 
 Every input is a round's datagrams of one packet, of which one is flipped, cut, spliced, or given numbers of its own
 with a CRC-32 that is made to fit, and some of which are lost or doubled. They are opened and joined. Nothing but a
@@ -73,5 +73,5 @@ def _judge(raws: list[bytes], packet: bytes, forged: bool) -> str:
 
 
 if __name__ == "__main__":
-    total, began = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, time.perf_counter()
-    print(dict(fuzz(total)), f"{total} inputs in {time.perf_counter() - began:.0f} s, nothing else came of any")
+    numbers, began = [int(word) for word in sys.argv[1:]] or [100_000], time.perf_counter()
+    print(dict(fuzz(*numbers)), f"{numbers[0]} inputs in {time.perf_counter() - began:.0f} s, nothing else came of any")

@@ -54,3 +54,9 @@ def test_the_fuzzers_find_what_is_broken(name, monkeypatch):
         monkeypatch.setattr("spfl.flower.protocol._value", lambda note, key, kind: note[key])
     with pytest.raises(HARM):
         made.fuzz(FEW[name] * 5, seed=3, **FEW_SCHEMES.get(name, {}))
+
+
+def test_the_fuzzer_of_claims_finds_a_vector_that_the_air_lengthens(monkeypatch):
+    monkeypatch.setattr("spfl.uplink.admission._sent_within", lambda uploads, _: uploads)
+    with pytest.raises(AssertionError):
+        fuzzer("claims").fuzz(1500, seed=3, schemes=("analog_mean",))

@@ -189,6 +189,18 @@ def test_claims_are_capped_at_multiples_of_the_median(digits):
     assert [u.v2 for u in again] == pytest.approx([u.v2 for u in first])  # a second look changes nothing
 
 
+def test_what_the_air_adds_up_is_no_longer_than_the_cap_either(digits):
+    """A device that claims little and sends much: nobody shortens its vector after the air has added it."""
+    world = world_of(digits, name="analog_mean", device_clip=2.0)
+    uploads = uploads_of(world)
+    liar = replace(uploads[0], gradient=np.float32(1e6) * uploads[0].gradient)
+    admitted = admit(world.format, [liar, *uploads[1:]])
+    limit = norm_limit(world.config.scheme, admitted)
+    assert np.linalg.norm(admitted[0].gradient) == pytest.approx(limit)
+    assert limit == norm_limit(world.config.scheme, admit(world.format, uploads))
+    assert all(after.gradient is before.gradient for after, before in zip(admitted[1:], uploads[1:], strict=True))
+
+
 # --- bandwidth --------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ def admit(form: Format, uploads: Sequence[Upload]) -> list[Upload]:
         believed = [replace(u, samples=min(u.samples, math.ceil(most))) for u in believed]
     if config.device_clip is not None:
         believed = _clip_claims(believed, config.device_clip)
+        if form.scheme.uplink == "analog":
+            believed = _sent_within(believed, norm_limit(config, believed))
     return believed
 
 
@@ -86,6 +88,11 @@ def _clip_claims(uploads: Sequence[Upload], clip: float) -> list[Upload]:
         )
         for upload in uploads
     ]
+
+
+def _sent_within(uploads: Sequence[Upload], limit: float) -> list[Upload]:
+    """Each vector at the common receive power that its claim stands for: what the air adds up, nobody shortens."""
+    return [u if u.gradient is None else replace(u, gradient=clipped(u.gradient, limit)) for u in uploads]
 
 
 def _shortened(upload: Upload, norm: float) -> Upload:
