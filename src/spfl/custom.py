@@ -117,7 +117,9 @@ def _instead(value: Any) -> str:
 
 def copy_module(module: nn.Module) -> nn.Module:
     """A copy with weights of its own, on the CPU: one for each worker."""
-    return deepcopy(module).cpu()
+    copied = deepcopy(module)
+    there = all(tensor.device.type == "cpu" for tensor in (*copied.parameters(), *copied.buffers()))
+    return copied if there else copied.cpu()  # `cpu` looks at gradients, which the copy of a traced one cannot have
 
 
 def checked_parts(parts: Any, devices: int, samples: int) -> list[Indices]:

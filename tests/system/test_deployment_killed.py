@@ -29,14 +29,6 @@ MARK = "SPFL_TEST_TRIAL"  # every process of a trial carries it, the keeper too
 SETTINGS = ["data.devices=4", "training.rounds=500", "training.eval_every=500", "workers=1", "model.name=softmax"]
 
 
-def until(condition, seconds=PATIENCE_S):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.1)
-    return found
-
-
 @dataclass
 class Trial:
     """A command at a terminal of its own, and what it has started."""
@@ -45,6 +37,25 @@ class Trial:
     owner: subprocess.Popen
     terminal: int
     mark: str
+    shown: bytes = b""
+
+    def until(self, condition, seconds=PATIENCE_S):
+        """Wait for it, and read what the terminal shows: a full one would hold the command."""
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            self.read()
+            assert time.monotonic() < end, self.shown[-2000:].decode(errors="replace")
+            time.sleep(0.1)
+        return found
+
+    def read(self):
+        with contextlib.suppress(OSError):  # closed, or nothing there
+            while part := os.read(self.terminal, 4096):
+                self.shown += part
+
+    def ended(self):
+        self.until(lambda: self.owner.poll() is not None)
+        return self.owner.returncode
 
     def processes(self):
         return [process for process in psutil.process_iter() if self._is_ours(process)]
@@ -72,14 +83,6 @@ class Trial:
         metrics = self.folder / "out" / "metrics.jsonl"
         return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
 
-    def said(self):
-        """What the terminal shows, as far as it can still be read."""
-        shown = b""
-        with contextlib.suppress(OSError):
-            while part := os.read(self.terminal, 4096):
-                shown += part
-        return shown.decode(errors="replace")
-
 
 def started(folder, rounds=500):
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
@@ -96,6 +99,7 @@ def started(folder, rounds=500):
         start_new_session=True,
     )
     os.close(slave)
+    os.set_blocking(master, False)
     return Trial(folder, owner, master, mark)
 
 
@@ -137,31 +141,31 @@ WAYS = {"kill -9": -signal.SIGKILL, "a closed terminal": 129, "SIGTERM": 143}
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_nothing_of_a_deployment_outlives_its_command(trial, moment, way):
-    until(lambda: MOMENTS[moment](trial))
+    trial.until(lambda: MOMENTS[moment](trial))
     before, ports = trial.processes(), trial.ports()
     assert len(before) > (6 if moment == "in its rounds" else 2)
     if way == "a closed terminal":
         os.close(trial.terminal)
     else:
         os.kill(trial.owner.pid, -WAYS[way] if WAYS[way] < 0 else signal.SIGTERM)
-    assert trial.owner.wait(PATIENCE_S) == WAYS[way]
-    until(lambda: not trial.processes())
+    assert trial.ended() == WAYS[way]
+    trial.until(lambda: not trial.processes())
     assert not [process for process in before if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     nobody_listens(ports)
     assert trial.secrets() == []
 
 
 def test_the_next_command_names_what_is_left_when_the_keeper_was_killed_too(trial, tmp_path):
-    until(lambda: trial.rounds() >= 1)
+    trial.until(lambda: trial.rounds() >= 1)
     (guard,) = trial.named("keeper.py")
     guard.kill()
     os.kill(trial.owner.pid, signal.SIGKILL)
     trial.owner.wait()
     left = [process.pid for process in trial.processes() if "keeper.py" not in " ".join(process.cmdline())]
     assert left
-    again = started(tmp_path / "again", rounds=1)
-    assert again.owner.wait(PATIENCE_S) == 0
-    said = " ".join(again.said().split())
+    again = started(tmp_path / "again", rounds=1)  # another place for temporary files: as another user's
+    assert again.ended() == 0
+    said = " ".join(again.shown.decode(errors="replace").split())
     assert "a run of Flower that was killed has left processes" in said
     for process in trial.processes():
         assert str(process.pid) in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -127,6 +128,16 @@ def test_what_does_not_fit_is_refused_in_one_line(digits, name):
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_no_warning_of_another_goes_before_the_refusal_of_a_traced_network(digits):
+    """Copies of its parameters are no leaves: PyTorch warns of whoever looks at their gradients."""
+    module = UNFIT["traced"][0]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConfigError, match="would never move"):
+            check_network(Custom(module=module).module, digits)
 
 
 @pytest.mark.parametrize("name", FIT)

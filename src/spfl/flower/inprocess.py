@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from spfl.errors import SpflError, named
 from spfl.flower.settings import Scalar
 
 RUN_ID, SERVER_ID = 1, 0
@@ -72,7 +73,8 @@ class InProcessGrid(Grid):
         try:
             return self.app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:  # whatever an app raises is the node's fault, not the run's
-            return Message(Error(FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
+            said = str(error) if isinstance(error, SpflError) else named(error)
+            return Message(Error(FAILED, said), reply_to=message)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(number) for number in message_ids if number in self._replies]
