@@ -641,8 +641,8 @@ MACHINE: dict[str, Callable[[], None]] = {
 # --- judging --------------------------------------------------------------------------------------------------
 
 OURS = re.compile(  # how a line on standard error begins, of a command's own words
-    r"(error|warning|note|again|to begin): |"
-    r"INFO |WARNING +: |interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|[━╸╺]+ \d+/\d+ |sp_fl\s*$|  |$"
+    r"(error|warning|note|again|to begin): |INFO |WARNING +: |"
+    r"interrupted|terminated|ending, a moment|\d+/\d+  eta |.* \d+/\d+ [-\d]:|[━╸╺]+ \d+/\d+ |sp_fl\s*$|  |$"
 )
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and the cursor that hides while a bar moves
 BAR = re.compile(r"^\S*(?:\.\.\.|…) .*(?:\.\.\.|…)$", re.MULTILINE)  # a progress bar with no room
