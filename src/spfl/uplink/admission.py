@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from spfl.arrays import Vector
 from spfl.config.schema import SchemeConfig
 from spfl.uplink.format import Format
 from spfl.uplink.robust import clipped
@@ -47,7 +48,11 @@ def norm_limit(config: SchemeConfig, uploads: Sequence[Upload]) -> float:
 
 def claimed_norm(upload: Upload) -> float:
     """Root mean square norm of a device's decoded vector, by its own word: noise and output bias included."""
-    return math.sqrt(upload.v2 + upload.delta2 + float(np.sum(upload.output_bias**2, dtype=np.float64)))
+    return math.sqrt(upload.v2 + upload.delta2 + _length(upload.output_bias) ** 2)
+
+
+def _length(vector: Vector) -> float:
+    return float(np.linalg.norm(vector.astype(np.float64)))  # squares of what float32 holds need not fit into it
 
 
 def _median(values: Sequence[float]) -> float:
@@ -79,7 +84,7 @@ def _clip_claims(uploads: Sequence[Upload], clip: float) -> list[Upload]:
     speaking = [upload for upload in uploads if upload.samples]
     norm = clip * _median([math.sqrt(upload.v2) for upload in speaking])
     means = clip * np.median([upload.tensor_means for upload in speaking], axis=0) if speaking else 0.0
-    output_bias = clip * _median([float(np.linalg.norm(upload.output_bias)) for upload in speaking])
+    output_bias = clip * _median([_length(upload.output_bias) for upload in speaking])
     return [
         replace(
             _shortened(upload, norm),
