@@ -24,9 +24,9 @@ from spfl.runs.metrics import read_metrics
 from stats import assert_proportion
 
 SERVER, NODES, PORT = "192.0.2.1", "192.0.2.2", 9095  # addresses that are nobody's (RFC 5737)
-DEVICES, ROUNDS, LOSS, LIMIT_S = 12, 12, 0.2, 600.0
+DEVICES, ROUNDS, LOSS, LIMIT_S = 24, 6, 0.2, 600.0
 OWN = [
-    f"data.devices={DEVICES}", f"training.rounds={ROUNDS}", "training.eval_every=4", "model.name=softmax", "workers=1",
+    f"data.devices={DEVICES}", f"training.rounds={ROUNDS}", "training.eval_every=6", "model.name=softmax", "workers=1",
     "scheme.name=sp_fl_normalized", "scheme.solver=uniform", "channel.median_snr_db=25.0",
     "channel.symbols_per_parameter=2.0", "flower.packets=udp",
     f"flower.udp_address={SERVER}:{PORT}", f"flower.udp_listen={SERVER}:{PORT}",
