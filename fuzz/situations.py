@@ -404,9 +404,9 @@ def _path(rng: random.Random, made: Situation) -> None:
             "CSV",
         ):  # these may come by one: spfl run <(...)
             kind = "a file"
-        _, dot, ending = made.arguments[at].partition(".")
+        word, dot, ending = made.arguments[at].partition(".")
         made.arguments[at] = PATHS[kind] + (dot + ending if rng.random() < 0.5 else "")
-        made.kinds.append(f"path: {kind}")
+        made.kinds.append(f"path: {kind}{', a plugin' if word == 'PLUGIN' else ''}")
 
 
 def _setting(rng: random.Random, made: Situation) -> None:

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="reads the environment of processes"),
 ]
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 MARK = "SPFL_TEST_TRIAL"  # every process of a trial carries it, the keeper too
 SETTINGS = ["data.devices=4", "training.rounds=500", "training.eval_every=500", "workers=1", "model.name=softmax"]
 
@@ -95,7 +95,7 @@ def started(folder, rounds=500):
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env=os.environ | {MARK: mark, "TMPDIR": str(folder / "tmp"), "FORCE_COLOR": ""},
+        env=os.environ | {MARK: mark, "TMPDIR": str(folder / "tmp")},
         start_new_session=True,
     )
     os.close(slave)
@@ -133,7 +133,7 @@ def nobody_listens(ports):
 MOMENTS = {
     "while it starts": lambda trial: trial.named("flower-superlink"),
     "while nodes start": lambda trial: trial.named("flower-supernode"),
-    "in its rounds": lambda trial: trial.rounds() >= 2,
+    "in its rounds": lambda trial: trial.rounds() >= 1,
 }
 WAYS = {"kill -9": -signal.SIGKILL, "a closed terminal": 129, "SIGTERM": 143}
 
@@ -167,7 +167,10 @@ def test_the_next_command_names_what_is_left_when_the_keeper_was_killed_too(tria
     assert again.ended() == 0
     said = " ".join(again.shown.decode(errors="replace").split())
     assert "a run of Flower that was killed has left processes" in said
-    for process in trial.processes():
-        assert str(process.pid) in said
+    lasting = [
+        process.pid for process in trial.processes() if process.pid in left
+    ]  # a client app ends with its message
+    assert len(lasting) >= 6
+    assert [pid for pid in lasting if str(pid) not in said] == []
     nobody_listens(again.ports())
     assert again.processes() == []

@@ -31,7 +31,11 @@ def situations():
 
 def tried(count, seed):
     """What fuzz/situations.py prints of so many: it fails where one ends as it must not."""
-    command = [sys.executable, str(FUZZ / "situations.py"), str(count), str(seed)]
+    return printed("situations.py", str(count), str(seed))
+
+
+def printed(*words):
+    command = [sys.executable, str(FUZZ / words[0]), *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
@@ -46,6 +50,14 @@ def test_many_situations_end_in_one_line(capsys):
     told = tried(600, seed=6)
     with capsys.disabled():
         print(f"\nfuzz/situations.py: {told.strip()}, none raw or silent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_each_situation_by_itself_ends_in_one_line(part, capsys):
+    said = printed("each.py", f"{part}/8")
+    with capsys.disabled():
+        print(f"\nfuzz/each.py {part}/8: {said.strip()}, none raw or silent")
 
 
 def test_no_command_is_left_out(situations):
