@@ -106,7 +106,7 @@ def walk(part: int, of: int) -> Counter[str]:
         warnings.simplefilter("ignore")
         (base / "inputs").mkdir()
         write_inputs(base / "inputs")
-        warnings.simplefilter("default")
+        situations.as_python_shows_them()
         situations._compile_kernels(base)
         for made in list(every(PATHS | others(base)))[part::of]:
             ended = situations.attempt(made, base / "inputs", base / "here")

@@ -702,6 +702,12 @@ def _left_running(group: int) -> bool:
     return True
 
 
+def as_python_shows_them() -> None:
+    """Warnings, but for those of a file that an interrupted import leaves open: nobody sees these unasked."""
+    warnings.simplefilter("default")
+    warnings.simplefilter("ignore", ResourceWarning)
+
+
 def _compile_kernels(base: Path) -> None:
     """What takes long on the first time, in a child as long as it takes: situations then meet compiled kernels."""
     for words in (["allocate", "d.csv"], ["run", "c.toml", "--out", "out"], ["allocate", "d.csv", "--plot", "out.png"]):
@@ -719,7 +725,7 @@ def fuzz(count: int, seed: int = 0, only: int | None = None) -> Counter[str]:
         warnings.simplefilter("ignore")
         (base / "inputs").mkdir()
         write_inputs(base / "inputs")
-        warnings.simplefilter("default")
+        as_python_shows_them()
         _compile_kernels(base)
         for number in range(count) if only is None else [only]:
             made = compose(seed, number)
