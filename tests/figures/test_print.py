@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_pgf_without_latex_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(saving.shutil, "which", lambda _: None)
     with pytest.raises(RunFolderError, match=r"f\.pgf needs LaTeX \(pdflatex, xelatex, lualatex\)"):
         save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script for LaTeX")
+@pytest.mark.parametrize(("said", "told"), [("! I can't write on file x.", "I can't write"), ("", "LaTeX errored")])
+def test_latex_that_fails_is_one_clear_line(tmp_path, monkeypatch, said, told):
+    program = tmp_path / "pdflatex"
+    program.write_text(f'#!/bin/sh\nwhile read -r line; do :; done\necho "{said}"\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunFolderError, match=rf"f\.pgf cannot be written: LaTeX failed: {told}") as caught:
+        save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(saving.shutil.which("pdflatex") is None, reason="no LaTeX")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,22 @@ def _drawn(figure: Figure, path: Path, style: FigureStyle) -> bytes:
     if kind == "pgf":
         more["pgf.texsystem"] = _latex(path)
         _as_latex(figure)
-    with style.applied(), rc_context(more):
+    with style.applied(), rc_context(more), _latex_told(path) if kind == "pgf" else nullcontext():
         figure.savefig(content, format=kind, **UNDATED.get(kind, {}))
     return content.getvalue()
+
+
+@contextmanager
+def _latex_told(path: Path) -> Iterator[None]:
+    """What LaTeX fails of in one line, without all it has read: a full disk, a package that is not there."""
+    from matplotlib.backends.backend_pgf import LatexError
+
+    try:
+        yield
+    except LatexError as error:
+        wrong = [line for line in str(error).splitlines() if line.startswith("!")]
+        said = wrong[0].strip("! ") if wrong else str(error).partition(" while processing")[0].partition("\n")[0]
+        raise RunFolderError(f"figure {path} cannot be written: LaTeX failed: {said[:200]}") from None
 
 
 def _texts(figure: Figure) -> Iterator[Text]:
