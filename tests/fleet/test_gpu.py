@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.func import grad_and_value, vmap
 
 from spfl import training
 from spfl.cli import commands as cli
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
+from spfl.flat_model import FlatModel
 from spfl.fleet import gpu as torch_fleet
 from spfl.fleet.gpu_packets import OnDevice, OnHost, packets_for
+from spfl.fleet.gpu_steps import Steps
+from spfl.fleet.graphs import Graphs
 from spfl.packets import gpu as batched
 from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.packets.container import Kind, contents
@@ -30,7 +34,7 @@ from spfl.runs.verification import verify
 from spfl.schemes import SCHEMES
 from spfl.studies.points import load_points
 from spfl.studies.runner import on_gpu, sweep
-from spfl.world.torch_device import find_device, makes_packets
+from spfl.world.torch_device import find_device, makes_packets, repeatable
 from spfl.world.world import World
 
 Build = Callable[..., Config]
@@ -190,6 +194,9 @@ CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
         {"scheme": {"name": "sp_fl", "compensation": "last"}},
         {"scheme": {"name": "sp_fl"}, "channel": {"side_information": "lossy"}},
         {"scheme": {"name": "sp_fl_plus", "auxiliary": "labels"}, "channel": {"device_csi": "instantaneous"}},
+        {"training": {"local_steps": 3, "local_rate": 0.05, "correction": "scaffold"}, "scheme": {"name": "sp_fl"}},
+        {"training": {"local_epochs": 1, "local_rate": 0.01, "local_optimiser": "adam", "flip": True}},
+        {"training": {"local_steps": 2, "local_rate": 0.05, "correction": "feddyn", "feddyn_alpha": 0.1}},
     ],
     ids=[
         "cnn",
@@ -201,6 +208,9 @@ CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
         "last compensation",
         "side information of its own packet",
         "ladder that adapts",
+        "local steps with SCAFFOLD",
+        "an epoch with Adam, mirrored",
+        "FedDyn",
     ],
 )
 def test_options_meet_the_same_numbers(sections: Any, digits: Dataset, small_config: Build) -> None:
@@ -290,6 +300,52 @@ def test_the_same_bits_whatever_the_threads(model: str, device: str, digits: Dat
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("model", ["softmax", "mlp", "small_cnn"])
+def test_a_graph_gives_the_bits_of_its_kernels(
+    model: str, digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spfl.fleet.gpu_packets.LEAST_ELEMENTS", 1 << 22)
+    world = World.build(small_config(model={"name": model}, torch_device="cuda"), digits)
+    with torch_fleet.TorchFleet(world) as fleet:
+        graphs, plain = fleet._many, vmap(grad_and_value(fleet._loss), in_dims=(None, 0, 0))
+        assert isinstance(graphs, Graphs)
+        for round_ in range(1, 6):
+            weights = torch.randn(world.layout.size, device="cuda") * 0.1
+            for _, (inputs, labels, _) in fleet._batches(range(4), round_):
+                for ours, theirs in zip(graphs(weights, inputs, labels), plain(weights, inputs, labels), strict=True):
+                    assert torch.equal(ours, theirs)
+        assert any(recorded is not None for recorded in graphs._recorded.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_local_steps_that_are_replayed_give_the_bits_of_their_kernels(digits: Dataset, small_config: Build) -> None:
+    training_ = {"local_epochs": 2, "local_rate": 0.05, "local_momentum": 0.9}
+    world = World.build(small_config(model={"name": "small_cnn"}, torch_device="cuda", training=training_), digits)
+    data, weights = digits.on(torch.device("cuda")), torch.from_numpy(world.start().weights).cuda()
+    replayed, plain = (Steps(world, world.model().module.cuda(), data) for _ in range(2))
+    plain._model = FlatModel(plain._model.module, plain._model.task)
+    with repeatable():
+        for round_ in range(1, 4):
+            ours, theirs = (steps.take(weights, 1, round_, {}) for steps in (replayed, plain))
+            assert ours.loss == theirs.loss
+            np.testing.assert_array_equal(ours.vector, theirs.vector)
+    assert any(recorded is not None for recorded in replayed._model._pass._recorded.values())
+
+
+def test_what_cannot_be_recorded_as_a_graph_is_called_as_it_is() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def compute(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x * float(x.sum()),)  # a value asked for in the middle
+
+    graphs = Graphs(compute)
+    for value in range(4):
+        x = torch.full((3,), float(value), device=device)
+        assert torch.equal(graphs(x)[0], x * 3 * value)
+    assert list(graphs._recorded.values()) == [None]
+
+
 def test_chunks_make_no_difference_but_in_the_last_bits(
     digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,7 +424,6 @@ def test_a_run_repeats_and_resumes_to_the_same_bits(digits: Dataset, small_confi
 @pytest.mark.parametrize(
     ("sections", "what"),
     [
-        ({"training": {"local_steps": 2}}, "training.local_steps > 1"),
         ({"channel": {"downlink": "stale"}}, "channel.downlink = stale"),
         ({"attack": {"kind": "sign_flip", "devices": 1}}, "hostile devices"),
     ],
@@ -446,8 +501,8 @@ def test_a_sweep_on_a_gpu_runs_one_point_at_a_time(tmp_path: Path, monkeypatch: 
 
 
 def test_a_sweep_says_what_a_device_does_not_do_before_the_first_point(tmp_path: Path) -> None:
-    points = load_points(sweep_file(tmp_path, "cpu", ["sp_fl", "top_k"]), ["training.local_steps=2"])
-    with pytest.raises(ConfigError, match=r"torch_device must be absent with training\.local_steps > 1"):
+    points = load_points(sweep_file(tmp_path, "cpu", ["sp_fl", "top_k"]), ["channel.downlink=stale"])
+    with pytest.raises(ConfigError, match=r"torch_device must be absent with channel.downlink = stale"):
         sweep(points, tmp_path / "out")
 
 

@@ -95,7 +95,8 @@ class Dataset:
             return None
         scale = 1 / torch.where(self.std > 0, self.std, 1.0)
         shape = (1, -1, *[1] * (len(self.shape) - 1))
-        return scale.float().view(shape), (-self.mean * scale).float().view(shape)
+        device = self.train_inputs.device
+        return scale.float().view(shape).to(device), (-self.mean * scale).float().view(shape).to(device)
 
     def normalised_by(self, data: DataConfig) -> Dataset:
         """A copy with the normalisation that a configuration sets; itself where it sets none. Raises ConfigError."""
@@ -104,6 +105,18 @@ class Dataset:
         if len(data.mean) != self.shape[0]:
             raise ConfigError(f"data.mean must be {self.shape[0]} numbers for {self.name}, got {len(data.mean)}")
         return replace(self, normalise=(data.mean, data.std))
+
+    def on(self, device: torch.device) -> Dataset:
+        """A copy whose samples are on a PyTorch device, normalised by the very numbers of this one."""
+        kept = self.normalise if self.normalisation is None else (tuple(self.mean.tolist()), tuple(self.std.tolist()))
+        return replace(
+            self,
+            train_inputs=self.train_inputs.to(device),
+            train_labels=self.train_labels.to(device),
+            test_inputs=self.test_inputs.to(device),
+            test_labels=self.test_labels.to(device),
+            normalise=kept,
+        )
 
     def pooled(self, factor: int) -> Dataset:
         """A copy with every factor x factor block averaged and rounded; raises ConfigError if it does not divide."""
@@ -191,5 +204,5 @@ def normalised(inputs: torch.Tensor, scale: Scale | None) -> torch.Tensor:
 
 def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A copy of `images` in which each is mirrored left to right with probability one half."""
-    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).view(-1, 1, 1, 1)
+    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device).view(-1, 1, 1, 1)
     return torch.where(mirrored, images.flip(3), images)

@@ -8,8 +8,9 @@ numbers, and differ in the last bits of sums.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 
@@ -19,11 +20,13 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from spfl.arrays import State, Vector
-from spfl.data.dataset import normalised
+from spfl.data.dataset import to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError, named
 from spfl.flat_model import drawing, evaluating
-from spfl.fleet.gpu_packets import Chunk, packets_for
+from spfl.fleet.gpu_packets import Chunk, packets_for, small
+from spfl.fleet.gpu_steps import Steps
+from spfl.fleet.graphs import Graphs
 from spfl.models import ChannelsLast
 from spfl.rng import Purpose, stream
 from spfl.uplink.format import Format
@@ -47,14 +50,15 @@ class TorchFleet:
         assert world.config.torch_device is not None
         self._world, self._device = world, use_device(world.config.torch_device)
         self._packets = packets_for(world, self._device)
-        data = world.dataset
-        self._images, self._labels = data.train_inputs.to(self._device), data.train_labels.to(self._device)
-        scale = data.normalisation
-        self._scale = None if scale is None else (scale[0].to(self._device), scale[1].to(self._device))
+        self._data = world.dataset.on(self._device)
         model = world.model()
         self._task, self._draws = model.task, model.traits.draws
         self._module = _without_memory_format(model.module).to(self._device)
+        self._many: Callable[..., tuple[torch.Tensor, ...]] = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
         self._looped = not self._takes_vmap()
+        if self._device.type == "cuda" and small(world):
+            self._many = Graphs(self._many)
+        self._steps = None if world.config.training.one_gradient else Steps(world, self._module, self._data)
 
     def __enter__(self) -> TorchFleet:
         return self
@@ -86,16 +90,35 @@ class TorchFleet:
         weights = torch.from_numpy(server.weights).to(self._device)
         received = [k for k, w in zip(cohort, world.models(server, cohort, round_), strict=True) if w is not None]
         found = {k: silent(world.format, k) for k in cohort}
-        spent = [0.0, 0.0]
-        for number, (members, batch) in enumerate(self._batches(received, round_)):
-            began = self._now()
-            gradients, losses = self._gradients(weights, *batch)
+        chunks = self._chunks if self._steps is None else self._stepped
+        spent, began = [0.0, 0.0], self._now()
+        for chunk in chunks(weights, received, round_, server.memory):
             middle = self._now()
-            rows = list(zip(members, losses.tolist(), strict=True))
-            found |= self._packets.encode(Chunk(round_, number, gradients, rows), server.memory)
-            spent[0] += middle - began
-            spent[1] += self._now() - middle
+            uploads = self._packets.encode(chunk, server.memory)
+            found |= {k: replace(upload, kept=chunk.kept.get(k)) for k, upload in uploads.items()}
+            ended = self._now()
+            spent, began = [spent[0] + middle - began, spent[1] + ended - middle], ended
         return [found[k] for k in cohort], spent[1] / max(sum(spent), 1e-9)
+
+    def _chunks(
+        self, weights: torch.Tensor, cohort: Sequence[int], round_: int, _: Mapping[str, Vector]
+    ) -> Iterator[Chunk]:
+        """One gradient a device, of as many devices at once as fit."""
+        for number, (members, batch) in enumerate(self._batches(cohort, round_)):
+            gradients, losses = self._gradients(weights, *batch)
+            yield Chunk(round_, number, gradients, list(zip(members, losses.tolist(), strict=True)))
+
+    def _stepped(
+        self, weights: torch.Tensor, cohort: Sequence[int], round_: int, memory: Mapping[str, Vector]
+    ) -> Iterator[Chunk]:
+        """Local steps, one device after the other."""
+        assert self._steps is not None
+        for number, start in enumerate(range(0, len(cohort), self.chunk)):
+            members = cohort[start : start + self.chunk]
+            made = [self._steps.take(weights, k, round_, memory) for k in members]
+            vectors = torch.from_numpy(np.stack([local.vector for local in made])).to(self._device)
+            kept = {k: local.kept for k, local in zip(members, made, strict=True) if local.kept is not None}
+            yield Chunk(round_, number, vectors, [(k, m.loss) for k, m in zip(members, made, strict=True)], kept)
 
     def _now(self) -> float:
         """Seconds, when all that was asked of the device is done."""
@@ -118,15 +141,15 @@ class TorchFleet:
             for start in range(0, len(rows), self.chunk):
                 members, index, flips, seeds = zip(*rows[start : start + self.chunk], strict=True)
                 places = torch.from_numpy(np.stack(index)).to(self._device)
-                images = self._images[places.flatten()]
+                images = self._data.train_inputs[places.flatten()]
                 if training.flip:
                     mirrored = torch.from_numpy(np.concatenate(flips)).to(self._device).view(-1, 1, 1, 1)
                     images = torch.where(mirrored, images.flip(3), images)
                 inputs = self._inputs(images).view(*places.shape, *images.shape[1:])
-                yield list(members), (inputs, self._labels[places], seeds)
+                yield list(members), (inputs, self._data.train_labels[places], seeds)
 
     def _inputs(self, images: torch.Tensor) -> torch.Tensor:
-        return normalised(images, self._scale)
+        return to_inputs(images, self._data)
 
     def _seed(self, rng: np.random.Generator) -> int | None:
         return int(rng.integers(2**63)) if self._draws else None
@@ -136,10 +159,8 @@ class TorchFleet:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients (device, dim) and mean losses (device,), in float32."""
         if not self._looped:
-            made: tuple[torch.Tensor, torch.Tensor] = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))(
-                weights, inputs, labels
-            )
-            return made
+            gradients, losses = self._many(weights, inputs, labels)
+            return gradients, losses
         rows = [self._one(weights, *row) for row in zip(inputs, labels, seeds, strict=True)]
         return torch.stack([gradient for gradient, _ in rows]), torch.stack([loss for _, loss in rows])
 
@@ -158,12 +179,12 @@ class TorchFleet:
 
     def _takes_vmap(self) -> bool:
         """Whether gradients of several devices can be taken at once. Raises ConfigError where not even one can."""
-        inputs, labels = self._inputs(self._images[:2]), self._labels[:2]
+        inputs, labels = self._inputs(self._data.train_inputs[:2]), self._data.train_labels[:2]
         parameters = dict(self._module.named_parameters())
         weights = torch.cat([parameters[name].detach().flatten() for name in self._world.layout.names])
         try:
             if not self._draws:
-                vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))(weights, inputs[:, None], labels[:, None])
+                self._many(weights, inputs[:, None], labels[:, None])
                 return True
         except Exception:  # PyTorch raises what it likes for what it cannot take
             pass
@@ -186,7 +207,7 @@ class TorchFleet:
         """Devices at a time: a function of the machine and the configuration alone, so that a run repeats itself."""
         if self._device.type != "cuda":
             return CPU_CHUNK
-        outputs = _outputs_per_image(self._module, self._inputs(self._images[:1]))
+        outputs = _outputs_per_image(self._module, self._inputs(self._data.train_inputs[:1]))
         each = 4 * PASSES * outputs * self._world.config.training.batch_size + 8 * WORDS * self._world.layout.size
         memory = torch.cuda.get_device_properties(self._device).total_memory
         return max(1, int(MEMORY_SHARE * memory / each))
@@ -201,14 +222,13 @@ class TorchFleet:
     @repeatable()
     def evaluate(self, weights: Vector, statistics: Vector | None = None) -> tuple[float, float]:
         """(mean loss, score) on the whole test (or validation) part."""
-        data, views = self._world.dataset, self._views(torch.from_numpy(weights).to(self._device))
+        data, views = self._data, self._views(torch.from_numpy(weights).to(self._device))
         loss, score = 0.0, 0.0
         with torch.inference_mode(), evaluating(self._module):
             for images, labels in zip(
-                data.test_inputs.split(EVAL_CHUNK), data.test_labels.to(self._device).split(EVAL_CHUNK), strict=True
+                data.test_inputs.split(EVAL_CHUNK), data.test_labels.split(EVAL_CHUNK), strict=True
             ):
-                logits = functional_call(self._module, views, (self._inputs(images.to(self._device)),))
-                totals = self._task.totals(logits, labels)
+                totals = self._task.totals(functional_call(self._module, views, (self._inputs(images),)), labels)
                 loss, score = loss + totals[0], score + totals[1]
         return loss / len(data.test_labels), score / len(data.test_labels)
 

@@ -35,12 +35,16 @@ LEAST_ELEMENTS = 1 << 22  # of the gradients of a round: with fewer, starting ke
 
 
 class Chunk(NamedTuple):
-    """Gradients float32 (device, dim) of a chunk of a round, on their device, with each row's device and loss."""
+    """Gradients float32 (device, dim) of a chunk of a round, on their device, with each row's device and loss.
+
+    `kept`: what devices keep for their next round, by device.
+    """
 
     round_: int
     number: int
     gradients: torch.Tensor
     rows: list[tuple[int, float]]
+    kept: Mapping[int, Vector] = {}
 
 
 class Packets(Protocol):
@@ -58,8 +62,13 @@ class Packets(Protocol):
 
 def packets_for(world: World, device: torch.device) -> Packets:
     """On the device where it has kernels for the scheme and rounds are large, else on the host."""
-    large = world.config.cohort * world.layout.size >= LEAST_ELEMENTS
-    return OnDevice(world, device) if large and makes_packets(world.config, world.scheme) else OnHost(world)
+    kernels = makes_packets(world.config, world.scheme)
+    return OnDevice(world, device) if kernels and not small(world) else OnHost(world)
+
+
+def small(world: World) -> bool:
+    """Whether starting the kernels of a round takes longer than they do."""
+    return world.config.cohort * world.layout.size < LEAST_ELEMENTS
 
 
 class OnHost:
@@ -123,7 +132,7 @@ class OnDevice:
 
     def encode(self, chunk: Chunk, state: Mapping[str, Vector]) -> dict[int, Upload]:
         world, scheme, packing = self._world, self._world.scheme, self._packing
-        round_, number, gradients, rows = chunk
+        round_, number, gradients, rows, _ = chunk
         finite = gradients.isfinite().all(1)
         if not bool(finite.all()):
             keep = finite.nonzero().flatten()

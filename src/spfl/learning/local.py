@@ -81,7 +81,7 @@ class LocalTask:
         """Gradient (dim,) and mean loss of a minibatch at `weights`. The gradient is overwritten by the next call."""
         if weights is not self.model.weights:
             self.model.load(weights)
-        rows = torch.from_numpy(batch)
+        rows = torch.from_numpy(batch).to(self.dataset.train_inputs.device)
         images = self.dataset.train_inputs[rows]
         images = flip_half(images, self.rng) if self.training.flip else images
         inputs, labels = to_inputs(images, self.dataset), self.dataset.train_labels[rows]
@@ -138,7 +138,7 @@ def local_steps(task: LocalTask) -> Local:
         weights.grad = gradient
         optimiser.step()
     weights.grad = None
-    vector = torch.sub(start, weights, out=task.model.gradient).div_(training.local_rate).numpy()
+    vector = torch.sub(start, weights, out=task.model.gradient).div_(training.local_rate).cpu().numpy()
     return Local(vector, math.fsum(losses) / len(losses), _to_keep(task, vector))
 
 
@@ -152,9 +152,9 @@ def _drift(task: LocalTask) -> torch.Tensor | None:
     """What a correction adds to every gradient, (dim,): c - c_k, or -lambda_k; None in the first round."""
     drift: torch.Tensor | None = None
     if task.training.correction == "scaffold" and task.shared is not None:
-        drift = torch.tensor(task.shared)
+        drift = torch.tensor(task.shared, device=task.weights.device)
     if task.training.correction != "none" and task.kept is not None:
-        own = torch.tensor(task.kept)  # a copy: what came over a network is read-only
+        own = torch.tensor(task.kept, device=task.weights.device)  # a copy: what came over a network is read-only
         drift = own.neg() if drift is None else drift.sub_(own)
     return drift
 

@@ -94,8 +94,6 @@ def makes_packets(config: Config, scheme: Scheme) -> bool:
 def check_supported(config: Config, *, own_local: bool = False, statistics: bool = False) -> None:
     """Raises ConfigError, with one line, for what a round on a device does not do. Worker threads do all of it."""
     wrong = {
-        "training.local_steps > 1": config.training.local_steps > 1,
-        "training.local_epochs": config.training.local_epochs is not None,
         "a local rule of your own": own_local,
         "channel.downlink = stale": config.channel.downlink == "stale",
         "model.batch_norm = average and running statistics": statistics,

@@ -1,0 +1,69 @@
+"""Local steps and epochs on a PyTorch device: one device after the other, by the rule of the worker threads.
+
+A step of a small network is some fifty short kernels, so on a GPU the pass of a minibatch is replayed as a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from spfl.arrays import Vector
+from spfl.data.dataset import Dataset
+from spfl.flat_model import FlatModel, Traits
+from spfl.fleet.graphs import Graphs, Tensors
+from spfl.learning.local import SHARED, Local, LocalTask, configured, kept_key
+from spfl.rng import Purpose, stream
+from spfl.tasks import Task
+from spfl.world.world import World
+
+
+class ReplayedModel(FlatModel):
+    """A FlatModel on a CUDA device whose passes are graphs: weights and gradients keep their places in memory."""
+
+    def __init__(self, module: nn.Module, task: Task, traits: Traits) -> None:
+        super().__init__(module, task, traits)
+        self._pass = Graphs(self._compute)
+
+    def _compute(self, inputs: torch.Tensor, labels: torch.Tensor) -> Tensors:
+        self.gradient.zero_()
+        with torch.enable_grad():
+            loss = self.task.loss(self.module(inputs), labels)
+        loss.backward()
+        return (loss.detach(),)
+
+    def loss_and_gradient(self, inputs: torch.Tensor, labels: torch.Tensor, seed: int | None = None) -> float:
+        """See `FlatModel.loss_and_gradient`."""
+        if seed is not None:
+            return super().loss_and_gradient(inputs, labels, seed)
+        return float(self._pass(inputs, labels)[0].item())
+
+
+class Steps:
+    """The local rule of the configuration on one PyTorch device, where `dataset` and the network are."""
+
+    def __init__(self, world: World, module: nn.Module, dataset: Dataset) -> None:
+        model = world.model()
+        on_gpu = dataset.train_inputs.device.type == "cuda"
+        kind = ReplayedModel if on_gpu else FlatModel
+        self._world, self._dataset = world, dataset
+        self._model = kind(module, model.task, model.traits)
+
+    def take(self, weights: torch.Tensor, device: int, round_: int, memory: Mapping[str, Vector]) -> Local:
+        """What `device` would send for `weights`, its loss, and what it keeps."""
+        world = self._world
+        made = configured(
+            LocalTask(
+                weights,
+                world.config.training,
+                memory.get(kept_key(device)),
+                memory.get(SHARED),
+                self._model,
+                self._dataset,
+                world.parts[device],
+                stream(world.config.seed, round_, device, Purpose.BATCH),
+            )
+        )
+        return made._replace(vector=made.vector.copy())  # the next device overwrites it
