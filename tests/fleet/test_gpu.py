@@ -306,7 +306,7 @@ def test_a_graph_gives_the_bits_of_its_kernels(
     model: str, digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spfl.fleet.gpu_packets.LEAST_ELEMENTS", 1 << 22)
-    world = World.build(small_config(model={"name": model}, torch_device="cuda"), digits)
+    world = World.build(on(small_config(model={"name": model}), "cuda"), digits)
     with torch_fleet.TorchFleet(world) as fleet:
         graphs, plain = fleet._many, vmap(grad_and_value(fleet._loss), in_dims=(None, 0, 0))
         assert isinstance(graphs, Graphs)
@@ -321,7 +321,7 @@ def test_a_graph_gives_the_bits_of_its_kernels(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_local_steps_that_are_replayed_give_the_bits_of_their_kernels(digits: Dataset, small_config: Build) -> None:
     training_ = {"local_epochs": 2, "local_rate": 0.05, "local_momentum": 0.9}
-    world = World.build(small_config(model={"name": "small_cnn"}, torch_device="cuda", training=training_), digits)
+    world = World.build(on(small_config(model={"name": "small_cnn"}, training=training_), "cuda"), digits)
     data, weights = digits.on(torch.device("cuda")), torch.from_numpy(world.start().weights).cuda()
     replayed, plain = (Steps(world, world.model().module.cuda(), data) for _ in range(2))
     plain._model = FlatModel(plain._model.module, plain._model.task)
