@@ -4,7 +4,7 @@ python benchmarks/claim.py add runs/paper-map    # the finished points of a swee
 python benchmarks/claim.py table                 # docs/results/paper/{map.md,leads.png,sentence.txt} from that file
 
 For a sweep that ran on another machine, `--commit` says which commit the code was, and `--device` which PyTorch device.
-`--symbols` are those per parameter of a sweep that does not vary them.
+`--symbols` (per parameter), `--snr` (median, dB) and `--pixels` (of a side) are those of a sweep that does not vary them.
 """
 
 from __future__ import annotations
@@ -36,32 +36,40 @@ class Cell(NamedTuple):
     partition: str
     symbols: float
     snr_db: float
+    pixels: int = 16
+
+    @property
+    def words(self) -> str:
+        """What a table calls its devices and data."""
+        split = "IID" if self.partition == "iid" else "Dirichlet 0.3"
+        return f"{self.devices}, {split}" + ("" if self.pixels == 16 else f", {self.pixels} x {self.pixels}")
 
 
 Accuracies = dict[str, dict[int, float]]  # scheme -> seed -> accuracy in percent
 
 
-def add(sweep: Path, commit: str | None, device: str | None, symbols: float) -> None:
+def add(sweep: Path, commit: str | None, device: str | None, fixed: Cell) -> None:
     """Put the finished points of a sweep into the file, each once."""
     known: list[Point] = json.loads(POINTS.read_text()) if POINTS.is_file() else []
     environment = json.loads((sweep / "environment.json").read_text())
-    by_key = {(p["scheme"], p["seed"], *p["cell"]): p for p in known}
+    by_key = {(p["scheme"], p["seed"], Cell(*p["cell"])): p for p in known}
     for row in map(json.loads, (sweep / "results.jsonl").read_text().splitlines()):
         if row["status"] != "done":
             continue
         settings = row["settings"]
         superposed = " superposed" if settings.get("channel.multiplex") == "superposed" else ""
         cell = Cell(
-            settings.get("data.devices") or 10,
-            settings.get("data.partition") or "dirichlet",
-            settings.get("channel.symbols_per_parameter") or symbols,
-            settings["channel.median_snr_db"],
+            settings.get("data.devices") or fixed.devices,
+            settings.get("data.partition") or fixed.partition,
+            settings.get("channel.symbols_per_parameter") or fixed.symbols,
+            settings.get("channel.median_snr_db", fixed.snr_db),
+            fixed.pixels,
         )
         point = {"scheme": row["scheme"] + superposed, "seed": row["seed"], "cell": cell}
         point |= {"rate": settings["training.rate"], "accuracy_last": row["accuracy_last"]}
         point |= {"signs_received_per_round": row["signs_received_per_round"], "commit": commit or row["commit"]}
         point |= {"hardware": device or environment["cpu"]}
-        by_key[point["scheme"], point["seed"], *cell] = point
+        by_key[point["scheme"], point["seed"], cell] = point
     ordered = sorted(by_key.values(), key=lambda p: (list(p["cell"]), p["scheme"], p["seed"]))
     POINTS.write_text("[\n" + ",\n".join(json.dumps(point) for point in ordered) + "\n]\n")
 
@@ -92,9 +100,8 @@ def table(found: dict[Cell, Accuracies]) -> str:
         counts = sorted({len(seeds) for name, seeds in accuracies.items() if name in OURS + RIVALS})
         told = [f"{means[name]:.1f}" if name in means else "" for name in names]
         told = [f"**{text}**" if name == best else text for name, text in zip(names, told, strict=True)]
-        where = f"{cell.devices}, {'IID' if cell.partition == 'iid' else 'Dirichlet 0.3'}"
         count = "-".join(map(str, {counts[0]: None, counts[-1]: None}))
-        lines.append(f"| {where} | {cell.symbols:g} | {cell.snr_db:g} dB | {count} | " + " | ".join(told) + " |")
+        lines.append(f"| {cell.words} | {cell.symbols:g} | {cell.snr_db:g} dB | {count} | " + " | ".join(told) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -110,7 +117,7 @@ def sentence(found: dict[Cell, Accuracies]) -> str:
         for rival, words in TOLD.items():
             if best := largest(found, ours, rival):
                 mean, cell, gain = best
-                place = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols per parameter, K = {cell.devices}"
+                place = f"{cell.snr_db:g} dB, {cell.symbols:g} symbols per parameter, K = {cell.words}"
                 spread = f" ± {interval(gain)}" if len(gain) > 1 else ""
                 parts.append(f"`{ours}` over {words}: {mean:+.1f}{spread} ({place}, n = {len(gain)})")
     gone = {"sp_fl_no_band": "bandwidth", "sp_fl_no_power": "power", "sp_fl_no_compensation": "compensation"}
@@ -131,7 +138,7 @@ def sentence(found: dict[Cell, Accuracies]) -> str:
 
 def draw(found: dict[Cell, Accuracies]) -> Figure:
     """Leads of `sp_fl` by SNR and symbols: on the single packet with the same weights, and on the best of all."""
-    main = {cell: a for cell, a in found.items() if cell.devices == 10 and cell.partition == "dirichlet"}
+    main = {cell: a for cell, a in found.items() if cell[:2] == (10, "dirichlet") and cell.pixels == 16}
     symbols, snrs = sorted({c.symbols for c in main}), sorted({c.snr_db for c in main})
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     titles = {"the single packet, same weights": (SAME_WEIGHTS,), "the best of all rivals": RIVALS}
@@ -160,9 +167,12 @@ def _least(accuracies: Accuracies, rivals: Iterable[str]) -> float:
 def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--symbols", type=float, default=2.0)
+    parser.add_argument("--snr", type=float, default=3.0)
+    parser.add_argument("--pixels", type=int, default=16)
     arguments = parser.parse_args()
     if arguments.what == "add":
-        add(arguments.sweep, arguments.commit, arguments.device, arguments.symbols)
+        fixed = Cell(10, "dirichlet", arguments.symbols, arguments.snr, arguments.pixels)
+        add(arguments.sweep, arguments.commit, arguments.device, fixed)
     else:
         found = cells()
         TABLE.write_text(table(found))

@@ -33,7 +33,9 @@ KEPT = (
 )
 OURS = ("sp_fl_plus",)
 STUDIES = {
-    "headline2": "full resolution, on a GPU",
+    "headline2": "-3 dB, two symbols a parameter, Dirichlet 0.3, full resolution, on a GPU",
+    "tight2": "-3 dB, one symbol a parameter, Dirichlet 0.1, full resolution, on a GPU",
+    "mild2": "3 dB, two symbols a parameter, Dirichlet 0.3, full resolution, on a GPU",
     "starved2_full": "full resolution, on a CPU (the first runs; the closest schemes only)",
     "starved2": "images of 16 x 16, on a CPU",
 }
@@ -71,7 +73,8 @@ def add(sweep: Path, commit: str | None, device: str | None) -> None:
             point |= {"commit": commit or environment.get("commit") or head, "cpu": environment.get("cpu", {})}
             point |= {"device": device} if device else {}
             by_key.setdefault((sweep.name, row["key"]), point)
-    POINTS.write_text(json.dumps(sorted(by_key.values(), key=lambda p: (p["study"], p["key"])), indent=1) + "\n")
+    ordered = sorted(by_key.values(), key=lambda p: (p["study"], p["key"]))
+    POINTS.write_text("[\n" + ",\n".join(json.dumps(point) for point in ordered) + "\n]\n")
 
 
 def tier_of(point: Point) -> tuple[str, str]:
