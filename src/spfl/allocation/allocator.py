@@ -41,7 +41,8 @@ Method = Callable[[Problem, AllocationResult | None], AllocationResult]
 SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
 PROVEN = 1e-3  # a gap that counts as optimal
 RECEIVED_SLACK = 1e-6  # by which the expected number of received devices may fall short, relative
-SILENCE_START, SILENCE_STEPS = 0.1, 7  # of the cost of a device; runs of a solver that look for the price
+SILENCE_START, SILENCE_STEPS = 0.1, 7  # of the cost of a device; runs of a solver that look for the price, at most
+SILENCE_COST = 5e-4  # by which the price may raise the objective before a lower one is looked for, relative
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -113,6 +114,8 @@ def _audible(problem: Problem, run: Method, found: AllocationResult) -> Allocati
             high, best = price, last if last.objective < best.objective else best
         else:
             low = price
+        if best.objective <= (1.0 + SILENCE_COST) * found.objective:  # nobody who must be received is cheaper
+            break
         price = price * 8.0 if high == np.inf else float(np.sqrt(max(low, 0.02 * high) * high))
     if bound is None:
         return best
