@@ -72,7 +72,12 @@ def table(found: dict[tuple[str, str], dict[Cell, Leads]]) -> str:
     for tier, words in TIERS.items():
         cells = found[tier]
         rivals = sorted({name for at in cells.values() for name in at.over})
-        lines += [f"## {words[0].upper()}{words[1:]}", "", "`sp_fl_plus` in %, and its lead over each rival in points.", ""]
+        lines += [
+            f"## {words[0].upper()}{words[1:]}",
+            "",
+            "`sp_fl_plus` in %, and its lead over each rival in points.",
+            "",
+        ]
         lines += [f"| split | SNR (dB) | symbols | n | `sp_fl_plus` | {' | '.join(f'`{name}`' for name in rivals)} |"]
         lines += ["|---|---:|---:|---:|---:|" + "---:|" * len(rivals)]
         for cell, at in cells.items():

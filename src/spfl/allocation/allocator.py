@@ -19,6 +19,7 @@ of received devices up to that of equal shares.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +43,8 @@ SOLVERS: tuple[Solver, ...] = ("exact", "alternating", "uniform")
 PROVEN = 1e-3  # a gap that counts as optimal
 RECEIVED_SLACK = 1e-6  # by which the expected number of received devices may fall short, relative
 SILENCE_START, SILENCE_STEPS = 0.1, 7  # of the cost of a device; runs of a solver that look for the price, at most
-SILENCE_COST = 5e-4  # by which the price may raise the objective before a lower one is looked for, relative
+SILENCE_COST = 5e-4  # by which the price may cost more than it must before another one is looked for, relative
+NARROW = 1.05  # ratio of two prices between which none is looked for
 START_ALPHA = (0.5, 0.05, 0.999, 1.0)  # besides alpha = rho, the conventional point
 ALPHA_LIMITS = [COLUMN["alpha_min"], COLUMN["alpha_max"]]
 
@@ -103,25 +105,36 @@ def _audible(problem: Problem, run: Method, found: AllocationResult) -> Allocati
     least = float(equal.q_s.sum()) * (1.0 - RECEIVED_SLACK)
     if found.q_s.sum() >= least:
         return found
-    low, high, price = 0.0, np.inf, SILENCE_START * found.objective / len(problem.rows)
-    best, last, bound = equal, found, found.lower_bound
+    low, high = (0.0, float(found.q_s.sum())), (np.inf, np.inf)  # prices, and how many are received at them
+    price, best, last, bound = SILENCE_START * found.objective / len(problem.rows), equal, found, found.lower_bound
     for _ in range(SILENCE_STEPS):
         priced = replace(problem, rules=problem.rules._replace(silence=price), least_received=least)
         last = run(priced, last)
+        received = float(last.q_s.sum())
         if last.lower_bound is not None and bound is not None:  # each price bounds the problem with the floor
             bound = max(bound, last.lower_bound)
-        if last.q_s.sum() >= least:
-            high, best = price, last if last.objective < best.objective else best
+        if received >= least:
+            high, best = (price, received), last if last.objective < best.objective else best
         else:
-            low = price
-        if best.objective <= (1.0 + SILENCE_COST) * found.objective:  # nobody who must be received is cheaper
+            low = price, received
+        allowed = SILENCE_COST * best.objective
+        if best.objective <= found.objective + allowed or 0.0 <= price * (received - least) <= allowed:
             break
-        price = price * 8.0 if high == np.inf else float(np.sqrt(max(low, 0.02 * high) * high))
+        if high[0] <= NARROW * low[0]:  # the number received jumps between these prices
+            break
+        price = 8.0 * price if high[0] == np.inf else _between(low, high, least)
     if bound is None:
         return best
     gap = (best.objective - bound) / abs(best.objective)
     status = AllocationStatus.OPTIMAL if gap <= PROVEN else AllocationStatus.FEASIBLE
     return replace(best, lower_bound=bound, gap=gap, status=status)
+
+
+def _between(low: tuple[float, float], high: tuple[float, float], least: float) -> float:
+    """The price at which `least` should be received, by a straight line in its logarithm, well inside the two."""
+    first = math.log(max(low[0], 0.02 * high[0]))
+    part = (least - low[1]) / max(high[1] - low[1], 1e-300)
+    return math.exp(first + min(max(part, 0.1), 0.9) * (math.log(high[0]) - first))
 
 
 def _equal_shares(problem: Problem) -> AllocationResult:
