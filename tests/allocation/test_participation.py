@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import oracles
-from spfl.allocation.participation import BitTables, Ladder, allocate_bits
+from spfl.allocation.participation import NEAR, BitTables, Ladder, allocate_bits
 from spfl.radio.outage import Link, success
 
 DIM = 1000
@@ -27,7 +27,7 @@ def test_no_combination_of_shares_is_better_than_the_bound(seed: int, fading: st
     fade = rng.exponential(size=3) if fading == "instantaneous" else None
     found = allocate_bits(importance, link, Ladder(DIM, 300.0), fade)
     tables = BitTables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool))
-    shares = tables.shares[::8]
+    shares = tables.grid.shares[::8]
     table = tables.gains(shares)
     best = importance.sum() - oracles.best_participation(importance, table, shares)
     assert found.lower_bound is not None
@@ -103,8 +103,8 @@ def test_the_compiled_table_is_the_best_of_all_rungs(fading: str, fixed: float |
     link, ladder = make_link(10 ** rng.normal(0, 1.2, 6)), Ladder(DIM, 300.0, 0.7, fixed)
     fade = rng.exponential(size=6) if fading == "instantaneous" else None
     tables = BitTables(link, ladder, fade, np.ones(6, bool))
-    expected = oracles.participation_table(link, ladder, fade, tables.shares)
-    np.testing.assert_allclose(tables.gains(tables.shares), expected, rtol=1e-9, atol=1e-12)
+    expected = oracles.participation_table(link, ladder, fade, tables.grid.shares)
+    np.testing.assert_allclose(tables.gains(tables.grid.shares), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("fading", ["mean", "instantaneous"])
@@ -119,3 +119,22 @@ def test_the_gap_stays_small_for_many_devices(size: int, fading: str) -> None:
     assert found.gap is not None
     assert -1e-9 <= found.gap < 5e-3
     assert found.beta.sum() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("fading", ["mean", "instantaneous"])
+def test_the_candidates_hold_the_best_share_at_prices_near(fading: str) -> None:
+    rng, ladder = np.random.default_rng(5), Ladder(DIM, 300.0)
+    link, importance = make_link(10 ** rng.normal(0, 1.2, 12)), rng.lognormal(0.0, 1.0, 12)
+    fade = rng.exponential(size=12) if fading == "instantaneous" else None
+    tables = BitTables(link, ladder, fade, np.ones(12, bool))
+    shares = tables.grid.shares
+    full, coarse = tables.gains(shares), tables.gains(shares[tables.grid.at])
+    for price in (0.05, 0.5, 5.0):
+        found = tables.candidates(coarse, importance, price * NEAR)
+        assert found.start[-1] < full.size  # or nothing would be spared
+        for near in price * NEAR:
+            best = np.maximum((importance[:, None] * full - near * shares).max(1), 0.0)
+            for k in range(12):
+                own = slice(found.start[k], found.start[k + 1])
+                values = importance[k] * found.gains[own] - near * found.shares[own]
+                assert np.isclose(max(values.max(initial=0.0), 0.0), best[k], rtol=1e-9, atol=1e-12)

@@ -8,7 +8,8 @@ estimate of the mean leaves about sum_k w_k^2 tau_k [1 - q_k / (1 + v(n_k) / tau
 
 The gain of a device is diminishing in precision, and the first bits of a far device are worth more than further bits of
 a near one. The problem is separable but for the bandwidth: gains are tabled on a grid of shares, and a multiplier is
-found by bisection. Gains grow with beta, which bounds the optimum from above (participation_tables.py).
+found by bisection, first on a coarse grid, then on the shares that may be best at prices near that
+(participation_tables.py). Gains grow with beta, which bounds the optimum from above.
 """
 
 from __future__ import annotations
@@ -20,14 +21,26 @@ from functools import cached_property
 
 import numpy as np
 
-from spfl.allocation.participation_tables import Worth, ceilings, chosen, fill_table
+from spfl.allocation.participation_tables import (
+    Candidates,
+    Grid,
+    Worth,
+    ceilings,
+    chosen,
+    fill_candidates,
+    fill_table,
+    mark,
+)
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.machine import in_chunks
 from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
 from spfl.radio.outage import Link, outage_exponent
 
-POINTS = 192  # of the grid of shares
+POINTS, STRIDE = 192, 8  # of the grid of shares; from one share of the coarse table to the next
+NEAR = np.array([0.5, 0.7, 1.0, 1.4, 2.0])  # times the price of the coarse grid: where candidates are looked for
+CLOSE = 1e-4  # of the objective: what the bound may be wrong by in all
+HALVINGS, MOVES = 60, 4  # of the interval of a price; times that the prices near which one is looked for may move
 RUNGS = np.concatenate([np.geomspace(LEAST_SHARE, 1.0, 25), np.arange(1.125, MAX_PLANES + 0.01, 0.125)])  # bits a value
 
 
@@ -119,11 +132,12 @@ class BitTables:
         return self._by_mean(share) if self.fade is None else self._by_fade(share, self.fade)
 
     @cached_property
-    def shares(self) -> Floats:
-        """The grid: 0, and from a fiftieth of an equal share (at most a thousandth) to the largest share."""
+    def grid(self) -> Grid:
+        """0, and from a fiftieth of an equal share (at most a thousandth) to the largest share."""
         least = min(1e-3, 0.02 / max(int(self.active.sum()), 1))
         grid = np.geomspace(least, 1.0, POINTS)
-        return np.concatenate([[0.0], grid[grid < self.most], [self.most]])
+        shares = np.concatenate([[0.0], grid[grid < self.most], [self.most]])
+        return Grid(shares, np.unique(np.append(np.arange(0, shares.size, STRIDE), shares.size - 1)))
 
     @cached_property
     def worth(self) -> Worth:
@@ -142,13 +156,28 @@ class BitTables:
         in_chunks(lambda s: fill_table(self.worth, shares, table[s], s.start), self.link.size)
         return table
 
-    def ceiling(self, table: Floats, importance: Floats, price: float) -> float:
-        """What no allocation can gain more than, by the Lagrange dual at a price of the bandwidth."""
+    def ceiling(self, table: Floats, near: Candidates, importance: Floats, price: float, slack: float) -> float:
+        """What no allocation can gain more than, by the Lagrange dual at a price of the bandwidth.
+
+        `slack`: by how much the bound of a device may lie above what it can gain, to spare time.
+        """
+        coarse, priced = self.grid.shares[self.grid.at], (importance, price, slack)
 
         def part(s: slice) -> float:
-            return float(ceilings(self.worth, table[s], importance, self.shares, price, s.start))
+            return float(ceilings(self.worth, table[s], coarse, near, priced, s.start))
 
         return math.fsum(in_chunks(part, self.link.size)) + price
+
+    def candidates(self, table: Floats, importance: Floats, prices: Floats) -> Candidates:
+        """The shares that may be best at some of these prices, by the coarse table (device, coarse share)."""
+        grid = self.grid
+        marked = np.zeros(table.shape, np.bool_)
+        mark(table, grid.shares[grid.at], importance, prices, marked)
+        counts = np.append(0, np.diff(grid.at))
+        start = np.concatenate([[0], np.cumsum(marked @ counts)])
+        found = Candidates(start, np.empty(start[-1]), np.empty(start[-1]))
+        in_chunks(lambda s: fill_candidates(self.worth, table[s], marked[s], grid, found, s.start), self.link.size)
+        return found
 
     def _by_mean(self, beta: Floats) -> tuple[Floats, Floats]:
         link, rungs = self.link, self.ladder.rungs
@@ -174,30 +203,47 @@ class BitTables:
 
 def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
-    shares = tables.shares
-    table = tables.gains(shares)
-    slope = max(float((table[:, s] * importance).max() / shares[s]) for s in range(1, shares.size))
-    low, high = 0.0, max(slope, 1e-300)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        demand = chosen(table, importance, shares, middle).sum()
-        low, high = (middle, high) if demand > 1.0 else (low, middle)
-    under, over = (chosen(table, importance, shares, price) for price in (high, low))  # what fits, and what does not
-    beta = _fill(table, importance, shares, (under, over))
-    bound = min(tables.ceiling(table, importance, price) for price in (low, high))
+    coarse = tables.grid.shares[tables.grid.at]
+    table = tables.gains(coarse)
+    rows = np.arange(len(table))
+    every = Candidates(
+        np.append(rows, len(table)) * (coarse.size - 1), np.tile(coarse[1:], len(table)), table[:, 1:].ravel()
+    )
+    slope = float(((table[:, 1:] * importance[:, None]) / coarse[1:]).max())
+    price = _price(every, importance, (0.0, max(slope, 1e-300)))[1]
+    for _ in range(MOVES):
+        near = tables.candidates(table, importance, price * NEAR)
+        low, high = _price(near, importance, (price * NEAR[0], price * NEAR[-1]))
+        if low > price * NEAR[0] and high < price * NEAR[-1]:
+            break
+        price = high
+    beta, gain = _fill(near, importance, (high, low))
+    slack = CLOSE * max(float(importance.sum() - importance @ gain), 0.0) / len(table)
+    bound = tables.ceiling(table, near, importance, high, slack)
     beta = beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta  # what is left of the bandwidth, to all alike
     return np.minimum(beta, tables.most), bound, high
 
 
-def _fill(table: Floats, importance: Floats, shares: Floats, both: tuple[Floats, Floats]) -> Floats:
-    """The shares that fit, and of the larger ones those that still fit, the best value for its bandwidth first."""
-    under, over = both
-    more = np.maximum(over - under, 0.0)
-    rows = np.arange(len(table))
-    at = np.searchsorted(shares, np.array([under, np.maximum(over, under)]))
-    worth = importance * (table[rows, at[1]] - table[rows, at[0]])
-    beta, left = under.copy(), 1.0 - under.sum()
+def _price(candidates: Candidates, importance: Floats, ends: tuple[float, float]) -> tuple[float, float]:
+    """Prices next to each other: at the lower one the devices ask for too much, at the higher one it fits."""
+    shares, gains = np.empty(importance.size), np.empty(importance.size)
+    low, high = ends
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        fits = chosen(candidates, importance, middle, shares, gains) <= 1.0
+        low, high = (low, middle) if fits else (middle, high)
+    return low, high
+
+
+def _fill(candidates: Candidates, importance: Floats, prices: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Shares that fit, and of larger ones those that still fit, the best value for its bandwidth first; and G_k."""
+    size = importance.size
+    (beta, gain), (over, more_gain) = ((np.empty(size), np.empty(size)) for _ in range(2))
+    chosen(candidates, importance, prices[0], beta, gain)
+    chosen(candidates, importance, prices[1], over, more_gain)
+    more, left = np.maximum(over - beta, 0.0), 1.0 - beta.sum()
+    worth = importance * (more_gain - gain)
     for k in np.argsort(-worth / np.maximum(more, 1e-12), kind="stable"):
         if 0 < more[k] <= left:
-            beta[k], left = over[k], left - more[k]
-    return beta
+            beta[k], gain[k], left = over[k], more_gain[k], left - more[k]
+    return beta, gain

@@ -1,23 +1,26 @@
 """What a share of the bandwidth is worth to each device by the participation objective: compiled, device by device.
 
 G_k(beta) = max over n of q_k(beta, n) g(n) with g(n) = 1 / (1 + v(n) / tau) (model.md, section 11). q falls and g grows
-with n, which spares most rungs: one with g(n) below what a smaller share already reaches, and all from the first with
-q(n) below it. Where the link adapts to the fade, n is what the channel carries, and nothing sent is lost.
-Axis vocabulary: `device`, `rung`, `share`.
+with n, which spares most rungs: a block of them whose first q and last g together stay below what a smaller share
+already reaches, and all from the first with q(n) below it. Where the link adapts to the fade, n is what the channel
+carries, and nothing sent is lost.
+
+G_k never falls. So a coarse table of shares tells which intervals between them can hold the best share at a price, and
+only there are finer shares looked at: the candidates.
+Axis vocabulary: `device`, `rung`, `share`, `candidate`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from spfl.arrays import Floats
+from spfl.arrays import Bools, Floats, Indices
 from spfl.compiled import CACHE, njit
 from spfl.radio.outage import outage_exponent_scalar
 
-DEPTH = 6  # times that the bound halves an interval of shares
+DEPTH = 9  # times that the bound halves an interval of shares
+BLOCK = 4  # rungs that are passed over together
 
 
 class Worth(NamedTuple):
@@ -39,6 +42,13 @@ class Worth(NamedTuple):
     noise_to_signal: Floats
     gap_slope: float
     fade: Floats
+
+
+class Grid(NamedTuple):
+    """Shares (share,), rising from 0, and the places `at` (coarse,) of those of the coarse table among them."""
+
+    shares: Floats
+    at: Indices
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
@@ -70,16 +80,27 @@ def _worth(of: Worth, k: int, beta: float, least: float) -> float:
         return 0.0
     if of.fade[k] >= 0.0:
         return max(least, _by_fade(of, k, beta))
-    best, most = least, of.gains[-1]
-    for rung in range(of.bits.size):
-        if of.gains[rung] <= best:
+    best, most, size = least, of.gains[-1], of.bits.size
+    for first in range(0, size, BLOCK):
+        last = min(first + BLOCK, size) - 1
+        if of.gains[last] <= best:
             continue
-        load = (of.overhead + of.bits[rung]) / of.symbols[k]
-        q = math.exp(-outage_exponent_scalar(load, beta, 1.0, of.noise_to_signal[k], of.gap_slope))
+        q = _success(of, k, beta, first)
         if q * most <= best:
             break
-        best = max(best, q * of.gains[rung])
+        if q * of.gains[last] <= best:
+            continue
+        best = max(best, q * of.gains[first])
+        for rung in range(first + 1, last + 1):
+            if of.gains[rung] > best:
+                best = max(best, _success(of, k, beta, rung) * of.gains[rung])
     return best
+
+
+@njit(cache=CACHE, nogil=True, error_model="numpy")
+def _success(of: Worth, k: int, beta: float, rung: int) -> float:
+    load = (of.overhead + of.bits[rung]) / of.symbols[k]
+    return math.exp(-outage_exponent_scalar(load, beta, 1.0, of.noise_to_signal[k], of.gap_slope))
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
@@ -92,58 +113,124 @@ def fill_table(of: Worth, shares: Floats, out: Floats, first: int) -> None:
             out[row, s] = best
 
 
+# a_k, the price of the bandwidth, and by how much a bound may be too high
+Priced = tuple[Any, float, float]
+Ends = tuple[float, float, float, float]  # of an interval of shares: left, right, and what a device gains at both
+
+
+class Candidates(NamedTuple):
+    """Shares that may be the best of a device at some price of a range.
+
+    Those of device k are `shares[start[k] : start[k + 1]]`, rising, and `gains` what they are worth: G_k.
+    """
+
+    start: Indices
+    shares: Floats
+    gains: Floats
+
+
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def chosen(table: Floats, importance: Floats, shares: Floats, price: float) -> Floats:
-    """The share of the table that is worth most to each device at a price of the bandwidth, (device,)."""
-    out = np.empty(table.shape[0])
+def _may_hold(row: Floats, coarse: Floats, importance: float, price: float, out: Bools) -> None:
+    """Marks the intervals, by their right end, whose end, at the price of their start, no coarse share beats."""
+    best = 0.0
+    for s in range(1, coarse.size):
+        best = max(best, importance * row[s] - price * coarse[s])
+    for s in range(1, coarse.size):
+        most = importance * row[s] - price * coarse[s - 1]
+        if most >= best and most > 0.0:
+            out[s] = True
+
+
+@njit(cache=CACHE, nogil=True, error_model="numpy")
+def mark(table: Floats, coarse: Floats, importance: Floats, prices: Floats, out: Bools) -> None:
+    """Which intervals of each device are looked at, (device, coarse share), for any of the prices."""
     for k in range(table.shape[0]):
-        best, at = 0.0, 0
-        for s in range(1, shares.size):
-            value = importance[k] * table[k, s] - price * shares[s]
-            if value > best:
-                best, at = value, s
-        out[k] = shares[at]
-    return out
+        for price in prices:
+            _may_hold(table[k], coarse, importance[k], price, out[k])
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def _ceiling(of: Worth, k: int, row: Floats, shares: Floats, priced: tuple[float, float]) -> float:
-    """An upper bound of max over beta of a_k G_k(beta) - price beta, by halving what may hold the maximum.
+def fill_candidates(of: Worth, table: Floats, marked: Bools, grid: Grid, of_all: Candidates, first: int) -> None:
+    """The candidates of the devices from `first` on, whose rows these are: into their places of `of_all`."""
+    for row in range(table.shape[0]):
+        k = first + row
+        at = of_all.start[k]
+        for s in range(1, grid.at.size):
+            if not marked[row, s]:
+                continue
+            best = table[row, s - 1]
+            for i in range(grid.at[s - 1] + 1, grid.at[s] + 1):
+                best = _worth(of, k, grid.shares[i], best)
+                of_all.shares[at], of_all.gains[at] = grid.shares[i], best
+                at += 1
+
+
+@njit(cache=CACHE, nogil=True, error_model="numpy")
+def chosen(of: Candidates, importance: Floats, price: float, shares: Floats, gains: Floats) -> float:
+    """The candidate that is worth most to each device at a price of the bandwidth, into (device,); their sum.
+
+    Nothing, where none is worth its price.
+    """
+    total = 0.0
+    for k in range(importance.size):
+        best, shares[k], gains[k] = 0.0, 0.0, 0.0
+        for i in range(of.start[k], of.start[k + 1]):
+            value = importance[k] * of.gains[i] - price * of.shares[i]
+            if value > best:
+                best, shares[k], gains[k] = value, of.shares[i], of.gains[i]
+        total += shares[k]
+    return total
+
+
+@njit(cache=CACHE, nogil=True, error_model="numpy")
+def _halved(of: Worth, k: int, ends: Ends, priced: Priced, bound: float) -> float:
+    """`bound`, raised to what no share between two is worth more than, by halving what may be worth more.
 
     G_k grows with the share, so that no point of an interval is worth more than its right end at the price of its left.
-    `priced` is a_k and the price.
     """
-    importance, price = priced
-    best = 0.0
-    for s in range(1, shares.size):
-        best = max(best, importance * row[s] - price * shares[s])
-    bound = best
-    left, right, worth, depth = np.empty(DEPTH + 2), np.empty(DEPTH + 2), np.empty(DEPTH + 2), np.empty(DEPTH + 2)
-    for s in range(1, shares.size):
-        if importance * row[s] - price * shares[s - 1] <= bound:
+    importance, price, slack = priced
+    held, depth = [ends], [0]
+    while held:
+        left, right, least, most = held.pop()
+        d = depth.pop()
+        above = importance * most - price * left - bound
+        if above <= 0.0:
             continue
-        left[0], right[0], worth[0], depth[0], held = shares[s - 1], shares[s], row[s], 0.0, 1
-        while held:
-            held -= 1
-            a, b, g, d = left[held], right[held], worth[held], depth[held]
-            if importance * g - price * a <= bound:
-                continue
-            if d >= DEPTH:
-                bound = importance * g - price * a
-                continue
-            middle = math.sqrt(a * b) if a > 0.0 else 0.25 * b
-            inner = min(_worth(of, k, middle, row[s - 1]), g)
-            bound = max(bound, importance * inner - price * middle)
-            left[held], right[held], worth[held], depth[held] = a, middle, inner, d + 1
-            left[held + 1], right[held + 1], worth[held + 1], depth[held + 1] = middle, b, g, d + 1
-            held += 2
+        if above <= slack or d >= DEPTH:
+            bound += above
+            continue
+        middle = math.sqrt(left * right) if left > 0.0 else 0.25 * right
+        inner = min(_worth(of, k, middle, least), most)
+        bound = max(bound, importance * inner - price * middle)
+        held.append((left, middle, least, inner))
+        held.append((middle, right, inner, most))
+        depth.append(d + 1)
+        depth.append(d + 1)
     return bound
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def ceilings(of: Worth, table: Floats, importance: Floats, shares: Floats, price: float, first: int) -> float:
-    """The sum of `_ceiling` over the devices of these rows; `first` is the number of the first."""
+def ceilings(of: Worth, table: Floats, coarse: Floats, of_all: Candidates, priced: Priced, first: int):  # type: ignore[no-untyped-def]
+    """Sum over devices of an upper bound of max over beta of a_k G_k(beta) - price beta; a in `priced` is (device,).
+
+    The rows are those of the devices from `first` on. Candidates are points of the intervals that they lie in.
+    """
     total = 0.0
     for row in range(table.shape[0]):
-        total += _ceiling(of, first + row, table[row], shares, (importance[first + row], price))
+        k = first + row
+        importance, price, slack = priced[0][k], priced[1], priced[2]
+        bound, at, end = 0.0, of_all.start[k], of_all.start[k + 1]
+        for i in range(at, end):
+            bound = max(bound, importance * of_all.gains[i] - price * of_all.shares[i])
+        for s in range(1, coarse.size):
+            left, least = coarse[s - 1], table[row, s - 1]
+            inside = importance * table[row, s] - price * left > bound
+            while at < end and of_all.shares[at] <= coarse[s]:
+                right, most = of_all.shares[at], of_all.gains[at]
+                if inside:
+                    bound = _halved(of, k, (left, right, least, most), (importance, price, slack), bound)
+                left, least, at = right, most, at + 1
+            if inside and left < coarse[s]:
+                bound = _halved(of, k, (left, coarse[s], least, table[row, s]), (importance, price, slack), bound)
+        total += bound
     return total
