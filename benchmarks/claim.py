@@ -4,7 +4,8 @@ python benchmarks/claim.py add runs/paper-map    # the finished points of a swee
 python benchmarks/claim.py table                 # docs/results/paper/{map.md,leads.png,sentence.txt} from that file
 
 For a sweep that ran on another machine, `--commit` says which commit the code was, and `--device` which PyTorch device.
-`--symbols` (per parameter), `--snr` (median, dB) and `--pixels` (of a side) are those of a sweep that does not vary them.
+`--symbols` (per parameter), `--snr` (median, dB) and `--pixels` (of a side) are those of a sweep that does not vary
+them.
 """
 
 from __future__ import annotations

@@ -95,11 +95,12 @@ def sentence(found: dict[tuple[str, str], dict[Cell, Leads]]) -> str:
         lost = {cell: lead for cell, lead in least.items() if lead[0] < -TIE}
         (worst, rival), where = min((lead, cell) for cell, lead in least.items())
         mean = statistics.fmean(lead for lead, _ in least.values())
+        split = where.split if where.split == "IID" else f"Dirichlet {where.split}"
         seeds = {at.seeds for at in found[tier].values()}
         parts.append(
             f"With {words}: ahead of the best rival by more than {TIE} points in "
             f"{sum(lead > TIE for lead, _ in least.values())} of {len(least)} cells, behind by more in {len(lost)}; "
-            f"{mean:+.1f} points in the mean, at worst {worst:+.1f} (`{rival}`, {where.split if where.split == 'IID' else 'Dirichlet ' + where.split}, "
+            f"{mean:+.1f} points in the mean, at worst {worst:+.1f} (`{rival}`, {split}, "
             f"{where.snr_db:g} dB, {where.symbols:g} symbols); n = {', '.join(map(str, sorted(seeds)))} a cell."
         )
     return "The best rival of a cell is picked with hindsight. " + " ".join(parts) + "\n"

@@ -469,6 +469,7 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
         "compensation",
         "shrink",
         "solver",
+        "objective",
         "error_feedback",
         "bits_per_value",
         "tau",
@@ -480,7 +481,13 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
         given = {"weights": "plain"} | given
     if own is None or "density" in config.model_fields_set:
         given["density"] = config.density
-    scheme = replace(own or SCHEMES[config.name], **given)
+    named = own or SCHEMES[config.name]
+    if config.objective and named.objective == "participation":
+        raise ConfigError(
+            f"scheme.objective must be absent with {named.name}, whose bandwidth and bits follow participation, "
+            f"got {config.objective!r}"
+        )
+    scheme = replace(named, **given)
     if config.aggregation != "mean" and (scheme.rule not in ("mean", "calibrated") or scheme.uplink == "analog"):
         raise ConfigError(
             f"scheme.aggregation must be mean with {scheme.name}, which has a rule of its own, got {config.aggregation}"
@@ -491,3 +498,8 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
             f"got {getattr(scheme.compensation, 'name', scheme.compensation)}"
         )
     return scheme
+
+
+def bias_and_noise(scheme: Scheme, config: SchemeConfig) -> tuple[float, float]:
+    """theta and kappa of the scheme's cost (model.md, section 6): 0 and 1 where it is the squared error of the mean."""
+    return (0.0, 1.0) if scheme.objective == "error" else (config.theta, config.kappa)

@@ -52,6 +52,8 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.encode": ("codes", {}),
     "data.categories": (("city=Bonn",), {}),
     "model.batch_norm": ("group", {}),
+    "scheme.theta": (0.5, {"scheme.objective": "error"}),
+    "scheme.kappa": (0.5, {"scheme.objective": "error"}),
     "scheme.trim": (0.3, {}),
     "attack.devices": (2, {}),
     "attack.factor": (3.0, {}),

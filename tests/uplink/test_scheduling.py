@@ -17,7 +17,8 @@ from four_devices import (
 from rounds import format_of
 from spfl.allocation.bound import Devices
 from spfl.config.schema import CodecConfig, SchemeConfig
-from spfl.schemes import SCHEMES
+from spfl.errors import ConfigError
+from spfl.schemes import SCHEMES, bias_and_noise, resolve
 from spfl.uplink.format import Format
 from spfl.uplink.scheduling import schedule, share_resources
 
@@ -95,3 +96,27 @@ def test_ablations_fix_what_they_say() -> None:
     assert objective["sp_fl_exact"] <= objective["sp_fl"] * (1 + 1e-6)
     for name in ("sp_fl_no_band", "sp_fl_no_power"):
         assert objective["sp_fl"] < objective[name] < objective["sp_fl_uniform"]
+
+
+@pytest.mark.parametrize("weights", ["unbiased", "plain", "mmse"])
+def test_the_squared_error_is_the_cost_without_jensen(weights: str) -> None:
+    """Of `sp_fl` with `scheme.objective = error`: bandwidth and power of the bound at theta = 0 and kappa = 1."""
+    link, rng = make_link(gain=(3.0, 0.5, 2.0, 0.4), bits=600), np.random.default_rng(6)
+    v2 = np.array([1.0, 2.0, 0.5, 3.0])
+    devices, found = Devices(np.array([0.1, 0.2, 0.3, 0.4]), v2, 0.4 * v2, 0.3 * v2, 0.1 * v2), {}
+    for name, settings in {
+        "error": SchemeConfig(name="sp_fl_exact", weights=weights, objective="error"),
+        "written out": SchemeConfig(name="sp_fl_exact", weights=weights, theta=0.0, kappa=1.0),
+        "bound": SchemeConfig(name="sp_fl_exact", weights=weights),
+    }.items():
+        form = Format(resolve(settings), settings, LAYOUT, CodecConfig(), 0)
+        found[name] = share_resources(form, devices, link, fades(rng, 4))
+        assert bias_and_noise(form.scheme, settings) == ((1.0, 1.0) if name == "bound" else (0.0, 1.0))
+    np.testing.assert_array_equal(found["error"].beta, found["written out"].beta)
+    if weights != "unbiased":  # here all moduli arrive with their signs: unbiased weights have no bias to weigh
+        assert not np.array_equal(found["error"].beta, found["bound"].beta)
+
+
+def test_an_objective_is_refused_where_participation_is_the_objective() -> None:
+    with pytest.raises(ConfigError, match=r"scheme\.objective must be absent with sp_fl_plus"):
+        resolve(SchemeConfig(name="sp_fl_plus", objective="error"))

@@ -163,12 +163,15 @@ def solve(problem: Problem, starts: list[Floats], multiplier: float) -> Certifie
     candidates = [dual.meet(guess, 1e-9 if few else 1e-4), *starts]
     multiplier = dual.multiplier
     best, beta = math.inf, candidates[0]
+    alpha, rho = rows[:, COLUMN["rho"]], rows[:, COLUMN["rho"]]
 
     def compare(candidate: Floats) -> None:
-        nonlocal best, beta
-        value = dual.split(candidate)[0]
-        if value < best and candidate.sum() <= 1.0 + 1e-12:
-            best, beta = value, candidate
+        nonlocal best, beta, alpha, rho
+        if candidate.sum() > 1.0 + 1e-12:
+            return
+        value, *split = dual.split(candidate)
+        if value < best:
+            best, beta, (alpha, rho) = value, candidate, split
 
     def improve(candidate: Floats) -> None:
         compare(dual.polish(candidate, max(multiplier, 1e-300)))
@@ -177,13 +180,13 @@ def solve(problem: Problem, starts: list[Floats], multiplier: float) -> Certifie
         return best - dual.bound <= tolerance * abs(best)
 
     for candidate in candidates:
-        compare(_use_spare(candidate, rows[:, COLUMN["beta_max"]]))
         compare(candidate)
+        if (whole := _use_spare(candidate, rows[:, COLUMN["beta_max"]])) is not candidate:
+            compare(whole)
     if not proven(max(2.0 * dual.margin, limits.tolerance)):
         improve(beta)
     if few and not proven(1e-4):
         for candidate in [knapsack(dual.tables, dual.dropped, KNAPSACK_UNITS), *candidates]:
             if candidate.any() and np.count_nonzero(candidate) <= (limits.max_scheduled or len(rows)):
                 improve(candidate)
-    _, alpha, rho = dual.split(beta)
     return Certified(beta, alpha, rho, dual.bound, multiplier, dual.count)

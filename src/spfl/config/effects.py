@@ -87,6 +87,11 @@ OVERRIDDEN = (
         lambda c: c.model.factory is None and c.plugin.path is None and c.model.name in MODELS,
         "the networks that model.name knows have no BatchNorm",
     ),
+    Overridden(
+        ("scheme.theta", "scheme.kappa"),
+        lambda c: c.scheme.objective == "error",
+        "scheme.objective = error is the bound's cost at theta = 0 and kappa = 1",
+    ),
     Overridden(("scheme.trim",), lambda c: c.scheme.aggregation != "trimmed_mean", "it needs aggregation trimmed_mean"),
     Overridden(
         ("attack.devices", "attack.factor"), lambda c: c.attack.kind == "none", "it needs attack.kind, which is none"

@@ -120,6 +120,11 @@ class SchemeConfig(Section):
         description="Share of a device's bandwidth for its sign packet: a number in (0, 1), or proportional to the "
         "packets' bits.",
     )
+    objective: Literal["bound", "error"] | None = Field(
+        None,
+        description="What bandwidth and power minimise (model.md, sections 6 and 9): the one-step bound, or the "
+        "expected squared error of the mean.",
+    )
     theta: float = Field(
         1.0,
         ge=0,

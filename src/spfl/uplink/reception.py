@@ -20,6 +20,7 @@ from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode
 from spfl.packets.ladder import noise
 from spfl.packets.segments import element_mask
 from spfl.radio.outage import Outcome
+from spfl.schemes import bias_and_noise
 from spfl.uplink.admission import norm_limit
 from spfl.uplink.aggregation import Sum
 from spfl.uplink.calibration import calibrated_weights
@@ -215,7 +216,7 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
         return calibrated_weights(devices.weight, known, received, scheme.ridge, start)
     if scheme.rule == "mean":
         q_s, r_m = arrived.allocation.q_s, arrived.allocation.r_m
-        theta, kappa = form.settings.theta, form.settings.kappa
+        theta, kappa = bias_and_noise(scheme, form.settings)
         return devices.weight * aggregation_weight(devices, q_s, r_m, scheme.weights, theta=theta, kappa=kappa)
     return (
         devices.weight

@@ -16,7 +16,7 @@ from spfl.config.schema import SchemeConfig
 from spfl.errors import AllocationError
 from spfl.radio import harq, over_the_air
 from spfl.radio.outage import Link, PacketFades, Success, conditional, level, success
-from spfl.schemes import OwnShares, Scheme
+from spfl.schemes import OwnShares, Scheme, bias_and_noise
 from spfl.uplink.format import Format
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well
@@ -105,9 +105,10 @@ def probabilities(link: Link, allocation: AllocationResult) -> Success:
 
 
 def objective(scheme: Scheme, devices: Devices, config: SchemeConfig, previous: AllocationResult | None) -> Objective:
-    """The scheme's objective. For `error`, c is the common weight at the success probabilities of the last round."""
-    if scheme.objective == "bound":
-        return Objective(theta=config.theta, kappa=config.kappa, weights=scheme.weights, c=1.0)
+    """The scheme's objective. For `error` under normalised weights, c is the common weight at the last round's q."""
+    if scheme.objective == "bound" or scheme.weights != "normalized":
+        theta, kappa = bias_and_noise(scheme, config)
+        return Objective(theta=theta, kappa=kappa, weights=scheme.weights, c=1.0)
     known = previous is not None and previous.q_s.size == devices.size
     q_s, r_m = (previous.q_s, previous.r_m) if previous is not None and known else np.ones((2, devices.size))
     return Objective(theta=0.0, kappa=1.0, weights="plain", c=common_weight(devices, q_s, r_m))
