@@ -115,7 +115,7 @@ def fill_table(of: Worth, shares: Floats, out: Floats, first: int) -> None:
 
 # a_k, the price of the bandwidth, and by how much a bound may be too high
 Priced = tuple[Any, float, float]
-Ends = tuple[float, float, float, float]  # of an interval of shares: left, right, and what a device gains at both
+Interval = tuple[float, float, float, float]  # of an interval of shares: left, right, and what a device gains at both
 
 
 class Candidates(NamedTuple):
@@ -183,7 +183,7 @@ def chosen(of: Candidates, importance: Floats, price: float, shares: Floats, gai
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def _halved(of: Worth, k: int, ends: Ends, priced: Priced, bound: float) -> float:
+def _halved(of: Worth, k: int, ends: Interval, priced: Priced, bound: float) -> float:
     """`bound`, raised to what no share between two is worth more than, by halving what may be worth more.
 
     G_k grows with the share, so that no point of an interval is worth more than its right end at the price of its left.
