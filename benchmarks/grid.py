@@ -15,6 +15,7 @@ from tiers import FADE, FOLDER, OURS, PACKET, POINTS, gains, grouped
 
 STUDY = "grid2"
 TIERS = {PACKET: "mean gains, everything in packets", FADE: "the fade of the round is known"}
+RIVALS = {PACKET: 3, FADE: 2}  # how many there are in a cell that is complete
 SPLITS, SNRS, SYMBOLS = ("0.1", "0.3", "IID"), (-3.0, 3.0, 9.0), (1.0, 2.0, 4.0)
 TIE = 0.5  # points: behind by more is a loss
 Point = dict[str, Any]
@@ -56,7 +57,9 @@ def leads() -> dict[tuple[str, str], dict[Cell, Leads]]:
         here = [p for p in points if cell_of(p) == cell]
         for tier in TIERS:
             groups = grouped(here, tier)
-            ours = next(seeds for name, seeds in groups.items() if name.split(" ")[0] in OURS)
+            ours = next((seeds for name, seeds in groups.items() if name.split(" ")[0] in OURS), None)
+            if ours is None or len(groups) <= RIVALS[tier]:
+                continue
             over = {
                 name.split(" ")[0]: statistics.fmean(gains(ours, seeds))
                 for name, seeds in groups.items()
@@ -98,10 +101,10 @@ def sentence(found: dict[tuple[str, str], dict[Cell, Leads]]) -> str:
         split = where.split if where.split == "IID" else f"Dirichlet {where.split}"
         seeds = {at.seeds for at in found[tier].values()}
         parts.append(
-            f"With {words}: ahead of the best rival by more than {TIE} points in "
+            f"{words[0].upper()}{words[1:]}: ahead of the best rival by more than {TIE} points in "
             f"{sum(lead > TIE for lead, _ in least.values())} of {len(least)} cells, behind by more in {len(lost)}; "
             f"{mean:+.1f} points in the mean, at worst {worst:+.1f} (`{rival}`, {split}, "
-            f"{where.snr_db:g} dB, {where.symbols:g} symbols); n = {', '.join(map(str, sorted(seeds)))} a cell."
+            f"{where.snr_db:g} dB, {where.symbols:g} symbols a parameter); n = {', '.join(map(str, sorted(seeds)))} a cell."
         )
     return "The best rival of a cell is picked with hindsight. " + " ".join(parts) + "\n"
 
@@ -112,11 +115,12 @@ def picture(found: dict[tuple[str, str], dict[Cell, Leads]]) -> Figure:
     panels = figure.subplots(len(TIERS), len(SPLITS), sharex=True, sharey=True)
     for row, (tier, words) in zip(panels, TIERS.items(), strict=True):
         for axes, split in zip(row, SPLITS, strict=True):
-            field = [[found[tier][Cell(split, snr, symbols)].least[0] for symbols in SYMBOLS] for snr in SNRS]
+            field = [[_least(found[tier].get(Cell(split, snr, symbols))) for symbols in SYMBOLS] for snr in SNRS]
             image = axes.imshow(field, cmap="RdBu", vmin=-8, vmax=8, origin="lower", aspect="auto")
             for i, values in enumerate(field):
                 for j, value in enumerate(values):
-                    axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8, color="black")
+                    told = f"{value:+.1f}" if value == value else ""
+                    axes.text(j, i, told, ha="center", va="center", fontsize=8, color="black")
             axes.set_title("IID" if split == "IID" else f"Dirichlet {split}", fontsize=8)
             axes.set_xticks(range(3), [f"{s:g}" for s in SYMBOLS])
             axes.set_yticks(range(3), [f"{s:g}" for s in SNRS])
@@ -128,6 +132,10 @@ def picture(found: dict[tuple[str, str], dict[Cell, Leads]]) -> Figure:
     bar.set_label("lead over the best rival (points)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _least(at: Leads | None) -> float:
+    return float("nan") if at is None else at.least[0]
 
 
 def main() -> None:

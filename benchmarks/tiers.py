@@ -23,7 +23,7 @@ from spfl.figures.drawing import half_width
 
 FOLDER = Path("docs/results/headline")
 POINTS, TABLE = FOLDER / "points.json", FOLDER / "table.md"
-SENTENCE, FULL, STEPS = FOLDER / "sentence.txt", FOLDER / "full.txt", FOLDER / "steps.png"
+SENTENCE, FULL, OTHERS, STEPS = (FOLDER / name for name in ("sentence.txt", "full.txt", "others.txt", "steps.png"))
 KEPT = (
     "accuracy_last",
     "signs_received_per_round",
@@ -109,11 +109,11 @@ def table(study: str) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def at_full_resolution() -> str:
+def at_full_resolution(study: str, where: str) -> str:
     """The closest schemes of the tiers at full resolution, in words."""
-    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == "headline2"]
+    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == study]
     free = statistics.fmean(100 * p["accuracy_last"] for p in points if p["scheme"] == "error_free")
-    parts = [f"At full resolution, where training without any loss reaches {free:.1f} %:"]
+    parts = [f"{where}, where training without any loss reaches {free:.1f} %:"]
     told = {FADE: "With links that adapt to the fade", PACKET: "With mean gains and everything in packets"}
     for tier, words in told.items():
         ours = grouped(points, tier)["sp_fl_plus (labels)"]
@@ -251,7 +251,9 @@ def main() -> None:
     else:
         TABLE.write_text("\n".join(table(study) for study in STUDIES))
         SENTENCE.write_text(sentence("starved2"))
-        FULL.write_text(at_full_resolution())
+        FULL.write_text(at_full_resolution("headline2", "At full resolution"))
+        others = {"tight2": "At -3 dB, one symbol, Dirichlet 0.1", "mild2": "At 3 dB, two symbols, Dirichlet 0.3"}
+        OTHERS.write_text("\n".join(at_full_resolution(study, where) for study, where in others.items()))
         staircase().savefig(STEPS, dpi=150)
         print(TABLE, SENTENCE)
 
