@@ -104,7 +104,8 @@ def sentence(found: dict[tuple[str, str], dict[Cell, Leads]]) -> str:
             f"{words[0].upper()}{words[1:]}: ahead of the best rival by more than {TIE} points in "
             f"{sum(lead > TIE for lead, _ in least.values())} of {len(least)} cells, behind by more in {len(lost)}; "
             f"{mean:+.1f} points in the mean, at worst {worst:+.1f} (`{rival}`, {split}, "
-            f"{where.snr_db:g} dB, {where.symbols:g} symbols a parameter); n = {', '.join(map(str, sorted(seeds)))} a cell."
+            f"{where.snr_db:g} dB, {where.symbols:g} symbols a parameter); "
+            f"n = {', '.join(map(str, sorted(seeds)))} a cell."
         )
     return "The best rival of a cell is picked with hindsight. " + " ".join(parts) + "\n"
 
