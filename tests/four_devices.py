@@ -13,7 +13,7 @@ from spfl.allocation.bound import Devices
 from spfl.arrays import State
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Link, Outcome
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.uplink.reception import Update
 from spfl.uplink.upload import Origin, Upload, encode
 

@@ -9,7 +9,7 @@ from spfl.arrays import State
 from spfl.config.schema import CodecConfig, SchemeConfig
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.uplink.format import Format
 from spfl.uplink.reception import Arrived, Update, receive
 from spfl.uplink.upload import Upload

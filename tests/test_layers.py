@@ -14,8 +14,8 @@ HOUSE = Path(spfl.__file__).parent
 # A folder or file imports only from those after it in this list.
 ORDER = (
     "__main__", "cli", "report", "flower", "api", "studies", "udp", "testing", "runs", "training", "fleet", "world",
-    "plugins", "presets", "custom", "uplink", "schemes", "compensation", "learning", "models", "sequence_models",
-    "flat_model", "tasks", "allocation", "data",
+    "plugins", "presets", "custom", "uplink", "schemes", "scheme", "compensation", "learning", "models",
+    "sequence_models", "flat_model", "tasks", "allocation", "data",
     "packets", "radio", "config", "figures", "terminal", "imports", "own_code", "files", "errors", "machine",
     "compiled", "private_folder", "units", "rng", "arrays", "version",
 )  # fmt: skip

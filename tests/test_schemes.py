@@ -23,7 +23,8 @@ from spfl.fleet import threads as fleet
 from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
-from spfl.schemes import SCHEMES, Rule, Scheme, resolve
+from spfl.scheme import Rule, Scheme
+from spfl.schemes import SCHEMES, resolve
 from spfl.testing import SchemeContract
 from spfl.training import RoundRecord, run, train
 from spfl.uplink.upload import Origin, Upload, describe, encode

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from spfl.presets import load_preset
     from spfl.radio.outage import Link
     from spfl.runs.results import Run
-    from spfl.schemes import SCHEMES, Scheme
+    from spfl.scheme import Scheme
+    from spfl.schemes import SCHEMES
 
 __all__ = [
     "SCHEMES",
@@ -65,7 +66,7 @@ _MODULES = {
     "Link": "radio.outage",
     "Objective": "allocation.bound",
     "Run": "runs.results",
-    "Scheme": "schemes",
+    "Scheme": "scheme",
     "SpflError": "errors",
     "allocate": "allocation.allocator",
     "compare": "api",

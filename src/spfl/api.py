@@ -29,7 +29,8 @@ from spfl.runs.comparison import COLUMNS, cells, tabulate
 from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
 from spfl.runs.results import Group, Run, html_table, plot
-from spfl.schemes import Scheme, resolve
+from spfl.scheme import Scheme
+from spfl.schemes import resolve
 from spfl.tasks import Measure
 
 if TYPE_CHECKING:

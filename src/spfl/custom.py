@@ -25,7 +25,7 @@ from spfl.errors import ConfigError, DataError, named
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
 from spfl.packets.layout import Layout
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.tasks import Measure
 
 Partitioner = Callable[[NDArray[np.int64], int, np.random.Generator], Sequence[Any]]
@@ -49,7 +49,7 @@ class Custom:
     loss(outputs, labels): the mean loss of a batch, a tensor, in place of that of the task.
     metric(outputs, labels): the mean score of a batch, named as the function; larger is better unless its
         attribute `higher_is_better` is False.
-    scheme: a `spfl.schemes.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
+    scheme: a `spfl.scheme.Scheme`. A key set in [scheme] overrides it, as it does every scheme.
     """
 
     module: nn.Module | None = None

@@ -19,7 +19,7 @@ from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, reason
 from spfl.own_code import find_object, run_file
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 
 PARTS = ("partition", "gains", "fades", "local", "server", "loss", "metric")
 FACTORY = "module"  # a network, or a function that makes one

@@ -27,7 +27,7 @@ from spfl.custom import Custom
 from spfl.data.dataset import Dataset
 from spfl.data.sources import load_dataset
 from spfl.fleet import threads as fleet
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.training import RoundRecord
 from spfl.uplink import upload as uplink
 from spfl.uplink.reception import Arrived, receive

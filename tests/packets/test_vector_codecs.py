@@ -55,7 +55,7 @@ def test_a_codec_that_breaks_its_word_is_named() -> None:
 
 def test_a_codec_of_ones_own_is_a_scheme_in_a_few_lines(small_config, digits) -> None:  # type: ignore[no-untyped-def]
     import spfl
-    from spfl.schemes import Scheme
+    from spfl.scheme import Scheme
 
     half = Codec(
         "half",

@@ -22,7 +22,7 @@ from spfl.config.schema import CodecConfig
 from spfl.packets.layout import Layout
 from spfl.radio.outage import Outcome
 from spfl.rng import Purpose, stream
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.uplink.aggregation import Sum
 from spfl.uplink.upload import Origin, describe, encode
 from stats import assert_mean

@@ -18,7 +18,8 @@ from rounds import format_of
 from spfl.allocation.bound import Devices
 from spfl.config.schema import CodecConfig, SchemeConfig
 from spfl.errors import ConfigError
-from spfl.schemes import SCHEMES, bias_and_noise, resolve
+from spfl.scheme import bias_and_noise
+from spfl.schemes import SCHEMES, resolve
 from spfl.uplink.format import Format
 from spfl.uplink.scheduling import schedule, share_resources
 

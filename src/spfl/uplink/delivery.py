@@ -10,7 +10,7 @@ from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats
 from spfl.radio import harq, over_the_air
 from spfl.radio.outage import Link, Outcome, PacketFades, level, transmit
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.uplink.scheduling import probabilities
 from spfl.uplink.upload import Upload, signs_of
 

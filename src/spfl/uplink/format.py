@@ -24,7 +24,7 @@ from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing
 from spfl.radio.outage import Outcome
 from spfl.rng import Purpose, stream
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 
 SCALAR_BITS = 32
 LARGEST_ASIDE = 128  # elements of an output bias that may travel as side information

@@ -20,7 +20,7 @@ from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode
 from spfl.packets.ladder import noise
 from spfl.packets.segments import element_mask
 from spfl.radio.outage import Outcome
-from spfl.schemes import bias_and_noise
+from spfl.scheme import bias_and_noise
 from spfl.uplink.admission import norm_limit
 from spfl.uplink.aggregation import Sum
 from spfl.uplink.calibration import calibrated_weights

@@ -16,7 +16,7 @@ from spfl.config.schema import SchemeConfig
 from spfl.errors import AllocationError
 from spfl.radio import harq, over_the_air
 from spfl.radio.outage import Link, PacketFades, Success, conditional, level, success
-from spfl.schemes import OwnShares, Scheme, bias_and_noise
+from spfl.scheme import OwnShares, Scheme, bias_and_noise
 from spfl.uplink.format import Format
 
 ALLOCATION_GAP = 1e-3  # of a round's allocation; the objective itself is known less well

@@ -22,7 +22,7 @@ from spfl.learning.asynchronous import (
     steps_made,
 )
 from spfl.radio.downlink import keep_models, model_heard
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.uplink.format import Format
 from spfl.uplink.reception import Update, normalizes
 from spfl.uplink.upload import Upload

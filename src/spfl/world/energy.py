@@ -18,7 +18,7 @@ from spfl.config.radio import DeviceConfig
 from spfl.radio import over_the_air
 from spfl.radio.outage import Link
 from spfl.rng import SETUP_ROUND, Purpose, server_stream, stream
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 
 
 @dataclass(frozen=True)

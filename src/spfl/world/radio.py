@@ -26,7 +26,7 @@ from spfl.radio.tr38901 import CellSite, drop_gains
 from spfl.radio.trace import Trace, gain_of_rate, read_trace
 from spfl.radio.uncoded import UncodedLaw
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
 from spfl.uplink.side_channel import SideChannel

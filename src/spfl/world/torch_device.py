@@ -10,7 +10,7 @@ from torch.backends import cudnn
 
 from spfl.config.schema import Config
 from spfl.errors import ConfigError, first_true
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 
 UPLINKS = ("ideal", "split", "single", "sign")
 RULES = ("mean", "calibrated", "vote")

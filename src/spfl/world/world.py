@@ -28,7 +28,8 @@ from spfl.plugins import with_plugin
 from spfl.radio.downlink import Broadcast, LastHeard, keep_models, misses, model_heard
 from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
-from spfl.schemes import Scheme, resolve
+from spfl.scheme import Scheme
+from spfl.schemes import resolve
 from spfl.sequence_models import SEQUENCE_MODELS, Sequences, build_sequence_model
 from spfl.tasks import Task, task_of
 from spfl.units import dbm_to_watt
