@@ -31,13 +31,12 @@ def others(base: Path) -> dict[str, str]:
         return {}
     for name, mode in (("closed", 0o700), ("readable", 0o755)):
         (base / name).mkdir()
-        (base / name / "file").write_text("x\n")
+        for file, closed in (("file", 0o644), ("secret", 0o600)):
+            (base / name / file).write_text("x\n")
+            (base / name / file).chmod(closed)
+            os.chown(base / name / file, NOBODY, NOBODY)
         (base / name).chmod(mode)
-        for path in (base / name / "file", base / name):
-            os.chown(path, NOBODY, NOBODY)
-    (base / "readable" / "secret").write_text("x\n")
-    (base / "readable" / "secret").chmod(0o600)
-    os.chown(base / "readable" / "secret", NOBODY, NOBODY)
+        os.chown(base / name, NOBODY, NOBODY)
     base.chmod(0o755)
     return {
         "another's closed folder": f"{base}/closed",

@@ -251,3 +251,20 @@ def test_only_what_the_machine_refuses_is_called_so():
         os.stat("a\0b")
     with pytest.raises(SpflError, match=r"a{80}\.\.\."):
         spfl.run(overrides={"training.rounds": 1}, out="a" * 300)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["radio", "udp", "--rate-mbit"],
+        ["watch", "x", "--every"],
+        ["verify", "x", "--tolerance"],
+        ["flower", "health", "x", "--within"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_is_none_is_outside_every_range(call, words, number):
+    code, _, err = call(*words, number)
+    assert code == 2
+    assert err.startswith(f"error: Invalid value for '{words[-1]}': {number} is not a finite number")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spfl.cli.options import ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
+from spfl.cli.options import AtLeast, ConfigPath, DataDir, Out, Resume, a_path, check_resume, new_folder
 from spfl.cli.progress import progress_bars
 from spfl.cli.signals import resumable
 from spfl.errors import ConfigError
@@ -152,7 +152,7 @@ def health_command(
     metrics_file: Annotated[
         Path, typer.Argument(metavar="FILE", help="The file of flower.metrics_file.", parser=a_path)
     ],
-    within: Annotated[float, typer.Option(min=0, help="Most seconds since the last round.")] = 600.0,
+    within: Annotated[float, typer.Option(click_type=AtLeast(0), help="Most seconds since the last round.")] = 600.0,
 ) -> None:
     """Say how long ago the last round ended; exit code 2 when that is too long. For health checks of containers.
 

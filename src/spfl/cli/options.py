@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
 
 from spfl.cli.completion import complete_presets
 from spfl.errors import ConfigError
+
+
+class AtLeast(click.FloatRange):
+    """A number that is finite, too: NaN is in every range, since it is not below it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def a_path(text: str | Path) -> Path:

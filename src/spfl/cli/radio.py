@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spfl.cli.options import ConfigPath, DataDir, a_path
+from spfl.cli.options import AtLeast, ConfigPath, DataDir, a_path
 from spfl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def udp_command(
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     mtu: Annotated[int, typer.Option(min=128, max=65000, help="Largest payload of a datagram in bytes.")] = 1400,
     parity: Annotated[int, typer.Option(min=0, help="Parity datagrams a sign packet (extra `udp`).")] = 0,
-    rate_mbit: Annotated[float | None, typer.Option(min=0.01, help="Rate limit of the shim in Mbit/s.")] = None,
+    rate_mbit: Annotated[
+        float | None, typer.Option(click_type=AtLeast(0.01), help="Rate limit of the shim in Mbit/s.")
+    ] = None,
 ) -> None:
     """Train with every packet sent as UDP datagrams on loopback, between processes, through an erasing shim.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spfl.cli.options import a_path
+from spfl.cli.options import AtLeast, a_path
 
 
 def report_command(
@@ -35,7 +35,9 @@ def watch_command(
             metavar="DIR", help="Folder of a run, a comparison, or a sweep that keeps its runs.", parser=a_path
         ),
     ],
-    every_s: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
+    every_s: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", click_type=AtLeast(0.1), help="Between two looks.")
+    ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
 ) -> None:
     """Watch runs in the terminal: accuracy, packets received, speed, time left. Ends when none is under way.

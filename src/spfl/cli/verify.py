@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spfl.cli.options import DataDir, OwnCode, a_path
+from spfl.cli.options import AtLeast, DataDir, OwnCode, a_path
 from spfl.errors import printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def verify_command(
     workers: Annotated[int, typer.Option(help="Threads for gradients; 0 = all cores. Never changes results.")] = 0,
     tolerance: Annotated[
         float,
-        typer.Option(min=0, metavar="REL", help="Relative tolerance, for another machine; 0 asks for equal bits."),
+        typer.Option(
+            click_type=AtLeast(0), metavar="REL", help="Relative tolerance, for another machine; 0 asks for equal bits."
+        ),
     ] = 0.0,
     points: Annotated[
         int, typer.Option(min=0, metavar="K", help="Of a sweep: points to run again, chosen at random.")
