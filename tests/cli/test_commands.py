@@ -327,6 +327,23 @@ def test_plot_of_no_run(call):
     assert call("plot", "empty") == (2, "", "error: empty is not a run folder: it holds no config.toml\n")
 
 
+REGRESSION = ("--set", "data.name=diabetes", "--set", "data.partition=iid", "--set", "training.rate=0.02")
+
+
+def test_figures_tables_and_views_have_the_name_of_the_score(call):
+    """Nothing of a regression is called an accuracy."""
+    code, out, _ = call("compare", *QUICK, *REGRESSION, "--schemes", "error_free", "--seeds", "0", "--out", "c")
+    assert code == 0
+    assert out.splitlines()[-1] == "figure: c/r2.png"
+    assert "r2: on the test part" in out
+    code, shown, _ = call("plot", "c")
+    assert (code, shown) == (0, "r2.png\n")
+    assert {path.name for path in Path("c").glob("*.png")} == {"r2.png"}
+    code, view, _ = call("watch", "c", "--once")
+    assert " r2 " in view
+    assert "accuracy" not in out + Path("c/table.md").read_text() + view
+
+
 # --- the other commands -------------------------------------------------------------------------------------
 
 

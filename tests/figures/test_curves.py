@@ -13,7 +13,7 @@ import pytest
 from spfl.config.files import to_toml
 from spfl.config.schema import build_config
 from spfl.errors import RunFolderError
-from spfl.figures.curves import accuracy_figure, importance_figure
+from spfl.figures.curves import importance_figure, score_figure
 from spfl.figures.looks import COLOURS, KNOWN
 from spfl.figures.saving import save_figure
 from spfl.runs.experiment import run_experiment
@@ -60,7 +60,7 @@ def test_curves_along_what_was_spent(tmp_path):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (curve,) = read_curves([a, b], "joules")
     np.testing.assert_allclose(curve.spent, 2.0 * curve.rounds)
-    axes = accuracy_figure([curve], along="joules").axes[0]
+    axes = score_figure([curve], along="joules").axes[0]
     assert axes.get_xlabel() == "Energy of all devices (J)"
     np.testing.assert_allclose(axes.lines[0].get_xdata(), curve.spent)
 
@@ -93,7 +93,7 @@ def curves():
 
 
 def test_lines_and_bands_are_the_data():
-    figure = accuracy_figure(curves(), "title")
+    figure = score_figure(curves(), "title")
     (axes,) = figure.axes
     for line, curve in zip(axes.lines, curves(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), curve.rounds)
@@ -112,7 +112,7 @@ def test_lines_and_bands_are_the_data():
 
 def test_the_first_curves_differ_in_colour_dash_and_marker():
     many = [ScoreCurve(name, np.arange(3), np.zeros((1, 3))) for name in KNOWN[: len(COLOURS)]]
-    lines = accuracy_figure(many).axes[0].lines
+    lines = score_figure(many).axes[0].lines
     assert len({line.get_color() for line in lines}) == len(COLOURS)
     assert len({line.get_marker() for line in lines}) == len(COLOURS)
     assert all(a.get_linestyle() != b.get_linestyle() for a, b in pairwise(lines))
@@ -120,13 +120,13 @@ def test_the_first_curves_differ_in_colour_dash_and_marker():
 
 @pytest.mark.parametrize(("name", "magic"), [("f.png", b"\x89PNG"), ("f.pdf", b"%PDF"), ("deep/f.svg", b"<?xml")])
 def test_formats(tmp_path, name, magic):
-    save_figure(accuracy_figure(curves()), tmp_path / name)
+    save_figure(score_figure(curves()), tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
 def test_unknown_format(tmp_path):
     with pytest.raises(RunFolderError, match=r"f\.xyz cannot be written"):
-        save_figure(accuracy_figure(curves()), tmp_path / "f.xyz")
+        save_figure(score_figure(curves()), tmp_path / "f.xyz")
     assert not list(tmp_path.iterdir())
 
 

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from spfl.cli.figures import figure_style, pairs
 from spfl.errors import ConfigError, RunFolderError
 from spfl.figures import saving
-from spfl.figures.curves import accuracy_figure
+from spfl.figures.curves import score_figure
 from spfl.figures.drawing import DASHES, MARKERS, draw_line, wrapped
 from spfl.figures.interactive import DASHES as WEB_DASHES
 from spfl.figures.interactive import SYMBOLS
-from spfl.figures.interactive import accuracy_figure as web_accuracy_figure
+from spfl.figures.interactive import score_figure as web_score_figure
 from spfl.figures.looks import COLOURS, GREY, KNOWN, assign_looks
 from spfl.figures.looks import DASHES as DASH_NAMES
 from spfl.figures.looks import MARKERS as MARKER_NAMES
@@ -123,8 +123,8 @@ def test_the_colour_blind_tell_the_colours_apart(eye):
 def test_report_and_print_agree():
     labels = ["sp_fl_plus_1", "own", "single_packet"]
     rounds = np.array([1, 2])
-    figure, _ = web_accuracy_figure([SpentCurve(label, rounds, np.ones((1, 2)), {}) for label in labels])
-    lines = {line.get_label(): line for line in accuracy_figure(some_curves(*labels)).axes[0].lines}
+    figure, _ = web_score_figure([SpentCurve(label, rounds, np.ones((1, 2)), {}) for label in labels])
+    lines = {line.get_label(): line for line in score_figure(some_curves(*labels)).axes[0].lines}
     for trace in figure.data:
         line = lines[trace.name]
         red, green, blue = (round(255 * part) for part in to_rgb(line.get_color()))
@@ -137,7 +137,7 @@ def test_report_and_print_agree():
 
 
 def test_pdf_has_truetype_fonts_and_the_size_of_a_column(tmp_path):
-    path = save_figure(accuracy_figure(some_curves("sp_fl", "drive"), "", IEEE), tmp_path / "f.pdf", IEEE)
+    path = save_figure(score_figure(some_curves("sp_fl", "drive"), "", IEEE), tmp_path / "f.pdf", IEEE)
     content = path.read_bytes()
     assert b"/Type3" not in content.replace(b" ", b"")
     assert b"/CIDFontType2" in content or b"/TrueType" in content
@@ -147,7 +147,7 @@ def test_pdf_has_truetype_fonts_and_the_size_of_a_column(tmp_path):
 
 
 def test_eps_has_truetype_fonts_and_no_transparency(tmp_path, recwarn):
-    text = save_figure(accuracy_figure(some_curves("sp_fl"), "", IEEE), tmp_path / "f.eps", IEEE).read_bytes()
+    text = save_figure(score_figure(some_curves("sp_fl"), "", IEEE), tmp_path / "f.eps", IEEE).read_bytes()
     assert text.startswith(b"%!PS-Adobe-3.0 EPSF")
     assert b"/FontType 42" in text
     assert b"/FontType 3" not in text
@@ -157,7 +157,7 @@ def test_eps_has_truetype_fonts_and_no_transparency(tmp_path, recwarn):
 def test_equal_figures_are_equal_files(tmp_path):
     for name in ("pdf", "svg", "png"):
         one, other = (
-            save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / f"{i}.{name}").read_bytes() for i in range(2)
+            save_figure(score_figure(some_curves("sp_fl")), tmp_path / f"{i}.{name}").read_bytes() for i in range(2)
         )
         assert one == other, name
 
@@ -165,7 +165,7 @@ def test_equal_figures_are_equal_files(tmp_path):
 def test_pgf_without_latex_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(saving.shutil, "which", lambda _: None)
     with pytest.raises(RunFolderError, match=r"f\.pgf needs LaTeX \(pdflatex, xelatex, lualatex\)"):
-        save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
+        save_figure(score_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script for LaTeX")
@@ -176,20 +176,20 @@ def test_latex_that_fails_is_one_clear_line(tmp_path, monkeypatch, said, told):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunFolderError, match=rf"f\.pgf cannot be written: LaTeX failed: {told}") as caught:
-        save_figure(accuracy_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
+        save_figure(score_figure(some_curves("sp_fl")), tmp_path / "f.pgf")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(saving.shutil.which("pdflatex") is None, reason="no LaTeX")
 def test_pgf_escapes_names(tmp_path):
-    text = save_figure(accuracy_figure(some_curves("sp_fl"), "50 % & more", IEEE), tmp_path / "f.pgf", IEEE).read_text()
+    text = save_figure(score_figure(some_curves("sp_fl"), "50 % & more", IEEE), tmp_path / "f.pgf", IEEE).read_text()
     assert "sp\\_f{}l" in text
     assert "50 \\% \\& more" in text
 
 
 def drawn_text(**changes):
     """The picture of a legend's `sp_fl` in Times."""
-    figure = accuracy_figure(some_curves("sp_fl"), "", IEEE)
+    figure = score_figure(some_curves("sp_fl"), "", IEEE)
     saving._as_it_stands(figure)
     (text,) = figure.legends[0].get_texts()
     text.set(**changes)
@@ -204,13 +204,13 @@ def drawn_text(**changes):
 def test_the_legend_covers_no_panel(count, height_in):
     """A figure grows with its legend, unless its height is given."""
     style = FigureStyle("ieee", height_in=height_in)
-    figure = accuracy_figure(some_curves(*(f"scheme_{i}" for i in range(count))), "", style)
+    figure = score_figure(some_curves(*(f"scheme_{i}" for i in range(count))), "", style)
     with style.applied():
         FigureCanvasAgg(figure).draw()
         (axes,), (legend,) = figure.axes, figure.legends
         assert legend.get_window_extent().y1 <= axes.get_tightbbox().y0 + 1
         assert axes.get_window_extent().height > figure.dpi  # an inch at least
-    few = accuracy_figure(some_curves("scheme_0"), "", style).get_figheight()
+    few = score_figure(some_curves("scheme_0"), "", style).get_figheight()
     assert (figure.get_figheight() > few) == (count == 24 and height_in is None)
 
 
@@ -235,14 +235,14 @@ def test_there_is_no_ligature_in_sp_fl():
 
 
 def test_every_text_of_an_ieee_figure_has_eight_points():
-    figure = accuracy_figure(some_curves("sp_fl", "drive"), "title", IEEE)
+    figure = score_figure(some_curves("sp_fl", "drive"), "title", IEEE)
     save_figure_sizes = {text.get_fontsize() for text in figure.findobj(lambda a: hasattr(a, "get_fontsize"))}
     assert save_figure_sizes == {8.0}
 
 
 def test_sizes_that_are_asked_for():
     style = FigureStyle("ieee", 7.16, 2.0, 9.0)
-    figure = accuracy_figure(some_curves("sp_fl"), "", style)
+    figure = score_figure(some_curves("sp_fl"), "", style)
     assert figure.get_size_inches().tolist() == [7.16, 2.0]
     assert {text.get_fontsize() for text in figure.findobj(lambda a: hasattr(a, "get_fontsize"))} == {9.0}
     assert IEEE.size(6.4, 4.0)[0] == 3.5
@@ -251,7 +251,7 @@ def test_sizes_that_are_asked_for():
 
 def test_words_order_and_colours_of_the_authors():
     style = FigureStyle("ieee", labels={"sp_fl": "SP-FL"}, order=["drive", "sp_fl"], colours={"sp_fl": "red"})
-    figure = accuracy_figure(some_curves("sp_fl (shrink = 1)", "error_free", "drive"), "", style)
+    figure = score_figure(some_curves("sp_fl (shrink = 1)", "error_free", "drive"), "", style)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["drive", "SP-FL (shrink = 1)", "error_free"]
     assert figure.axes[0].lines[1].get_color() == "red"
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from spfl import training
 from spfl.config.schema import build_config
-from spfl.data.node_data import GreySums, federated_moments, load_own, node_data
+from spfl.data.node_data import GreySums, federated_moments, node_data
+from spfl.data.node_files import load_own
 from spfl.errors import ConfigError, DataError
 from spfl.flower import client_app, protocol, roster
 from spfl.flower.client_app import app
@@ -161,7 +162,7 @@ def test_a_validation_fraction_is_held_out_at_each_node(dealt, tmp_path):
 def test_nobody_with_test_images_is_one_clear_error(dealt, tmp_path):
     config, folders, _ = dealt
     settings = settings_of(config, out=str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"nobody has test images: give flower\.test_data"):
+    with pytest.raises(ConfigError, match=r"nobody has test samples: give flower\.test_data"):
         run_flower(settings, "inprocess", DEVICES, node_data=folders)
 
 
@@ -271,10 +272,10 @@ def test_data_that_do_not_fit_are_told_in_words(digits, tmp_path):
         ({"shape": [1, 8, 8]}, "shape has an effect with source = node only"),
         (OWN | {"mean": [3.0]}, "mean and std must be given together"),
         (OWN | {"mean": [3.0, 4.0], "std": [1.0, 1.0]}, "mean must be 1 numbers"),
-        (OWN | {"std": [0.0], "mean": [1.0]}, "std must be 1 numbers"),
+        (OWN | {"std": [0.0], "mean": [1.0]}, "std must be numbers > 0"),
         (OWN | {"pool": 2}, "pool must be 1"),
         (OWN | {"class_names": ["a"]}, "class_names must be 10 different names"),
-        (OWN | {"shape": [1, 0, 8]}, "shape must be three numbers >= 1"),
+        (OWN | {"shape": [1, 0, 8]}, "shape must be numbers >= 1"),
     ],
 )
 def test_the_configuration_is_checked_first(data, message):

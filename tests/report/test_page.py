@@ -13,7 +13,7 @@ import pytest
 
 from spfl.config.files import dotted, load_config, to_toml
 from spfl.errors import RunFolderError
-from spfl.figures.interactive import accuracy_figure
+from spfl.figures.interactive import score_figure
 from spfl.report import figures as report_figures
 from spfl.report.page import write_report
 from spfl.runs.comparison import compare
@@ -75,7 +75,7 @@ def test_headline_is_that_of_the_comparison(compared, page):
 
 def test_curves_are_means_over_seeds(compared):
     groups = read_groups(compared[0])
-    figure, kind = accuracy_figure([progress(group) for group in groups])
+    figure, kind = score_figure([progress(group) for group in groups])
     assert kind == "mean, lowest and highest, n = 2"
     for group in groups:
         lines = [trace for trace in figure.data if trace.name == group.label]

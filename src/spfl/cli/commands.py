@@ -226,14 +226,15 @@ def compare(
         )
     runs = {f"{name}, seed {seed}": folder / f"{name}-{seed}" for name in names for seed in numbers}
     health = {title: Run.load(path).health for title, path in runs.items()}
+    figure = comparison.figure_of(folder, rows)
     if as_json:
-        _print_json({"folder": str(folder), "figure": str(folder / comparison.FIGURE), "table": rows, "health": health})
+        _print_json({"folder": str(folder), "figure": str(figure), "table": rows, "health": health})
         return
     print_table("", comparison.headings(rows), [comparison.cells(row) for row in rows])
-    print(comparison.CAPTION)
+    print(comparison.caption(rows))
     print(f"table:  {folder / comparison.TABLE_MD}")
-    if (folder / comparison.FIGURE).is_file():
-        print(f"figure: {folder / comparison.FIGURE}")
+    if figure.is_file():
+        print(f"figure: {figure}")
     for line in grouped(health):
         typer.echo(f"warning: {line}", err=True)
 

@@ -35,9 +35,14 @@ def plot_command(
         list[Path],
         typer.Argument(metavar="DIR...", help="Run folders, finished or not; or a comparison's.", parser=a_path),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help=f"Figure: {FORMAT_HELP}.", parser=a_path)] = Path(
-        "accuracy.png"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Figure: {FORMAT_HELP}; the name of the score, such as accuracy.png, if left out.",
+            parser=a_path,
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
     importance: Annotated[
         bool,
@@ -58,8 +63,9 @@ def plot_command(
 
     Example: `spfl plot runs/first --out accuracy.pdf --style ieee --labels sp_fl="SP-FL"`
     """
-    from spfl.figures.curves import ALONG, accuracy_figure, importance_figure
+    from spfl.figures.curves import ALONG, importance_figure, score_figure
     from spfl.figures.saving import save_figure
+    from spfl.figures.scores import common, figure_name
     from spfl.runs.results import read_curves, read_importance, run_folders
 
     if along not in ALONG:
@@ -71,12 +77,13 @@ def plot_command(
     if importance:
         found = read_importance(runs)
         look.check([one.label for one in found])
-        figure = importance_figure(found, title, look)
+        figure, name = importance_figure(found, title, look), "importance.png"
     else:
         curves = read_curves(runs, along)
         look.check([curve.label for curve in curves])
-        figure = accuracy_figure(curves, title, look, along)
-    print(save_figure(figure, out, look))
+        figure = score_figure(curves, title, look, along)
+        name = figure_name(common(curve.metric for curve in curves))
+    print(save_figure(figure, out or Path(name), look))
 
 
 def figures_command(

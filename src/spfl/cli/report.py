@@ -40,7 +40,7 @@ def watch_command(
     ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
 ) -> None:
-    """Watch runs in the terminal: accuracy, packets received, speed, time left. Ends when none is under way.
+    """Watch runs in the terminal: the score, packets received, speed, time left. Ends when none is under way.
 
     It waits for a run that has not begun. On a narrow terminal it leaves columns out.
 

@@ -79,12 +79,32 @@ class DataConfig(Section):
         description="Whose the data are: one data set that is dealt to the devices (partition), or each node's own, "
         "which stay there (node; docs/deploy.md).",
     )
-    shape: tuple[int, int, int] | None = Field(
-        None, description="Channels, height and width of every node's images (source = node)."
+    shape: tuple[int, ...] | None = Field(
+        None,
+        description="Shape of every node's inputs (source = node): channels, height and width of images, columns of a "
+        "table, once words have become columns, or length of a sequence.",
     )
-    classes: int | None = Field(None, ge=2, le=10**6, description="Number of classes (source = node).")
+    dtype: Literal["uint8", "float32", "int64"] | None = Field(
+        None,
+        description="Type of every node's inputs (source = node): uint8 (images), float32, or int64 (indices); when "
+        "absent uint8 for a shape of three numbers, int64 for task = next_token, else float32.",
+    )
+    vocabulary: int | None = Field(
+        None,
+        ge=2,
+        le=10**7,
+        description="Number of indices that inputs may be (source = node, dtype = int64); classes for next_token.",
+    )
+    classes: int | None = Field(
+        None,
+        ge=1,
+        le=10**6,
+        description="Number of classes, of targets (regression) or of tokens (next_token) (source = node).",
+    )
     class_names: tuple[str, ...] | None = Field(
-        None, description="Names of nodes' class folders, in the order of the labels; 0, 1, ... when absent."
+        None,
+        description="Names of nodes' class folders or words of their labels, or the characters of their texts, in the "
+        "order of the labels; 0, 1, ... when absent.",
     )
     mean: tuple[float, ...] | None = Field(
         None,
@@ -148,7 +168,7 @@ class DataConfig(Section):
     def _source_fits(self) -> DataConfig:
         if self.source == "node":
             return self._node_data_told()
-        for key in ("shape", "classes", "class_names"):
+        for key in ("shape", "dtype", "vocabulary", "classes", "class_names"):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} has an effect with source = node only, got {getattr(self, key)}")
         if self.split is not None and not 1 <= len(set(self.split)) == len(self.split) <= 2:
@@ -174,26 +194,56 @@ class DataConfig(Section):
         keys = {key: getattr(self, key) for key in READING}
         return DataConfig(**keys, **({"partition": "files"} if self.partition == "files" else {}))
 
+    @property
+    def input_type(self) -> str:
+        """The type of nodes' inputs: as told, else by their shape and the task."""
+        if self.dtype is not None:
+            return self.dtype
+        if self.task == "next_token":
+            return "int64"
+        return "uint8" if len(self.shape or ()) == 3 else "float32"
+
     def _node_data_told(self) -> DataConfig:
         if self.shape is None or self.classes is None:
-            raise ValueError("source = node needs shape (channels, height, width) and classes")
-        if min(self.shape) < 1:
-            raise ValueError(f"shape must be three numbers >= 1, got {list(self.shape)}")
+            raise ValueError("source = node needs shape (such as channels, height, width) and classes")
+        if min(self.shape, default=0) < 1:
+            raise ValueError(f"shape must be numbers >= 1, got {list(self.shape)}")
         if self.class_names is not None and len(set(self.class_names)) != self.classes:
             raise ValueError(f"class_names must be {self.classes} different names, got {list(self.class_names)}")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std must be given together")
-        for key, values, least in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
-            if values is not None and (len(values) != self.shape[0] or not all(least <= v <= 255 for v in values)):
-                raise ValueError(f"{key} must be {self.shape[0]} numbers in {least:g}..255, got {list(values)}")
+        self._check_node_task(self.task or "classification")
+        self._check_node_moments()
         if self.pool > 1:
             raise ValueError(f"pool must be 1 with source = node, got {self.pool}")
-        if self.normalise != "moments":
-            raise ValueError(f"normalise must be absent with source = node, got {self.normalise}; set mean and std")
-        if self.task not in (None, "classification"):
-            raise ValueError(f"task must be classification with source = node, got {self.task}")
         default = type(self).model_fields
-        for key in ("config", "split", "input_columns", "client_column"):
+        for key in ("config", "split", "client_column", "test_fraction"):
             if getattr(self, key) != default[key].default:
                 raise ValueError(f"{key} has an effect with source = partition only, got {getattr(self, key)!r}")
         return self
+
+    def _check_node_task(self, task: TaskName) -> None:
+        kind, classes = self.input_type, self.classes or 0
+        if task == "classification" and classes < 2:
+            raise ValueError(f"classes must be at least 2 with task = classification, got {classes}")
+        if task in ("regression", "multi_label") and self.class_names is not None:
+            raise ValueError(f"class_names must be absent with task = {task}, got {list(self.class_names)}")
+        if kind == "uint8" and len(self.shape or ()) != 3:
+            raise ValueError(f"shape must be three numbers with dtype = uint8, got {list(self.shape or ())}")
+        if task == "next_token" and kind != "int64":
+            raise ValueError(f"dtype must be int64 with task = next_token, got {kind}")
+        needed = kind == "int64" and task != "next_token"
+        if needed != (self.vocabulary is not None):
+            rule = "given with dtype = int64" if needed else "absent but for dtype = int64, and with task = next_token"
+            raise ValueError(f"vocabulary must be {rule}, got {self.vocabulary}")
+
+    def _check_node_moments(self) -> None:
+        self._check_moments()
+        if self.mean is None or self.std is None:
+            return
+        if self.input_type == "int64":
+            raise ValueError(f"mean and std must be absent where inputs are indices, got {list(self.mean)}")
+        least, most = ((0.0, 1e-6), 255.0) if self.input_type == "uint8" else ((-1e300, 1e-300), 1e300)
+        for key, values, low in (("mean", self.mean, least[0]), ("std", self.std, least[1])):
+            if len(values) != (self.shape or (0,))[0] or not all(low <= v <= most for v in values):
+                raise ValueError(
+                    f"{key} must be {(self.shape or (0,))[0]} numbers in {low:g}..{most:g}, got {list(values)}"
+                )

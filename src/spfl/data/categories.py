@@ -70,6 +70,8 @@ def known_words(name: str, train: Sequence[Words], rows: Indices, data: DataConf
         if strange := sorted(used - set(agreed)):
             raise DataError(f"{train[0].file}: column {name} has {strange[0]!r}, which data.categories do not list")
         return agreed
+    if data.source == "node":
+        raise DataError(f"{train[0].file}: column {name} holds words, which nodes agree upon by data.categories")
     if data.encode == "one_hot" and len(used) > MOST_WORDS:
         raise DataError(
             f"{train[0].file}: column {name} has {len(used)} words, at most {MOST_WORDS} become a column each; leave "

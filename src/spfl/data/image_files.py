@@ -79,16 +79,6 @@ class _Decoded(NamedTuple):
 Form = tuple[str, tuple[int, int]]  # Pillow's mode and (width, height)
 
 
-def join(tables: Sequence[_Decoded], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images uint8 (n, channels, height, width) and labels (n,) of all tables; words by their sorted order."""
-    told = [table.told for table in tables]
-    if all(part.labels.dtype.kind == "i" for part in told):
-        labels = torch.from_numpy(np.concatenate([part.labels for part in told]))
-    else:
-        raise DataError(f"{told[0].file}: labels of a node must be integers, 0 to {classes - 1}, got words")
-    return torch.cat([table.images for table in tables]), labels
-
-
 def read_split(files: Sequence[Path], form: Form | None, data: DataConfig) -> tuple[list[_Decoded], Form]:
     """The tables of a split, and the form of its images, which must be `form` if that is given. Raises DataError."""
     if _is_idx(files[0]):

@@ -1,13 +1,13 @@
 """Data that stay at the nodes: what a node brings, and what the server knows of them.
 
-A node says how many samples it has and, where no normalisation is configured, three sums of grey levels a channel.
+A node says how many samples it has and, where no normalisation is configured, three sums of grey levels a channel, or
+number, mean and squared deviations of each column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +17,11 @@ from spfl.arrays import Indices
 from spfl.config.data import DataConfig
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, Moments, grey_sums, moments_of
-from spfl.data.image_files import decode_image, join, read_split
-from spfl.data.sources import idx_pair, of_split
-from spfl.errors import ConfigError, DataError, reason
-from spfl.imports import import_source
+from spfl.data.node_files import Pair, load_own, times
+from spfl.errors import DataError
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
-IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-TRIED = 4  # images of a trial
-Pair = tuple[torch.Tensor, torch.Tensor]  # images uint8 (n, channels, height, width), labels int64 (n,)
+TRIED = 4  # samples of a trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +33,13 @@ class NodeData(Dataset):
     """
 
     samples: Mapping[int, int] | int = field(kw_only=True)
-    moments: list[Moments] = field(kw_only=True)  # one, once it is known
+    moments: list[Moments] = field(kw_only=True)  # one, once it is known; of no channels where there is none
+    indices: int = field(kw_only=True, default=0)  # what the vocabulary is by the configuration
+
+    @property
+    def vocabulary(self) -> int:
+        """Indices that all nodes have agreed upon, not those that this one has."""
+        return self.indices
 
     @property
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,167 +77,181 @@ class GreySums(NamedTuple):
         pixels, total, square = (tuple(sums.tolist()) for sums in grey_sums(images))
         return cls(pixels, total, square)
 
+    @property
+    def possible(self) -> bool:
+        """Levels are 0 to 255, and a square sum is at least that of equal levels."""
+        return all(
+            0 <= total <= 255 * pixels and total * total <= square * pixels <= 255 * total * pixels
+            for pixels, total, square in zip(*self, strict=True)
+        )
 
-def federated_moments(parts: Sequence[GreySums]) -> Moments:
-    """Mean and standard deviation of all nodes' images together: those of one data set that holds them all."""
-    sums = [torch.tensor([sum(channel) for channel in zip(*rows, strict=True)]) for rows in zip(*parts, strict=True)]
-    mean, std = moments_of(*sums)
-    return tuple(mean.tolist()), tuple(std.tolist())
+
+class ColumnSums(NamedTuple):
+    """Number of values, mean and sum of squared deviations from it, of each column or channel of real numbers."""
+
+    values: tuple[int, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def of(cls, inputs: torch.Tensor) -> ColumnSums:
+        """Those of inputs (n, columns, ...)."""
+        columns = inputs.transpose(0, 1).flatten(1).numpy().astype(np.float64)
+        mean = columns.mean(1)
+        deviation = np.square(columns - mean[:, None]).sum(1)
+        return cls((columns.shape[1],) * len(columns), tuple(mean.tolist()), tuple(deviation.tolist()))
+
+    @property
+    def possible(self) -> bool:
+        """Finite means and squares."""
+        return bool(np.isfinite([*self.mean, *self.deviation]).all()) and min(self.deviation, default=0.0) >= 0
+
+
+Sums = GreySums | ColumnSums
+
+
+def sums_of(data: NodeData) -> Sums | None:
+    """What a node tells for the normalisation of all nodes' inputs together; None where it is known."""
+    if data.moments:
+        return None
+    return (GreySums if data.train_inputs.dtype == torch.uint8 else ColumnSums).of(data.train_inputs)
+
+
+def check_sums(data: DataConfig, sums: Sums | None) -> None:
+    """Raises DataError unless a node tells what the run needs of it, for each channel."""
+    if fixed_moments(data):
+        return
+    wanted = GreySums if data.input_type == "uint8" else ColumnSums
+    channels = (data.shape or (0,))[0]
+    if not isinstance(sums, wanted) or {len(part) for part in sums} != {channels}:
+        raise DataError(f"it must tell the sums of {channels} channels, by which inputs are normalised")
+
+
+def federated_moments(parts: Sequence[Sums]) -> Moments:
+    """Mean and standard deviation of all nodes' inputs together: those of one data set that holds them all.
+
+    Exactly so of grey levels; of real numbers up to rounding (Chan, Golub and LeVeque 1983).
+    """
+    grey = [part for part in parts if isinstance(part, GreySums)]
+    if len(grey) == len(parts):
+        sums = [torch.tensor([sum(channel) for channel in zip(*rows, strict=True)]) for rows in zip(*grey, strict=True)]
+        mean, std = moments_of(*sums)
+        return tuple(mean.tolist()), tuple(std.tolist())
+    values, means, deviations = (np.array(rows, np.float64) for rows in zip(*parts, strict=True))
+    middle = (values * means).sum(0) / values.sum(0)
+    spread = (deviations + values * np.square(means - middle)).sum(0) / values.sum(0)
+    return tuple(middle.tolist()), tuple(np.sqrt(spread).tolist())
 
 
 def fixed_moments(data: DataConfig) -> list[Moments]:
     """The configured normalisation; none when it is to be found from the nodes."""
+    if data.normalise == "none" or data.input_type == "int64":
+        return [((), ())]
     return [] if data.mean is None or data.std is None else [(data.mean, data.std)]
 
 
 def server_data(config: Config, test: Pair | None) -> NodeData:
-    """What the server has: no training image, and a test set if there is one. Raises DataError."""
+    """What the server has: no training sample, and a test set if there is one. Raises DataError."""
     data = config.data
-    assert data.shape is not None
-    assert data.classes is not None
-    none = torch.zeros((0, *data.shape), dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
     if test is not None:
         check_fits(data, *test, "the server's test set")
-    test = test or none
-    return NodeData("nodes", *none, *test, data.classes, samples=dict[int, int](), moments=fixed_moments(data))
+    none = _none(data)
+    return _as_told(data, "nodes", none, test or none, dict[int, int]())
 
 
 def node_data(config: Config, source: str) -> NodeData:
     """What a node brings: a folder, or `module:function`. Raises DataError where it does not fit the configuration.
 
-    A folder holds train-*.parquet, MNIST's IDX files, or a folder of images for each class, the last two levels of
-    train/CLASS/IMAGE or CLASS/IMAGE; a test part is optional. The function takes nothing and returns a `Dataset`, or
-    (images, labels) of the training part and, if there is one, of the test part.
+    A folder holds train-*.parquet, MNIST's IDX files, tables, texts, or a folder of images for each class, the last two
+    levels of train/CLASS/IMAGE or CLASS/IMAGE; a test part is optional. The function takes nothing and returns a
+    `Dataset`, or (inputs, labels) of the training part and, if there is one, of the test part.
     """
     data = config.data
-    assert data.classes is not None
     train, test = load_own(data, source)
     check_fits(data, *train, f"data {source}")
     if test is not None:
         check_fits(data, *test, f"test data {source}")
     if data.validation_fraction > 0:
-        whole = Dataset("own", *train, *train, data.classes)
+        whole = Dataset("own", *train, *train, data.classes or 0)
         rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
         held = whole.split_validation(data.validation_fraction, rng)
         train, test = (held.train_inputs, held.train_labels), (held.test_inputs, held.test_labels)
-    test = test or (train[0][:0], train[1][:0])
-    return NodeData("own", *train, *test, data.classes, samples=len(train[1]), moments=fixed_moments(data))
+    return _as_told(data, "own", train, test or (train[0][:0], train[1][:0]), len(train[1]))
+
+
+def _as_told(data: DataConfig, name: str, train: Pair, test: Pair, samples: Mapping[int, int] | int) -> NodeData:
+    task, classes = data.task or "classification", data.classes or 0
+    indices = classes if task == "next_token" else data.vocabulary or 0
+    return NodeData(
+        name, *train, *test, classes, task, None, data.normalise,
+        samples=samples, moments=fixed_moments(data), indices=indices,
+    )  # fmt: skip
+
+
+def _none(data: DataConfig) -> Pair:
+    """No samples, in the run's form."""
+    shape = data.shape or ()
+    labels = {"classification": (), "next_token": shape}.get(data.task or "classification", (data.classes or 0,))
+    kind = torch.float32 if data.task in ("regression", "multi_label") else torch.int64
+    return torch.zeros((0, *shape), dtype=getattr(torch, data.input_type)), torch.zeros((0, *labels), dtype=kind)
 
 
 def trial_data(data: NodeData) -> Dataset:
-    """A few made images in the form that all nodes agree upon, on which any party may try a network."""
-    rng = server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
-    images = torch.from_numpy(rng.integers(0, 256, (TRIED, *data.shape), dtype=np.uint8))
+    """A few made samples in the form that all nodes agree upon, on which any party may try a network."""
+    rng, size = server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT), (TRIED, *data.shape)
+    if data.train_inputs.dtype == torch.uint8:
+        inputs = torch.from_numpy(rng.integers(0, 256, size, dtype=np.uint8))
+    elif data.has_indices:
+        inputs = torch.from_numpy(rng.integers(0, data.vocabulary, size))
+    else:
+        inputs = torch.from_numpy(rng.normal(size=size).astype(np.float32))
     labels = torch.arange(TRIED) % data.classes
-    return Dataset("trial", images, labels, images, labels, data.classes)
+    if data.task == "next_token":
+        labels = torch.from_numpy(rng.integers(0, data.classes, size))
+    elif data.task != "classification":
+        labels = torch.from_numpy(rng.integers(0, 2, (TRIED, data.classes)).astype(np.float32))
+    return Dataset("trial", inputs, labels, inputs, labels, data.classes, data.task)
 
 
-def check_fits(data: DataConfig, images: torch.Tensor, labels: torch.Tensor, whose: str) -> None:
-    """Raises DataError unless images and labels are what the configuration says."""
+def check_fits(data: DataConfig, inputs: torch.Tensor, labels: torch.Tensor, whose: str) -> None:
+    """Raises DataError unless inputs and labels are what the configuration says."""
     if not len(labels):
-        raise DataError(f"{whose} must hold at least one image, got none")
-    shape, wanted = tuple(images.shape[1:]), data.shape
+        raise DataError(f"{whose} must hold at least one sample, got none")
+    shape, wanted = tuple(inputs.shape[1:]), data.shape or ()
+    noun = "images" if data.input_type == "uint8" else "inputs"
     if shape != wanted:
-        raise DataError(f"{whose} has images of {_times(shape)}, the run's are {_times(wanted or ())} (data.shape)")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= (data.classes or 0):
-        wrong = low if low < 0 else high
-        raise DataError(f"{whose} has label {wrong}, the run's are 0 to {(data.classes or 0) - 1} (data.classes)")
+        raise DataError(f"{whose} has {noun} of {times(shape)}, the run's are {times(wanted)} (data.shape)")
+    if inputs.dtype != getattr(torch, data.input_type):
+        found = str(inputs.dtype).removeprefix("torch.")
+        raise DataError(f"{whose} has {noun} of {found}, the run's are {data.input_type} (data.dtype)")
+    if inputs.dtype == torch.float32 and not bool(inputs.isfinite().all()):
+        raise DataError(f"{whose} must have finite numbers as inputs, got {inputs[~inputs.isfinite()][0].item()}")
+    if data.input_type == "int64":
+        most = data.vocabulary or data.classes or 0
+        key = "data.vocabulary" if data.vocabulary else "data.classes"
+        _check_range(whose, "index", inputs, most, key)
+    _check_labels(data, inputs, labels, whose)
 
 
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-# --- reading -------------------------------------------------------------------------------------------------
-
-
-def load_own(data: DataConfig, source: str) -> tuple[Pair, Pair | None]:
-    """The training part and the test part, if any. Raises DataError."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return _read_folder(data, folder)
-    if ":" not in source:
-        raise DataError(f"node data must be a folder or module:function, got {source!r}, which is no folder")
-    return _call(source)
-
-
-def _call(source: str) -> tuple[Pair, Pair | None]:
-    try:
-        made = import_source(source)[1]()
-    except ConfigError as error:
-        raise DataError(f"node data: {error}") from error
-    except Exception as error:  # whatever a caller's own code raises
-        raise DataError(f"node data {source}: {type(error).__name__}: {reason(error)}") from error
-    if isinstance(made, Dataset):
-        test = (made.test_inputs, made.test_labels) if len(made.test_labels) else None
-        return (made.train_inputs, made.train_labels), test
-    try:
-        pairs = [made] if len(made) == 2 and not isinstance(made[0], tuple) else list(made)
-        train, *rest = [_pair(source, *pair) for pair in pairs]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"node data {source} must return (images, labels), got {type(made).__name__}") from error
-    return train, rest[0] if rest else None
-
-
-def _pair(source: str, images: Any, labels: Any) -> Pair:
-    pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
-    if pixels.dtype != torch.uint8 or pixels.ndim not in (3, 4) or pixels.shape[0] != classes.numel():
-        shape = tuple(pixels.shape)
+def _check_labels(data: DataConfig, inputs: torch.Tensor, labels: torch.Tensor, whose: str) -> None:
+    classes, task = data.classes or 0, data.task or "classification"
+    shape = {"classification": (), "next_token": tuple(inputs.shape[1:])}.get(task, (classes,))
+    if tuple(labels.shape[1:]) != shape or len(labels) != len(inputs):
         raise DataError(
-            f"node data {source}: images must be uint8 (n, [channels,] height, width), got {pixels.dtype} {shape}"
+            f"{whose} has labels {tuple(labels.shape)} for {len(inputs)} inputs, the run's are {(len(inputs), *shape)} "
+            f"(data.task = {task}, data.classes = {classes})"
         )
-    if classes.is_floating_point():
-        raise DataError(f"node data {source}: labels must be integers, got {classes.dtype}")
-    return (pixels if pixels.ndim == 4 else pixels.unsqueeze(1)).contiguous(), classes.reshape(-1).long()
+    if labels.is_floating_point() != (task in ("regression", "multi_label")):
+        raise DataError(f"{whose} has labels of {labels.dtype}, which data.task = {task} does not have")
+    if task in ("classification", "next_token"):
+        _check_range(whose, "label", labels, classes, "data.classes")
+    elif not bool(labels.isfinite().all()):
+        raise DataError(f"{whose} must have finite labels")
+    elif task == "multi_label" and (wrong := labels[(labels != 0) & (labels != 1)]).numel():
+        raise DataError(f"{whose} has label {wrong[0].item():g}, those of data.task = multi_label are 0 and 1")
 
 
-def _read_folder(data: DataConfig, folder: Path) -> tuple[Pair, Pair | None]:
-    files = sorted(folder.glob("*.parquet"))
-    train = of_split(files, "train") or idx_pair(folder, "train")
-    if not train:
-        return _read_class_folders(data, folder)
-    test = of_split(files, "test") or of_split(files, "validation") or idx_pair(folder, "t10k")
-    tables, form = read_split(train, None, data)
-    classes = data.classes or 0
-    return join(tables, classes), join(read_split(test, form, data)[0], classes) if test else None
-
-
-def _read_class_folders(data: DataConfig, folder: Path) -> tuple[Pair, Pair | None]:
-    root = folder / "train" if (folder / "train").is_dir() else folder
-    train = _read_classes(data, root)
-    if train is None:
-        raise DataError(f"{folder} must hold train-*.parquet, MNIST's IDX files, or a folder of images for each class")
-    return train, _read_classes(data, folder / "test")
-
-
-def _read_classes(data: DataConfig, root: Path) -> Pair | None:
-    """The images below root/CLASS, by class and name; None when there are none."""
-    images, labels, first = [], [], None
-    for label, folder in _class_folders(data, root):
-        for file in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_NAMES):
-            pixels, form = decode_image(file, 0, {"bytes": None, "path": str(file.resolve())})
-            first = first or (file, form)
-            if form != first[1]:
-                raise DataError(
-                    f"{file} is {form[0]} {_times(form[1])}, {first[0]} is {first[1][0]} {_times(first[1][1])}"
-                )
-            images.append(torch.from_numpy(pixels.copy()))
-            labels.append(label)
-    if not images:
-        return None
-    stacked = torch.stack(images)
-    stacked = stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)
-    return stacked.contiguous(), torch.tensor(labels)
-
-
-def _class_folders(data: DataConfig, root: Path) -> list[tuple[int, Path]]:
-    names = {str(name): label for label, name in enumerate(data.class_names or range(data.classes or 0))}
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name != "test") if root.is_dir() else []
-    unknown = [path.name for path in folders if path.name not in names]
-    if unknown:
-        known = ", ".join(names)
-        raise DataError(
-            f"{root}: class folder {unknown[0]!r} is none of the run's classes ({known}); see data.class_names"
-        )
-    return [(names[path.name], path) for path in folders]
+def _check_range(whose: str, what: str, values: torch.Tensor, most: int, key: str) -> None:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= most:
+        raise DataError(f"{whose} has {what} {low if low < 0 else high}, the run's are 0 to {most - 1} ({key})")

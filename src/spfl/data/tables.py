@@ -50,7 +50,7 @@ def read_rows(source: Source, data: DataConfig) -> TableRows:
     read = [[_inputs(file, table, columns, words, data) for file, table in part] for part in tables]
     if words:
         samples = sum(table.num_rows for _, table in train)
-        kept = np.arange(samples) if test else training_rows(samples, data.test_fraction)
+        kept = np.arange(samples) if test or data.source == "node" else training_rows(samples, data.test_fraction)
         read = _encode(columns, read, kept, data)
     _check_widths(read[0] + read[1], [file for file, _ in train + test])
     inputs = torch.from_numpy(np.concatenate(read[0]))

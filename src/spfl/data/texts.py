@@ -21,14 +21,31 @@ def read_texts(source: Source, data: DataConfig) -> Dataset:
     if data.task != "next_token":
         raise DataError(f"{source.train[0]}: text is for data.task = next_token, got {data.task or 'classification'}")
     train, test = ([_read(file) for file in files] for files in (source.train, source.test))
-    characters = sorted(set().union(*train, *test))
-    cut = [[windows(text, characters, data.sequence_length) for text in texts] for texts in (train, test)]
-    for file, part in zip((*source.train, *source.test), (*cut[0], *cut[1]), strict=True):
-        if not len(part):
-            raise DataError(f"{file}: needs data.sequence_length + 1 = {data.sequence_length + 1} characters or more")
+    cut = _cut(source, data, (train, test), sorted(set().union(*train, *test)))
     told = [Part(file, np.zeros(len(part))) for file, part in zip(source.train, cut[0], strict=True)]
     shown = torch.cat(cut[1]) if cut[1] else cut[0][0][:0]
     return sequences(source.name, torch.cat(cut[0]), shown, number_clients(told, data.partition == "files"))
+
+
+def read_characters(source: Source, data: DataConfig, known: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pieces (n, length + 1) of both parts, in characters that all nodes have agreed upon. Raises DataError."""
+    train, test = ([_read(file) for file in files] for files in (source.train, source.test))
+    for file, text in zip((*source.train, *source.test), (*train, *test), strict=True):
+        if strange := sorted(set(text) - set(known)):
+            raise DataError(f"{file}: character {strange[0]!r} is none of data.class_names, the characters of the run")
+    cut = _cut(source, data, (train, test), known)
+    return torch.cat(cut[0]), torch.cat(cut[1]) if cut[1] else cut[0][0][:0]
+
+
+def _cut(
+    source: Source, data: DataConfig, texts: Sequence[Sequence[str]], characters: Sequence[str]
+) -> list[list[torch.Tensor]]:
+    """The pieces of each text of both parts. Raises DataError for a text that is too short."""
+    cut = [[windows(text, characters, data.sequence_length) for text in part] for part in texts]
+    for file, part in zip((*source.train, *source.test), (*cut[0], *cut[1]), strict=True):
+        if not len(part):
+            raise DataError(f"{file}: needs data.sequence_length + 1 = {data.sequence_length + 1} characters or more")
+    return cut
 
 
 def windows(text: str, characters: Sequence[str], length: int) -> torch.Tensor:

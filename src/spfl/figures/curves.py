@@ -64,7 +64,7 @@ class Importance:
     moduli: NDArray[np.float64]
 
 
-def accuracy_figure(
+def score_figure(
     curves: Sequence[ScoreCurve], title: str = "", style: FigureStyle = SCREEN, along: str = "round"
 ) -> Figure:
     """Test score against rounds, or what was spent: the mean over seeds, in a band that shows how far to trust it."""

@@ -80,7 +80,7 @@ def add_line(
     figure.add_scatter(x=x, y=y, name=label, legendgroup=label, mode="lines+markers", line=line, marker=marks, **more)
 
 
-def accuracy_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
+def score_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
     """Scores against rounds, payload, time or energy, and what the bands show."""
     kind, metric = band_kind(len(curve.score) for curve in curves), common(curve.metric for curve in curves)
     scale_y, sign = factor(metric), unit(metric)

@@ -34,7 +34,7 @@ def save_figure(figure: Figure, path: Path, style: FigureStyle = SCREEN) -> Path
     """
     try:
         if path.is_dir():
-            raise RunFolderError(f"figure {path} is a folder; name a file in it, such as {path / 'accuracy.png'}")
+            raise RunFolderError(f"figure {path} is a folder; name a file in it, such as {path / 'figure.png'}")
         path = path if path.suffix else path.with_name(f"{path.name}.png")
         drawn = _drawn(figure, path, style)
         path.parent.mkdir(parents=True, exist_ok=True)

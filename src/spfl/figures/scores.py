@@ -54,6 +54,11 @@ def axis_label(metric: str, part: str = "Test") -> str:
     return f"{part} {metric} (%)" if metric in SHARES else f"{part} {metric}"
 
 
+def figure_name(metric: str) -> str:
+    """The file of the curves of a score, where nobody names one."""
+    return f"{metric}.png"
+
+
 def common(metrics: Iterable[str]) -> str:
     """The one metric of several runs; score, where they have different ones."""
     found = set(metrics)

@@ -20,9 +20,10 @@ from flwr.supercore import log
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, Moments
-from spfl.data.node_data import GreySums, NodeData, node_data
+from spfl.data.node_data import NodeData, node_data, sums_of
 from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, PacketError, SpflError
+from spfl.figures.scores import shown
 from spfl.fleet.threads import ThreadFleet
 from spfl.flower import datagrams, protocol
 from spfl.flower.own import load_own_parts
@@ -111,11 +112,9 @@ def _hello(context: Context) -> protocol.Hello:
     hello, data = protocol.Hello(partition, partitions, identity, versions), site.world.dataset
     if not isinstance(data, NodeData):
         return hello
-    sums = None if data.moments else GreySums.of(data.train_inputs)
-    log(INFO, "own data: %s training images, %s test images", len(data.train_labels), len(data.test_labels))
-    return protocol.Hello(
-        partition, partitions, identity, versions, len(data.train_labels), len(data.test_labels), sums
-    )
+    samples, test_samples = len(data.train_labels), len(data.test_labels)
+    log(INFO, "own data: %s training samples, %s test samples", samples, test_samples)
+    return protocol.Hello(partition, partitions, identity, versions, samples, test_samples, sums_of(data))
 
 
 @app.train()
@@ -187,11 +186,11 @@ def _send(kept: RecordDict, order: datagrams.SendOrder, round_: int, devices: tu
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """The score of the server's weights on the node's own test images, and their number."""
+    """The score of the server's weights on the node's own test samples, and their number."""
     config = read_run_config(context.run_config)
     site = site_of(context, protocol.read_moments(message.content, config.data))
     weights = protocol.read_evaluation(message.content, site.world)
-    loss, accuracy = site.fleet.evaluate(weights)
-    count = len(site.world.dataset.test_labels)
-    log(INFO, "own test accuracy %.2f %% on %s images", 100 * accuracy, count)
-    return Message(protocol.score_content(loss, accuracy, count), reply_to=message)
+    loss, score = site.fleet.evaluate(weights)
+    metric, count = site.world.task.metric, len(site.world.dataset.test_labels)
+    log(INFO, "own test %s %s on %s samples", metric, shown(metric, score, 2), count)
+    return Message(protocol.score_content(loss, score, count), reply_to=message)

@@ -18,12 +18,10 @@ from prometheus_client.registry import Collector
 from spfl.errors import FlowerError, reason
 from spfl.flower.gateway import split_address
 from spfl.runs.jsons import Json
+from spfl.runs.metrics import metric_of
 
 GAUGES = {
     "round": "last round that is complete",
-    "test_accuracy": "accuracy on the test set after the last evaluation",
-    "test_f1": "F1 on the test set after the last evaluation",
-    "test_r2": "R^2 on the test set after the last evaluation",
     "loss": "mean training loss of the cohort",
     "signs_received": "sign packets received in the round",
     "moduli_received": "modulus packets received in the round",
@@ -33,8 +31,9 @@ GAUGES = {
 
 def _registry(values: Json) -> CollectorRegistry:
     """The metrics of a round that ends now."""
-    registry = CollectorRegistry()
-    for name, text in GAUGES.items():
+    registry, score = CollectorRegistry(), f"test_{metric_of(values)}"
+    told = {score: f"{score} after the last evaluation"} if score.isascii() else {}  # as all names of Prometheus
+    for name, text in (GAUGES | told).items():
         value = values.get(name)
         if value is not None:
             Gauge(f"spfl_{name}", text, registry=registry).set(value)

@@ -22,8 +22,9 @@ from spfl.arrays import State, Vector
 from spfl.compensation import VECTOR, last_key, residual_key
 from spfl.config.data import DataConfig
 from spfl.data.dataset import Moments
-from spfl.data.node_data import GreySums
+from spfl.data.node_data import ColumnSums, GreySums, Sums, fixed_moments
 from spfl.errors import PacketError, printable
+from spfl.figures.scores import SHARES as SHARES_OF_ONE
 from spfl.flat_model import STATISTICS
 from spfl.learning.local import SHARED, kept_key
 from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
@@ -86,10 +87,12 @@ def read_moments(content: RecordDict, config: DataConfig) -> Moments | None:
     """The normalisation of own data that the server tells; None where it is not needed. Raises PacketError."""
     if config.source == "partition":
         return None
-    note, channels = _record(content, "moments", ConfigRecord), (config.shape or (0,))[0]
+    note = _record(content, "moments", ConfigRecord)
+    channels = 0 if fixed_moments(config) == [((), ())] else (config.shape or (0,))[0]
     mean, std = (tuple(_value(note, name, list)) for name in ("mean", "std"))
-    if not all(len(v) == channels and all(type(x) is float and 0 <= x <= 255 for x in v) for v in (mean, std)):
-        raise PacketError(f"moments must be {channels} numbers in 0..255, got {mean} and {std}")
+    low, most = (0.0, 255.0) if config.input_type == "uint8" else (-math.inf, math.inf)
+    if not all(len(v) == channels and all(type(x) is float and low <= x <= most for x in v) for v in (mean, std)):
+        raise PacketError(f"moments must be {channels} numbers in {low:g}..{most:g}, got {mean} and {std}")
     return mean, std
 
 
@@ -139,7 +142,8 @@ class Identity:
 def identity_of(world: World, code: str = "") -> Identity:
     """What a party takes the experiment to be; `code` is a digest of modules that it was brought."""
     if world.config.data.source == "node":
-        data = f"own, {' x '.join(map(str, world.dataset.shape))}, {world.dataset.classes} classes"
+        told, form = world.config.data, " x ".join(map(str, world.dataset.shape))
+        data = f"own, {form} of {told.input_type}, {world.dataset.task}, {world.dataset.classes} classes"
     else:
         data = "{name} of CRC {crc32}".format(**fingerprint(world.dataset))
     return Identity(world.layout.digest.hex(), data, code)
@@ -152,8 +156,8 @@ NOT_TOLD = -1  # a partition that is left to the server
 class Hello:
     """What a node says of itself: its partition, the experiment it takes part in, and of own data how many it has.
 
-    `versions` is of the software: other versions may round otherwise. `sums` are of grey levels, where the run needs
-    them for its normalisation; nothing else of own data is told.
+    `versions` is of the software: other versions may round otherwise. `sums` are of grey levels or columns, where the
+    run needs them for its normalisation; nothing else of own data is told.
     """
 
     partition: int
@@ -162,7 +166,7 @@ class Hello:
     versions: str
     samples: int = 0
     test_samples: int = 0
-    sums: GreySums | None = None
+    sums: Sums | None = None
 
 
 def hello_content(hello: Hello) -> RecordDict:
@@ -199,16 +203,19 @@ def read_hello(content: RecordDict) -> Hello:
     return Hello(identity=identity, versions=brief(_value(note, "versions", str)), sums=told, **numbers)
 
 
-def _read_sums(note: ConfigRecord, samples: int) -> GreySums:
-    """Sums that images can have: levels are 0 to 255, and a square sum is at least that of equal levels."""
-    sums = GreySums(*(tuple(_integers(note, name)) for name in GreySums._fields))
-    rows = list(zip(*sums, strict=False))
-    possible = all(
-        pixels >= samples and 0 <= total <= 255 * pixels and total * total <= square * pixels <= 255 * total * pixels
-        for pixels, total, square in rows
-    )
-    if len({len(values) for values in sums}) != 1 or not rows or not possible:
-        raise PacketError("sums of grey levels are none that images have")
+def _read_sums(note: ConfigRecord, samples: int) -> Sums:
+    """Sums that inputs can have. Raises PacketError."""
+    sums: Sums
+    if "pixels" in note:
+        sums = GreySums(*(tuple(_integers(note, name)) for name in GreySums._fields))
+    else:
+        means, deviations = (tuple(_floats(note, name)) for name in ("mean", "deviation"))
+        sums = ColumnSums(tuple(_integers(note, "values")), means, deviations)
+    counts, *others = sums
+    even = {len(part) for part in others} == {len(counts)} and bool(counts)
+    if not even or min(counts) < samples or not sums.possible:
+        raise PacketError("sums of grey levels are none that images have" if "pixels" in note else
+                          "sums of columns are none that numbers have")  # fmt: skip
     return sums
 
 
@@ -222,19 +229,20 @@ def read_evaluation(content: RecordDict, world: World) -> Vector:
     return read_weights(_record(content, "weights", ArrayRecord), world.layout.size)
 
 
-def score_content(loss: float, accuracy: float, count: int) -> RecordDict:
+def score_content(loss: float, score: float, count: int) -> RecordDict:
     """A node's answer to `evaluate`."""
-    return RecordDict({"score": ConfigRecord({"loss": loss, "accuracy": accuracy, "count": count})})
+    return RecordDict({"score": ConfigRecord({"loss": loss, "score": score, "count": count})})
 
 
-def read_score(content: RecordDict, count: int) -> tuple[float, float, int]:
-    """Mean loss, accuracy and number of a node's test images. Raises PacketError for what none can be."""
+def read_score(content: RecordDict, count: int, metric: str) -> tuple[float, float, int]:
+    """Mean loss, score and number of a node's test samples. Raises PacketError for what none can be."""
     note = _record(content, "score", ConfigRecord)
-    loss, accuracy = _value(note, "loss", float), _value(note, "accuracy", float)
+    loss, score = _value(note, "loss", float), _value(note, "score", float)
     _expect("count", count, _value(note, "count", int))
-    if not (math.isfinite(loss) and loss >= 0 and 0 <= accuracy <= 1):
-        raise PacketError(f"loss must be finite and >= 0 and accuracy in [0, 1], got {loss} and {accuracy}")
-    return loss, accuracy, count
+    if not math.isfinite(loss) or not math.isfinite(score) or (metric in SHARES_OF_ONE and not 0 <= score <= 1):
+        rule = " in [0, 1]" if metric in SHARES_OF_ONE else ""
+        raise PacketError(f"loss and {metric} must be finite numbers{rule}, got {loss} and {score}")
+    return loss, score, count
 
 
 # --- the node answers ------------------------------------------------------------------------------------------
@@ -405,6 +413,13 @@ def _integers(note: Mapping[str, Any], name: str) -> list[int]:
     values = _value(note, name, list)
     if not all(type(value) is int for value in values):
         raise PacketError(f"'{name}' must be whole numbers")
+    return list(values)
+
+
+def _floats(note: Mapping[str, Any], name: str) -> list[float]:
+    values = _value(note, name, list)
+    if not all(type(value) is float for value in values):
+        raise PacketError(f"'{name}' must be numbers")
     return list(values)
 
 

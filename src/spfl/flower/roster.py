@@ -18,7 +18,9 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
-from spfl.errors import ConfigError, PacketError
+from spfl.config.data import DataConfig
+from spfl.data.node_data import check_sums
+from spfl.errors import ConfigError, DataError, PacketError
 from spfl.flower.protocol import NOT_TOLD, Hello, Identity, brief, read_hello
 
 POLL_S = 1.0
@@ -47,14 +49,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What nodes must agree upon with the server, and what they should; with own data, the number of devices.
+    """What nodes must agree upon with the server, and what they should; with own data, what those are to be.
 
     `owners` tells which node holds which device of own data, also of nodes that are away; it grows as nodes come.
     """
 
     identity: Identity
     versions: str
-    own_devices: int = 0
+    own: DataConfig | None = None
     owners: dict[int, int] = field(default_factory=dict)
 
 
@@ -93,12 +95,12 @@ class Roster:
                 continue  # failed: asked again at the next look, as long as it is there
             try:
                 hellos[node] = self._sound(node, read_hello(reply.content))
-            except (PacketError, ConfigError) as error:
+            except (PacketError, ConfigError, DataError) as error:
                 refused += self._refuse(node, brief(str(error)))
         for node, hello in hellos.items():  # when all votes are in
             try:
                 self._admit(node, hello)
-            except (PacketError, ConfigError) as error:
+            except (PacketError, ConfigError, DataError) as error:
                 refused += self._refuse(node, brief(str(error)))
         return refused + self._outvoted()
 
@@ -115,7 +117,7 @@ class Roster:
         """Leave out nodes that took part with another number of partitions than most tell; ask again who was right."""
         agreed = self._agreed()
         wrong = [node for node, place in self._places.items() if place.partitions != agreed]
-        if self._wanted.own_devices or not wrong:
+        if self._wanted.own is not None or not wrong:
             return []
         for node in wrong:
             del self._places[node]
@@ -135,12 +137,13 @@ class Roster:
     def _sound(self, node: int, hello: Hello) -> Hello:
         """The hello of a node that is of this run, whose vote counts. Raises PacketError and ConfigError."""
         self._check_identity(hello.identity)
-        if not self._wanted.own_devices:
+        if self._wanted.own is None:
             self._votes[node] = Place(hello.partition, hello.partitions).partitions
         return hello
 
     def _admit(self, node: int, hello: Hello) -> None:
-        place = self._own_place(node, hello) if self._wanted.own_devices else self._place(hello)
+        own = self._wanted.own
+        place = self._place(hello) if own is None else self._own_place(node, hello, own)
         if hello.versions != self._wanted.versions:
             log(WARNING, "node %s has %s, the server %s: bits may differ", node, hello.versions, self._wanted.versions)
         self._places = {other: known for other, known in self._places.items() if known != place}  # it was restarted
@@ -148,7 +151,7 @@ class Roster:
         self._reasons.pop(node, None)
         self.hellos[place.partition] = hello
         what = f"partition {place.partition} of {place.partitions}"
-        log(INFO, "node %s holds %s", node, f"device {place.partition}" if self._wanted.own_devices else what)
+        log(INFO, "node %s holds %s", node, what if own is None else f"device {place.partition}")
 
     def _check_identity(self, identity: Identity) -> None:
         wanted = self._wanted.identity
@@ -166,9 +169,9 @@ class Roster:
                 raise PacketError(f"partition-id {place.partition} is held by node {other}")
         return place
 
-    def _own_place(self, node: int, hello: Hello) -> Place:
+    def _own_place(self, node: int, hello: Hello, data: DataConfig) -> Place:
         """The device of a node with own data: what it had before, what it asks for, or the first that is free."""
-        owners, devices = self._wanted.owners, self._wanted.own_devices
+        owners, devices = self._wanted.owners, data.devices
         free = next((k for k in range(devices) if k not in owners.values()), devices)
         device = owners.get(node, free if hello.partition == NOT_TOLD else hello.partition)
         if device >= devices:
@@ -180,6 +183,7 @@ class Roster:
             raise PacketError(f"partition-id must be {device} as before, got {hello.partition}")
         if not hello.samples:
             raise PacketError("it has no samples")
+        check_sums(data, hello.sums)
         owners[node] = device
         return Place(device, devices)
 

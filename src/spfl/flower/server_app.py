@@ -13,7 +13,8 @@ from flwr.supercore import log
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
-from spfl.data.node_data import NodeData, load_own, server_data
+from spfl.data.node_data import NodeData, server_data
+from spfl.data.node_files import load_own
 from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, RunFolderError, reason
 from spfl.figures.scores import shown

@@ -63,7 +63,7 @@ class SpFl(Strategy):
     """SP-FL, or any other scheme of the configuration. `server` continues after a checkpoint.
 
     `evaluate` gives (loss, score) of weights (dim,) and statistics; it runs on the server. Without it the nodes
-    evaluate on test images of their own, and the mean is weighted by their numbers. After each round `record` is
+    evaluate on test samples of their own, and the mean is weighted by their numbers. After each round `record` is
     the `RoundRecord` and `server` the new state; `faults` lists all that went wrong.
     """
 
@@ -171,16 +171,16 @@ class SpFl(Strategy):
 
     def _wanted(self) -> Wanted:
         data = self.world.config.data
-        own = data.devices if data.source == "node" else 0
+        own = data if data.source == "node" else None
         versions = str(describe_environment()["versions"])
         return Wanted(protocol.identity_of(self.world, self.code), versions, own, self.owners)
 
     def _check_test_images(self, roster: Roster) -> None:
-        """Raises ConfigError when the nodes are to evaluate and none has test images."""
+        """Raises ConfigError when the nodes are to evaluate and none has test samples."""
         ask = self._evaluate == self._ask_scores
         if ask and roster.hellos and not any(hello.test_samples for hello in roster.hellos.values()):
             raise ConfigError(
-                "nobody has test images: give flower.test_data, test images at a node, or data.validation_fraction"
+                "nobody has test samples: give flower.test_data, a test part at a node, or data.validation_fraction"
             )
 
     def _learn(self, roster: Roster) -> None:
@@ -195,7 +195,7 @@ class SpFl(Strategy):
             if not sums:
                 raise ConfigError("data.mean and data.std must be given when no node is there to tell its sums")
             data.moments.append(federated_moments(sums))
-            log(INFO, "normalisation of all nodes' images: mean %s, std %s", *data.moments[0])
+            log(INFO, "normalisation of all nodes' inputs: mean %s, std %s", *data.moments[0])
 
     @property
     def _moments(self) -> Moments | None:
@@ -259,7 +259,7 @@ class SpFl(Strategy):
         return by_device(self._read(plan.round_, messages, replies, asked, read))
 
     def _ask_scores(self, weights: Vector, _: Vector | None = None) -> tuple[float, float]:
-        """The mean score of the nodes that are there, weighted by their test images; NaN when none has any."""
+        """The mean score of the nodes that are there, weighted by their test samples; NaN when none has any."""
         if self._grid is None or self._roster is None:  # cannot be: configure_train comes first
             return math.nan, math.nan
         round_, record = self.server.round_ + 1, protocol.weights_record(weights)
@@ -272,11 +272,11 @@ class SpFl(Strategy):
         asked: Shares = dict.fromkeys(counts, ())
 
         def read(content: RecordDict, node: int) -> Score:
-            return protocol.read_score(content, counts[node])
+            return protocol.read_score(content, counts[node], self.world.task.metric)
 
         scores = self._read(round_, messages, replies, asked, read)
         if not scores:
-            log(WARNING, "round %s: no node that is there has test images", round_)
+            log(WARNING, "round %s: no node that is there has test samples", round_)
             return math.nan, math.nan
         return mean_score(list(scores.values()))
 

@@ -160,7 +160,7 @@ def _run_sections(folder: Path, groups: Sequence[Group], compared: bool) -> list
     from spfl.figures import interactive
     from spfl.report import figures as draw
 
-    accuracy, kind = interactive.accuracy_figure([progress(group) for group in groups])
+    accuracy, kind = interactive.score_figure([progress(group) for group in groups])
     width = draw.window(max(len(run.rounds) for group in groups for run in group.runs))
     smoothed = f"Running mean over {width} rounds, mean over seeds." if width > 1 else "Mean over seeds."
     odds = draw.by_round_figure(groups, ODDS, "Probability, mean over devices")

@@ -11,9 +11,9 @@ from pathlib import Path
 from spfl.config.schema import Config, build_config
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, refusal
-from spfl.figures.curves import accuracy_figure
+from spfl.figures.curves import score_figure
 from spfl.figures.saving import save_figure
-from spfl.figures.scores import shown, unit
+from spfl.figures.scores import figure_name, shown, unit
 from spfl.runs.experiment import FILES, Existing, begin, check_free, run_experiment
 from spfl.runs.folders import below, check_ours, locked, write_atomically, writing
 from spfl.runs.jsons import Json, dump_json
@@ -21,7 +21,7 @@ from spfl.runs.metrics import LOWER, metric_in
 from spfl.runs.results import read_curves
 from spfl.world.world import World
 
-TABLE_JSON, TABLE_MD, FIGURE = "table.json", "table.md", "accuracy.png"
+TABLE_JSON, TABLE_MD = "table.json", "table.md"
 COLUMNS = ("scheme", "acc %", "± std", "n", "final %", "q_s", "Mbit/round", "received", "mJ/round", "s/run")
 
 MOST_SEEDS = 10_000
@@ -56,16 +56,17 @@ def compare(
     checkpoint_every: int = 10,
     watch: Callable[[Config], Callable[[Json], None]] = lambda _: lambda _: None,
 ) -> list[Json]:
-    """Run every scheme with every seed in FOLDER/SCHEME-SEED; write table.json, table.md and accuracy.png.
+    """Run every scheme with every seed in FOLDER/SCHEME-SEED; write table.json, table.md and a figure.
 
-    A scheme takes its own defaults for every key of [scheme] that `config` leaves out. Returns the rows of the table.
+    The figure has the name of the score: accuracy.png, r2.png. A scheme takes its own defaults for every key of
+    [scheme] that `config` leaves out. Returns the rows of the table.
     `watch` is called with each run's configuration, and what it returns with each round's metrics.
     Raises ConfigError, DataError or RunFolderError before the first run, and what `run_experiment` raises.
     """
     runs = [_variant(config, scheme, seed) for scheme in dict.fromkeys(schemes) for seed in seeds]
-    check_free(folder, existing, (*FILES, TABLE_JSON, TABLE_MD, FIGURE))
-    for variant in runs[:: len(seeds)]:
-        World.build(variant, dataset)
+    worlds = [World.build(variant, dataset) for variant in runs[:: len(seeds)]]
+    figure = figure_name(worlds[0].task.metric)
+    check_free(folder, existing, (*FILES, TABLE_JSON, TABLE_MD, figure))
     with locked(folder):
         with writing(folder):
             begin(folder, config, dataset)
@@ -86,14 +87,14 @@ def compare(
             write_atomically(folder / TABLE_JSON, dump_json(rows, indent=2).encode() + b"\n")
             write_atomically(folder / TABLE_MD, markdown(rows).encode())
             check_ours(folder)
-            _draw([run_folder(folder, run) for run in runs], title, folder / FIGURE)
+            _draw([run_folder(folder, run) for run in runs], title, folder / figure)
     return rows
 
 
 def _draw(folders: Sequence[Path], title: str, path: Path) -> None:
     """The figure. Without matplotlib a warning says how to get it: the runs are done by now."""
     try:
-        save_figure(accuracy_figure(read_curves(folders), title), path)
+        save_figure(score_figure(read_curves(folders), title), path)
     except ModuleNotFoundError as error:
         line = refusal(error)
         if line is None:
@@ -148,6 +149,11 @@ def columns(metric: str) -> list[str]:
     return [own.get(name, name) for name in COLUMNS]
 
 
+def figure_of(folder: Path, rows: Sequence[Json]) -> Path:
+    """Where the figure of a comparison lies that has these rows."""
+    return folder / figure_name(metric_in(rows[0]))
+
+
 def headings(rows: Sequence[Json]) -> list[str]:
     """The headings of the table of these rows."""
     return columns(metric_in(rows[0])) if rows else list(COLUMNS)
@@ -164,8 +170,12 @@ def cells(row: Json) -> list[str]:
 
 def markdown(rows: Sequence[Json]) -> str:
     """The table in Markdown, with a line that says what its columns are."""
-    metric = metric_in(rows[0])
     lines = [headings(rows), ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    caption = CAPTION if metric == "accuracy" else CAPTION.replace("acc: test accuracy", f"{metric}: on the test part")
-    return f"{table}\n\n{caption}\n"
+    return f"{table}\n\n{caption(rows)}\n"
+
+
+def caption(rows: Sequence[Json]) -> str:
+    """What the columns of the table of these rows are."""
+    metric = metric_in(rows[0]) if rows else "accuracy"
+    return CAPTION if metric == "accuracy" else CAPTION.replace("acc: test accuracy", f"{metric}: on the test part")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spfl.errors import RunFolderError, printable
-from spfl.figures.scores import shown
+from spfl.figures.scores import common, shown, unit
 from spfl.files import is_file
 from spfl.runs.experiment import SUMMARY, read_config
 from spfl.runs.folders import below, in_use
@@ -29,7 +29,8 @@ SPARKS = 24  # characters of a sparkline
 RECENT = 20  # rounds from which the speed is taken
 LEAST_NEEDED = ("rounds/s", "moduli", "", "loss", "signs", "left")  # where the terminal is narrow
 FEW_COLUMNS, WIDEST = 5, 10**5
-COLUMNS = ("run", "state", "round", "accuracy %", "", "loss", "signs", "moduli", "rounds/s", "left")
+SCORE = "score"  # headed by its name where all runs have one
+COLUMNS = ("run", "state", "round", SCORE, "", "loss", "signs", "moduli", "rounds/s", "left")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Progress:
     @property
     def done(self) -> int:
         return int(self.rounds[-1]["round"]) if self.rounds else 0
+
+    @property
+    def metric(self) -> str:
+        return metric_of(self.rounds[-1])
 
     @property
     def scores(self) -> list[float]:
@@ -119,16 +124,18 @@ def _table(found: Sequence[Progress], left_out: Sequence[str]) -> Table:
     shown = [column for column in COLUMNS if column not in left_out]
     note = "signs, moduli: packets received a round, mean of the last rounds" if "signs" in shown else None
     table = Table(box=box.SIMPLE_HEAD, caption=note, padding=(0, 1 if len(shown) > FEW_COLUMNS else 0), pad_edge=False)
+    metric = common(p.metric for p in found)
     for column in shown:
         left = column in ("run", "state", "")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "run", overflow="fold")
+        heading = f"{metric}{unit(metric)}" if column == SCORE else column
+        table.add_column(heading, justify="left" if left else "right", no_wrap=column != "run", overflow="fold")
     for progress in found:
-        cells = dict(zip(COLUMNS, _cells(progress), strict=True))
+        cells = dict(zip(COLUMNS, _cells(progress, named=progress.metric != metric), strict=True))
         table.add_row(*(Text(cells[column]) for column in shown))  # a name in brackets is no markup
     return table
 
 
-def _cells(progress: Progress) -> list[str]:
+def _cells(progress: Progress, named: bool) -> list[str]:
     recent, scores = progress.rounds[-RECENT:], progress.scores
     speed, left = progress.rounds_per_s, progress.left_s
     received = [sum(values[key] for values in recent) / len(recent) for key in ("signs_received", "moduli_received")]
@@ -137,7 +144,7 @@ def _cells(progress: Progress) -> list[str]:
         printable(progress.name),
         progress.state,
         f"{progress.done}/{progress.total}",
-        _latest(metric_of(recent[-1]), scores),
+        _latest(progress.metric, scores, named),
         sparkline(scores),
         "-" if loss is None else f"{loss:.3f}",
         *(f"{mean:.1f}" for mean in received),
@@ -146,11 +153,10 @@ def _cells(progress: Progress) -> list[str]:
     ]
 
 
-def _latest(metric: str, scores: Sequence[float]) -> str:
-    """The last score, under its name where it is no accuracy."""
-    if metric == "accuracy" or not scores:
-        return f"{100 * scores[-1]:.1f}" if scores else "-"
-    return f"{metric} {shown(metric, scores[-1], sign='')}"
+def _latest(metric: str, scores: Sequence[float], named: bool) -> str:
+    """The last score, with its name where the heading does not tell it."""
+    last = shown(metric, scores[-1] if scores else None, sign="")
+    return f"{metric} {last}" if named and scores else last
 
 
 def watch(folder: Path, *, every_s: float = 1.0, once: bool = False) -> None:

@@ -218,9 +218,9 @@ def _read_runs(folders: Sequence[Path]) -> list[Run]:
 @plain_errors()
 def plot(groups: Sequence[Group]) -> go.Figure:
     """Test score of groups against rounds, payload, time or energy."""
-    from spfl.figures.interactive import accuracy_figure
+    from spfl.figures.interactive import score_figure
 
-    return accuracy_figure([progress(group) for group in groups])[0]
+    return score_figure([progress(group) for group in groups])[0]
 
 
 def progress(group: Group) -> SpentCurve:

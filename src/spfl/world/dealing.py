@@ -14,6 +14,7 @@ from spfl.errors import ConfigError
 from spfl.flat_model import PLAIN, Traits
 from spfl.own_code import called
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
+from spfl.schemes import Scheme
 from spfl.tasks import task_of
 from spfl.world.batch_norm import with_batch_norm
 from spfl.world.dry_pass import check_network
@@ -24,9 +25,20 @@ def as_asked(config: Config, dataset: Dataset) -> Dataset:
     data = config.data
     if data.task is not None and data.task != dataset.task:
         raise ConfigError(f"data.task must be {dataset.task} for {dataset.name}, got {data.task}")
+    _check_flip(config, dataset)
+    return dataset.normalised_by(data)
+
+
+def check_own(config: Config, dataset: Dataset, scheme: Scheme) -> None:
+    """Raises ConfigError for what data of the nodes' own do not have."""
+    _check_flip(config, dataset)
+    if scheme.auxiliary == "labels":
+        raise ConfigError("scheme.auxiliary must be bias with data.source = node: nodes tell no counts of labels")
+
+
+def _check_flip(config: Config, dataset: Dataset) -> None:
     if config.training.flip and not dataset.is_images:
         raise ConfigError(f"training.flip must be false where inputs are no images, got true for {dataset.shape}")
-    return dataset.normalised_by(data)
 
 
 def dealt(config: Config, dataset: Dataset, custom: Custom) -> Sequence[Indices]:

@@ -39,7 +39,7 @@ from spfl.uplink.upload import Upload
 from spfl.world.asynchronous import Asynchronous, check_asynchronous
 from spfl.world.attack import hostile_devices
 from spfl.world.batch_norm import average_statistics, check_batches
-from spfl.world.dealing import as_asked, dealt, tried
+from spfl.world.dealing import as_asked, check_own, dealt, tried
 from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
 from spfl.world.radio import Radio
 from spfl.world.state import ServerState
@@ -65,9 +65,12 @@ class World:
         if data.source == "node":
             if not isinstance(dataset, NodeData):
                 raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
+            scheme = resolve(config.scheme, custom.scheme)
+            check_own(config, dataset, scheme)
             custom, traits = tried(config, trial_data(dataset), custom)
             parts: Sequence[Indices] = NodeParts(dataset, data.devices)
-            return cls(config, dataset, parts, resolve(config.scheme, custom.scheme), custom, traits)
+            check_batches(config, [parts[0]], traits)
+            return cls(config, dataset, parts, scheme, custom, traits)
         dataset = as_asked(config, dataset)
         if data.pool > 1:
             dataset = dataset.pooled(data.pool)
