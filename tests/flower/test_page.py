@@ -18,6 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="ut
 
 BLOCKS = re.findall(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', PAGE, re.DOTALL | re.MULTILINE)
 FILES = {title: body for _, title, body in BLOCKS if title}
+SCRIPTS = [body for kind, title, body in BLOCKS if kind == "python" and not title]
 
 
 def spfl(command, monkeypatch):
@@ -34,8 +35,7 @@ def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch,
         monkeypatch.delitem(sys.modules, name, raising=False)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     client_app._site.cache_clear()
-    (script,) = [body for kind, title, body in BLOCKS if kind == "python" and not title]
-    exec(compile(script, "deploy.md", "exec"), {})
+    exec(compile(SCRIPTS[0], "deploy.md", "exec"), {})
     for name, body in FILES.items():
         Path(name).write_text(body)
     commands = re.findall(r"^spfl flower (?:run|init) .*mine.*$", PAGE, re.MULTILINE)
@@ -45,6 +45,19 @@ def test_own_data_and_an_own_network_as_the_page_has_them(tmp_path, monkeypatch,
             spfl(command, monkeypatch)
     assert "test accuracy" in capsys.readouterr().out
     assert (tmp_path / "my-own-app" / "spfl_app" / "own.py").read_text() == Path("mine.py").read_text()
+
+
+def test_tables_of_nodes_as_the_page_has_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    client_app._site.cache_clear()
+    Path("clinics.toml").write_text(FILES["clinics.toml"])
+    exec(compile(SCRIPTS[1], "deploy.md", "exec"), {})
+    (command,) = re.findall(r"^spfl flower run clinics.toml.*$", PAGE, re.MULTILINE)
+    spfl(command, monkeypatch)
+    accuracy = re.search(r"sp_fl, seed 0: test accuracy (\d+\.\d+)%", capsys.readouterr().out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 75  # most are healthy or ill by age and tobacco
 
 
 def test_packets_as_datagrams_as_the_page_has_them(tmp_path, monkeypatch, capsys, caplog):
