@@ -14,7 +14,7 @@ from spfl.errors import ConfigError
 from spfl.flat_model import PLAIN, Traits
 from spfl.own_code import called
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
-from spfl.schemes import Scheme
+from spfl.scheme import Scheme
 from spfl.tasks import task_of
 from spfl.world.batch_norm import with_batch_norm
 from spfl.world.dry_pass import check_network
