@@ -57,7 +57,7 @@ class Answers:
             (protocol.refusal_content("no data"), protocol.read_hello),
             (protocol.report_content(1, self.uploads), self._report),
             (protocol.upload_content(1, self.devices, packets), self._packets),
-            (protocol.score_content(0.5, 0.25, 4), lambda content: protocol.read_score(content, 4)),
+            (protocol.score_content(0.5, 0.25, 4), lambda content: protocol.read_score(content, 4, "accuracy")),
         ]
 
     def _report(self, content: RecordDict) -> object:

@@ -74,7 +74,8 @@ def metrics(record: RoundRecord) -> Json:
 
 def metric_of(values: Json) -> str:
     """The name of the score in a round's metrics: accuracy, f1, r2 or the caller's own."""
-    return next(key for key in values if key.startswith(TEST) and key != "test_loss").removeprefix(TEST)
+    scores = (key.removeprefix(TEST) for key in values if key.startswith(TEST) and key != "test_loss")
+    return next(scores, "accuracy")
 
 
 def metric_in(summary: Json) -> str:
