@@ -248,3 +248,17 @@ def test_unfit_datasets_are_refused(images, labels, message):
         make_dataset("x", (images, labels), good)
     with pytest.raises(DataError, match="one type and shape"):
         make_dataset("x", (np.zeros((2, 4, 4), np.uint8), good[1]), good)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 2}, r"seeds must be a list such as \[2\], got 2"),
+        ({"schemes": "sp_fl"}, r"schemes must be a list such as \['sp_fl'\], got 'sp_fl'"),
+        ({"seeds": []}, "seeds must not be empty"),
+        ({"workers": 0}, "workers must be >= 1, got 0"),
+    ],
+)
+def test_a_comparison_of_nothing_or_of_one_thing_by_itself_is_one_line(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spfl.compare(SMALL, **given)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -20,7 +20,7 @@ from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, DrawFades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset
 from spfl.data.sources import load_dataset
-from spfl.errors import WorkerError, python_errors
+from spfl.errors import ConfigError, WorkerError, python_errors
 from spfl.fleet.workers import Failure, map_processes
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+OneOf = TypeVar("OneOf")
 ConfigSource = Config | str | Path | Mapping[str, Any] | None
 
 
@@ -174,10 +175,12 @@ def compare(
     Raises:
         SpflError: As `run` does; WorkerError when a run in a process fails.
     """
-    base, numbers = as_config(config, parts.pop("overrides", None)), list(seeds)
+    chosen, numbers = _several("schemes", schemes), _several("seeds", seeds)
+    if workers < 1:
+        raise ConfigError(f"workers must be >= 1, got {workers}")
+    base = as_config(config, parts.pop("overrides", None))
     if parts.get("dataset") is None:
         parts["dataset"] = load_dataset(base.data, parts.get("data_dir"))
-    chosen = list(schemes)
     if workers > 1:
         return _compare_in_processes(base, chosen, numbers, out, workers, parts)
     groups = []
@@ -185,6 +188,16 @@ def compare(
         runs = [run(base, scheme=scheme, seed=seed, out=_place(out, scheme, seed), **parts) for seed in numbers]
         groups.append(Group(_label(scheme), runs))
     return Comparison(groups)
+
+
+def _several(name: str, given: Iterable[OneOf]) -> list[OneOf]:
+    """The items of a list that is not empty. Raises ConfigError for one item by itself, such as seeds=5."""
+    if isinstance(given, str | Scheme) or not isinstance(given, Iterable):
+        raise ConfigError(f"{name} must be a list such as [{given!r}], got {given!r}")
+    items = list(given)
+    if not items:
+        raise ConfigError(f"{name} must not be empty")
+    return items
 
 
 def _label(scheme: str | Scheme) -> str:
