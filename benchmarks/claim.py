@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from tiers import arguments_of, interval
+from tiers import arguments_of, interval, save
 
 FOLDER = Path("docs/results/paper")
 POINTS, TABLE, LEADS, SENTENCE, POINT = (
@@ -76,7 +76,7 @@ def add(sweep: Path, commit: str | None, device: str | None, fixed: Cell) -> Non
         point |= {"hardware": device or environment["cpu"]}
         by_key[point["scheme"], point["seed"], cell] = point
     ordered = sorted(by_key.values(), key=lambda p: (list(p["cell"]), p["scheme"], p["seed"]))
-    POINTS.write_text("[\n" + ",\n".join(json.dumps(point) for point in ordered) + "\n]\n")
+    save(POINTS, ordered)
 
 
 def cells() -> dict[Cell, Accuracies]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from claim import FOLDER
-from tiers import interval
+from tiers import interval, save
 
 DEFAULT = "scheme.weights = unbiased"  # the reading that `sp_fl` takes
 
@@ -32,7 +32,7 @@ def main() -> None:
         {"reading": label(row["settings"])} | {k: row[k] for k in kept} | {"cpu": environment["cpu"]} for row in rows
     ]
     points.sort(key=lambda point: (point["reading"], point["seed"]))
-    (FOLDER / "readings.json").write_text("[\n" + ",\n".join(json.dumps(point) for point in points) + "\n]\n")
+    save(FOLDER / "readings.json", points)
     by_reading: dict[str, dict[int, float]] = {}
     for point in points:
         by_reading.setdefault(point["reading"], {})[point["seed"]] = 100 * point["accuracy_last"]

@@ -74,7 +74,12 @@ def add(sweep: Path, commit: str | None, device: str | None) -> None:
             point |= {"device": device} if device else {}
             by_key.setdefault((sweep.name, row["key"]), point)
     ordered = sorted(by_key.values(), key=lambda p: (p["study"], p["key"]))
-    POINTS.write_text("[\n" + ",\n".join(json.dumps(point) for point in ordered) + "\n]\n")
+    save(POINTS, ordered)
+
+
+def save(path: Path, points: Sequence[Point]) -> None:
+    """A file with a point a line."""
+    path.write_text("[\n" + ",\n".join(json.dumps(point) for point in points) + "\n]\n")
 
 
 def tier_of(point: Point) -> tuple[str, str]:

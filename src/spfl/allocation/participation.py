@@ -139,6 +139,11 @@ class BitTables:
         shares = np.concatenate([[0.0], grid[grid < self.most], [self.most]])
         return Grid(shares, np.unique(np.append(np.arange(0, shares.size, STRIDE), shares.size - 1)))
 
+    @property
+    def coarse(self) -> Floats:
+        """The shares of the coarse table, (coarse,)."""
+        return self.grid.shares[self.grid.at]
+
     @cached_property
     def worth(self) -> Worth:
         """What the compiled tables need."""
@@ -161,7 +166,7 @@ class BitTables:
 
         `slack`: by how much the bound of a device may lie above what it can gain, to spare time.
         """
-        coarse, priced = self.grid.shares[self.grid.at], (importance, price, slack)
+        coarse, priced = self.coarse, (importance, price, slack)
 
         def part(s: slice) -> float:
             return float(ceilings(self.worth, table[s], coarse, near, priced, s.start))
@@ -172,7 +177,7 @@ class BitTables:
         """The shares that may be best at some of these prices, by the coarse table (device, coarse share)."""
         grid = self.grid
         marked = np.zeros(table.shape, np.bool_)
-        mark(table, grid.shares[grid.at], importance, prices, marked)
+        mark(table, self.coarse, importance, prices, marked)
         counts = np.append(0, np.diff(grid.at))
         start = np.concatenate([[0], np.cumsum(marked @ counts)])
         found = Candidates(start, np.empty(start[-1]), np.empty(start[-1]))
@@ -203,7 +208,7 @@ class BitTables:
 
 def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
-    coarse = tables.grid.shares[tables.grid.at]
+    coarse = tables.coarse
     table = tables.gains(coarse)
     rows = np.arange(len(table))
     every = Candidates(

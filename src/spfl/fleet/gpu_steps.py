@@ -6,6 +6,7 @@ A step of a small network is some fifty short kernels, so on a GPU the pass of a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from spfl.arrays import Vector
 from spfl.data.dataset import Dataset
 from spfl.flat_model import FlatModel, Traits
 from spfl.fleet.graphs import Graphs, Tensors
-from spfl.learning.local import SHARED, Local, LocalTask, configured, kept_key
-from spfl.rng import Purpose, stream
+from spfl.fleet.threads import local_gradient
+from spfl.learning.local import Local
 from spfl.tasks import Task
 from spfl.world.world import World
 
@@ -48,22 +49,10 @@ class Steps:
         model = world.model()
         on_gpu = dataset.train_inputs.device.type == "cuda"
         kind = ReplayedModel if on_gpu else FlatModel
-        self._world, self._dataset = world, dataset
+        self._world = replace(world, dataset=dataset)
         self._model = kind(module, model.task, model.traits)
 
     def take(self, weights: torch.Tensor, device: int, round_: int, memory: Mapping[str, Vector]) -> Local:
         """What `device` would send for `weights`, its loss, and what it keeps."""
-        world = self._world
-        made = configured(
-            LocalTask(
-                weights,
-                world.config.training,
-                memory.get(kept_key(device)),
-                memory.get(SHARED),
-                self._model,
-                self._dataset,
-                world.parts[device],
-                stream(world.config.seed, round_, device, Purpose.BATCH),
-            )
-        )
+        made = local_gradient(self._world, self._model, weights, device, round_, memory)
         return made._replace(vector=made.vector.copy())  # the next device overwrites it
