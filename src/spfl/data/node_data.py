@@ -17,7 +17,7 @@ from spfl.arrays import Indices
 from spfl.config.data import DataConfig
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, Moments, grey_sums, moments_of
-from spfl.data.node_files import Pair, load_own, times
+from spfl.data.node_files import Pair, load_own, noun, times
 from spfl.errors import DataError
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 
@@ -218,12 +218,11 @@ def check_fits(data: DataConfig, inputs: torch.Tensor, labels: torch.Tensor, who
     if not len(labels):
         raise DataError(f"{whose} must hold at least one sample, got none")
     shape, wanted = tuple(inputs.shape[1:]), data.shape or ()
-    noun = "images" if data.input_type == "uint8" else "inputs"
     if shape != wanted:
-        raise DataError(f"{whose} has {noun} of {times(shape)}, the run's are {times(wanted)} (data.shape)")
+        raise DataError(f"{whose} has {noun(data)} of {times(shape)}, the run's are {times(wanted)} (data.shape)")
     if inputs.dtype != getattr(torch, data.input_type):
         found = str(inputs.dtype).removeprefix("torch.")
-        raise DataError(f"{whose} has {noun} of {found}, the run's are {data.input_type} (data.dtype)")
+        raise DataError(f"{whose} has {noun(data)} of {found}, the run's are {data.input_type} (data.dtype)")
     if inputs.dtype == torch.float32 and not bool(inputs.isfinite().all()):
         raise DataError(f"{whose} must have finite numbers as inputs, got {inputs[~inputs.isfinite()][0].item()}")
     if data.input_type == "int64":

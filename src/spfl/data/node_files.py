@@ -67,19 +67,20 @@ def _pair(data: DataConfig, source: str, inputs: Any, labels: Any) -> Pair:
     if not real or (wanted == "uint8" and values.dtype != torch.uint8):
         form = {"uint8": " (n, [channels,] height, width)"}.get(wanted, f" or what becomes it, (n, {_axes(data)})")
         raise DataError(
-            f"node data {source}: {_noun(data)} must be {wanted}{form}, got {values.dtype} {tuple(values.shape)}"
+            f"node data {source}: {noun(data)} must be {wanted}{form}, got {values.dtype} {tuple(values.shape)}"
         )
     values = values.unsqueeze(1) if axes == 3 and values.ndim == 3 else values
     told = _own_labels(data, [Part(Path(source), _label_array(source, labels))])
     if values.ndim != axes + 1 or len(values) != len(told):
         raise DataError(
-            f"node data {source}: needs {_noun(data)} (n, {_axes(data)}) and n labels, got {tuple(values.shape)} and "
+            f"node data {source}: needs {noun(data)} (n, {_axes(data)}) and n labels, got {tuple(values.shape)} and "
             f"{tuple(told.shape)}"
         )
     return values.to(getattr(torch, wanted)).contiguous(), told
 
 
-def _noun(data: DataConfig) -> str:
+def noun(data: DataConfig) -> str:
+    """What inputs are called in messages."""
     return "images" if data.input_type == "uint8" else "inputs"
 
 
