@@ -39,7 +39,7 @@ test-flower: $(VENV)/.installed-dev
 
 #: make test-slow    the tests that take minutes
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -o faulthandler_timeout=3600
 
 #: make bench   every benchmark, in under 20 minutes on two cores; figures into docs/results/performance
 BENCH_OUT ?= docs/results/performance

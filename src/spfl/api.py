@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,7 @@ from spfl.config.schema import Config, build_config
 from spfl.custom import Custom, DrawFades, Gains, Partitioner, name_of
 from spfl.data.dataset import Dataset
 from spfl.data.sources import load_dataset
-from spfl.errors import ConfigError, WorkerError, python_errors
+from spfl.errors import ConfigError, python_errors
 from spfl.fleet.workers import Failure, map_processes
 from spfl.learning.local import LocalRule
 from spfl.learning.server import ServerRule
@@ -176,6 +177,7 @@ def compare(
         SpflError: As `run` does; WorkerError when a run in a process fails.
     """
     chosen, numbers = _several("schemes", schemes), _several("seeds", seeds)
+    signature(run).bind_partial(**parts)  # another keyword is a TypeError here, not in a process
     if workers < 1:
         raise ConfigError(f"workers must be >= 1, got {workers}")
     base = as_config(config, parts.pop("overrides", None))
@@ -225,9 +227,7 @@ def _compare_in_processes(
     try:
         for (scheme, seed), answer in map_processes(work, jobs, workers):
             if isinstance(answer, Failure):
-                error = WorkerError(f"{_label(scheme)}, seed {seed}: {answer.message}")
-                error.add_note(answer.details)
-                raise error
+                raise answer.error(f"{_label(scheme)}, seed {seed}")
         done = [Group(_label(s), [Run.load(root / f"{_label(s)}-{seed}") for seed in seeds]) for s in schemes]
     except BaseException:
         if out is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import spfl
 from spfl import training
 from spfl.config.schema import Config
 from spfl.custom import Custom
@@ -97,6 +100,38 @@ def test_a_process_that_is_killed_ends_the_run_and_the_others(digits: Dataset, s
         with pytest.raises(WorkerError, match="a worker process was lost: the process ended with exit code -9"):
             fleet.uploads(server, range(6), 3)
     assert not any(member._process.is_alive() for member in fleet._members)
+
+
+AFTER_THREADS = """
+import torch
+torch.set_num_threads(4)
+large = torch.ones(4_000_000)
+(large + 1).sum(), large.reshape(2000, 2000) @ large.reshape(2000, 2000)
+from spfl.fleet import workers
+def work(item):
+    ones = torch.ones(4_000_000)
+    return float((ones + item).sum()), float((ones.reshape(2000, 2000)[:8] @ ones.reshape(2000, 2000)).sum())
+if __name__ == "__main__":
+    print(*(answer for _, answer in workers.map_processes(work, [1, 1], 2)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked there")
+def test_a_process_does_not_wait_for_threads_of_pytorch_that_the_fork_has_left_behind() -> None:
+    command = [sys.executable, "-c", AFTER_THREADS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["(8000000.0,", "32000000.0)"] * 2
+
+
+def test_our_own_error_in_a_process_is_the_one_that_is_raised(digits: Dataset) -> None:
+    config = {"data": {"devices": 4}, "training": {"rounds": 2}}
+    with pytest.raises(ConfigError, match="module must be a network") as alone:
+        spfl.compare(config, ["sp_fl"], module=len, dataset=digits)
+    with pytest.raises(ConfigError) as several:
+        spfl.compare(config, ["sp_fl"], module=len, dataset=digits, workers=2)
+    assert str(several.value) == str(alone.value)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'modul'"):
+        spfl.compare(config, ["sp_fl"], modul=len, workers=2)
 
 
 def test_a_fault_in_a_process_is_told_with_its_traceback(digits: Dataset, small_config: Build) -> None:

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from spfl.arrays import Vector
-from spfl.errors import WorkerError
 from spfl.fleet.threads import EVAL_CHUNK, ThreadFleet, mean_score
 from spfl.fleet.workers import Failure, Worker
 from spfl.learning.server import OWN
@@ -72,9 +71,7 @@ class ProcessFleet:
             wait(member.handles())
             _, answer = member.take()
             if isinstance(answer, Failure):
-                error = WorkerError(f"a worker process was lost: {answer.message}")
-                error.add_note(answer.details)
-                raise error
+                raise answer.error("a worker process was lost")
             answers.append(answer)
         return answers
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pickle import PicklingError
 from typing import Any, Generic, TypeVar
 
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, SpflError, WorkerError
 
 Piece = TypeVar("Piece")
 Answer = TypeVar("Answer")
@@ -27,10 +27,19 @@ WATCH_S = 1.0  # seconds between looks at the parent
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an item has no answer: one line, and the traceback if there is one."""
+    """Why an item has no answer: one line, the traceback if there is one, and the error if it is one of ours."""
 
     message: str
     details: str = ""
+    refusal: SpflError | None = None
+
+    def error(self, what: str) -> SpflError:
+        """What to raise of it where there are no processes: our own error as it is; anything else after `what`."""
+        if self.refusal is not None:
+            return self.refusal
+        error = WorkerError(f"{what}: {self.message}")
+        error.add_note(self.details)
+        return error
 
 
 def map_processes(
@@ -119,6 +128,7 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int) -> Non
     """The life of a process: answer until there is nobody to ask."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _one_thread()
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar of the parent may have replaced them
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
@@ -130,8 +140,19 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int) -> Non
             answer = function(item)
         except Exception as error:
             line = " ".join(str(error).split())
-            answer = Failure(f"{type(error).__name__}: {line}", traceback.format_exc())
+            refusal = error if isinstance(error, SpflError) else None
+            answer = Failure(f"{type(error).__name__}: {line}", traceback.format_exc(), refusal)
         pipe.send(answer)
+
+
+def _one_thread() -> None:
+    """Every process computes on one thread: that keeps equal bits, and ends a wait for ever.
+
+    PyTorch's threads (OpenMP's) do not survive a fork, and the child of a parent that has used them waits for them.
+    """
+    import torch  # here: this module is of any function
+
+    torch.set_num_threads(1)
 
 
 def _end_with(parent: int) -> None:

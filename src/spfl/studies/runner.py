@@ -62,9 +62,6 @@ def _dataset(data: DataConfig, data_dir: Path | None) -> Dataset:
 
 def run_point(point: Point, data_dir: Path | None = None, runs: Path | None = None) -> Json:
     """Train one point on one thread and return its measurements; with a run folder in RUNS/KEY if `runs` is given."""
-    import torch
-
-    torch.set_num_threads(1)
     dataset, began = _dataset(point.config.data, data_dir), time.perf_counter()
     rounds, table = _rounds(point, dataset, runs)
     wall_s = time.perf_counter() - began
