@@ -106,7 +106,7 @@ def walk(part: int, of: int) -> Counter[str]:
         (base / "inputs").mkdir()
         write_inputs(base / "inputs")
         situations.as_python_shows_them()
-        situations._compile_kernels(base)
+        situations.make_ready(base)
         for made in list(every(PATHS | others(base)))[part::of]:
             ended = situations.attempt(made, base / "inputs", base / "here")
             found["bad" if ended.bad else f"exit code {ended.code}"] += 1

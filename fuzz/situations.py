@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import atexit
 import errno
+import functools
+import gc
 import io
 import os
 import random
@@ -36,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+import typer.main
 from strange_inputs import DATASETS, FILES, NETWORKS, PLUGINS, write_inputs
 
 from spfl.cli import commands
@@ -169,6 +172,8 @@ SETTINGS: list[str] = [
     "model.factory=os:getcwd",
     "model.factory=nosuch.module:f",
     "model.factory=:",
+    "model.factory=math:pi",
+    "model.factory=builtins:dict",
     "codec.bits=1",
     "codec.bits=64",
     "codec.bits=99999999999999999999",
@@ -662,7 +667,7 @@ def _judge(made: Situation, found: Found) -> str:
         return ""  # before Python had read a line of ours; a shell says 143 of it, too
     if found.code not in CODES:
         return f"exit code {found.code}"
-    if found.code in (130, 143) and not made.signals and "part: interrupts" not in made.kinds:
+    if found.code in (130, 143) and not made.signals and "interrupt" not in str(made.kinds):  # by code of one's own
         return f"exit code {found.code}, and no signal was sent"
     said = found.out + found.err
     if foreign := FOREIGN.search(said):
@@ -708,13 +713,17 @@ def as_python_shows_them() -> None:
     warnings.simplefilter("ignore", ResourceWarning)
 
 
-def _compile_kernels(base: Path) -> None:
-    """What takes long on the first time, in a child as long as it takes: situations then meet compiled kernels."""
+def make_ready(base: Path) -> None:
+    """What takes long and is the same for all: the tree of commands, and in a child the compiled kernels."""
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(commands.app)
     for words in (["allocate", "d.csv"], ["run", "c.toml", "--out", "out"], ["allocate", "d.csv", "--plot", "out.png"]):
         for _ in range(10):
             made = Situation("warm", words[0], words)
             if attempt(made, base / "inputs", base / "here").code is not None:
                 break
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy all that it inherits
 
 
 def fuzz(count: int, seed: int = 0, only: int | None = None) -> Counter[str]:
@@ -726,7 +735,7 @@ def fuzz(count: int, seed: int = 0, only: int | None = None) -> Counter[str]:
         (base / "inputs").mkdir()
         write_inputs(base / "inputs")
         as_python_shows_them()
-        _compile_kernels(base)
+        make_ready(base)
         for number in range(count) if only is None else [only]:
             made = compose(seed, number)
             began = time.perf_counter()

@@ -32,7 +32,22 @@ seed = [0]
 "training.rate" = [0.1, 1e6]
 """
 
-BEGIN = "import numpy as np, torch, random\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+BEGIN = "import asyncio, numpy as np, torch, random\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+LATE = """class Late(nn.Module):
+    calls = 0
+
+    def __init__(self, raised):
+        super().__init__()
+        self.linear, self.raised = nn.Linear(64, 10), raised
+
+    def forward(self, inputs):
+        Late.calls += 1
+        if Late.calls > 30:
+            raise self.raised
+        return self.linear(inputs.flatten(1))
+
+
+"""  # raises long after the first look at it
 HEAD = "nn.Sequential(nn.Flatten(), {}nn.Linear(64, 10))"
 # Name -> what the factory returns.
 NETWORKS: dict[str, str] = {
@@ -65,6 +80,16 @@ NETWORKS: dict[str, str] = {
     "pair": "type('P', (nn.Module,), {'__init__': lambda s: (nn.Module.__init__(s), "
     "setattr(s, 'l', nn.Linear(64, 10)))[0], 'forward': lambda s, x: (s.l(x.flatten(1)), x)})()",
     "no_forward": "nn.Module()",
+    **{
+        f"late_{name}": f"Late({raised})"
+        for name, raised in (
+            ("error", "LookupError('late')"),
+            ("exit", "SystemExit(3)"),
+            ("interrupt", "KeyboardInterrupt()"),
+            ("cancelled", "asyncio.CancelledError()"),
+            ("memory", "MemoryError()"),
+        )
+    },
     "raises": "type('R', (nn.Module,), {'__init__': lambda s: (nn.Module.__init__(s), "
     "setattr(s, 'l', nn.Linear(64, 10)))[0], 'forward': lambda s, x: [][1]})()",
 }
@@ -145,6 +170,17 @@ PLUGINS: dict[str, str] = {
     "exits": "import sys\nsys.exit(7)\n",
     "binary": "\0\0",
     "interrupts": "raise KeyboardInterrupt\n",
+    "module_value": "module = 3\n",
+    "module_of_c": "module = dict\n",
+    "loss_exits": "def loss(o, t):\n    raise SystemExit(4)\n",
+    "loss_interrupts": "def loss(o, t):\n    raise KeyboardInterrupt\n",
+    "loss_cancelled": "import asyncio\ndef loss(o, t):\n    raise asyncio.CancelledError\n",
+    "metric_memory": "def metric(o, t):\n    raise MemoryError\n",
+    "local_interrupts": "def local(task):\n    raise KeyboardInterrupt\n",
+    "local_exits": "def local(task):\n    exit()\n",
+    "server_exits": "def server(*a):\n    raise SystemExit('bye')\n",
+    "gains_deep": "def gains(d, r):\n    return gains(d, r)\n",
+    "fades_stop": "def fades(t, k, r):\n    raise StopIteration\n",
     "a_module_of_none": "module = None\n",
     "a_scheme_of_nothing": "import spfl\nmine = spfl.Scheme\n",
 }
@@ -220,7 +256,7 @@ def _own_code(folder: Path) -> None:
         (folder / f"{name}.py").write_text((BEGIN if name != "binary" else "") + text)
     for name, parts in (("networks", NETWORKS), ("datasets", DATASETS)):
         body = "".join(f"def {key}():\n    return {value}\n\n" for key, value in parts.items())
-        (folder / f"{name}.py").write_text(BEGIN + "import spfl\n\n" + body)
+        (folder / f"{name}.py").write_text(BEGIN + "import spfl\n\n" + LATE + body)
 
 
 def _tables(folder: Path) -> None:

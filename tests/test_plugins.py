@@ -14,6 +14,7 @@ import spfl
 from spfl.cli import commands as cli
 from spfl.config.schema import build_config
 from spfl.errors import ConfigError, RunFolderError
+from spfl.own_code import run_file, source_digest
 from spfl.world.world import World
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin.py"
@@ -106,6 +107,9 @@ def test_schemes_of_a_plugin_are_compared_and_swept(plugin, monkeypatch, capsys)
         ("raise ValueError('a\\nb')\n", "fails: ValueError: a b"),
         ("def module(:\n", "fails: SyntaxError"),
         ("def module():\n    return 3\n", "must return a torch.nn.Module, got int"),
+        ("module = 3\n", "must be a torch.nn.Module or a Python function, got int"),
+        ("module = dict\n", "must be a torch.nn.Module or a Python function, got type"),
+        ("def module():\n    raise LookupError\n", "the network's factory fails: LookupError: LookupError"),
     ],
 )
 def test_a_plugin_that_is_none_is_told_so_in_one_line(text, message, plugin, digits):
@@ -129,6 +133,65 @@ def test_a_network_by_its_factory_has_the_weights_of_its_seed(plugin, digits):
     assert not (starts[0] == starts[2]).all()
     with pytest.raises(ConfigError, match="has no 'modul'"):
         World.build(build_config({"model": {"factory": "plugin.py:modul"}}), digits)
+
+
+def test_a_factory_that_is_none_is_told_in_one_line(plugin, digits, monkeypatch):
+    Path("lazy.py").write_text("def __getattr__(name):\n    raise ValueError('lazy')\n")
+    Path("fails_at_once.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    for factory, message in {
+        "math:pi": "Python function, got float",
+        "lazy.py:x": "lazy.py:x fails: ValueError: lazy",
+        "fails_at_once:x": "fails_at_once fails: ZeroDivisionError",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            World.build(build_config({"model": {"factory": factory}}), digits)
+
+
+LATE = """
+from torch import nn
+
+class Late(nn.Module):
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, inputs):
+        Late.calls += 1
+        if Late.calls > 30:
+            raise {raised}
+        return self.linear(inputs.flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("ZeroDivisionError('late')", "error: the network fails: ZeroDivisionError: late"),
+        ("SystemExit(3)", "error: code of your own ended the program with exit code 3"),
+        ("GeneratorExit", "error: code of your own ended the program by GeneratorExit"),
+        ("MemoryError", "error: not enough memory for what is asked (no more is to be had)"),
+    ],
+)
+def test_a_network_that_fails_in_a_later_round_is_told_in_one_line(raised, message, plugin, monkeypatch, capsys):
+    """The dry pass was well, so it is none of its errors; what is done can be gone on with."""
+    plugin.write_text(LATE.format(raised=raised))
+    options = ["--set", "model.factory=plugin.py:Late", "--set", "data.devices=5", "--set", "training.rounds=9"]
+    assert call(monkeypatch, "run", *options, "--set", "workers=1", "--out", "one") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == message
+
+
+def test_a_file_that_was_interrupted_is_run_anew(plugin):
+    plugin.write_text("from pathlib import Path\nbegun = True\nif Path('stop').exists():\n    raise KeyboardInterrupt\n"
+                      "def module():\n    return None\n")  # fmt: skip
+    Path("stop").touch()
+    digest = source_digest("plugin.py")
+    with pytest.raises(KeyboardInterrupt):
+        run_file("plugin.py", digest)
+    Path("stop").unlink()
+    assert run_file("plugin.py", digest).module() is None
 
 
 def test_a_dataset_by_a_function_in_a_file(plugin):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spfl.errors import ConfigError, PacketError
+from spfl.errors import ConfigError, PacketError, WorkerError
 from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import DSCP, MODULUS, SIGN, Datagram, _seal, cut, interleave, join, open_datagram
 from spfl.packets.sockets import mark
@@ -120,6 +120,17 @@ def test_a_device_that_sends_what_is_none_of_its_datagrams_is_counted(small_conf
         # and on the way through the shim: it forwards what it is sent, and outlives what it cannot read
         assert send([STRANGERS[name]], {}, (0,)) == []
         assert send([forged(device=3)], {(3, 0): 0.0}, (0,)) == [forged(device=3)]
+
+
+@pytest.mark.parametrize("name", ["server", "shim"])
+def test_the_end_that_is_killed_is_named_in_one_line(name):
+    raws = cut(b"abc", 1, 0, SIGN, 0, 1) * 3
+    with Wire() as wire:
+        process = {"server": wire._server, "shim": wire._shim}[name].process
+        process.kill()
+        process.join()
+        with pytest.raises(WorkerError, match=f"^the {name} ended with exit code -9$"):
+            wire.send(raws, {(0, SIGN): 0.0}, (0,))
 
 
 @pytest.mark.parametrize(

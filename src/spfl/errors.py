@@ -114,6 +114,11 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason(error) or type(error).__name__}"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory is what is wanting, whoever says so."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+
+
 def refusal(error: BaseException) -> str | None:
     """What a path, memory, threads or a part of an extra were refused for, in one line; None for any other error."""
     if isinstance(error, ModuleNotFoundError):
@@ -123,7 +128,7 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, ImportError):
         name = re.split(r"[/\\]", error.path or "a library")[-1]
         return f"not enough memory to load {name}" if "failed to map segment" in text else None
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
+    if out_of_memory(error):
         return f"not enough memory for what is asked ({text[:120] or 'no more is to be had'})"
     if NO_THREAD in text:
         return "no more threads are to be had here (workers): ask for fewer, such as workers = 1"

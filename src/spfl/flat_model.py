@@ -14,10 +14,12 @@ from torch import nn
 
 from spfl.arrays import Vector
 from spfl.errors import ConfigError
+from spfl.own_code import failing
 from spfl.packets.layout import Layout
 from spfl.tasks import CLASSIFICATION, Task
 
 STATISTICS = "model/statistics"  # where the server's memory holds the running statistics, float32 (statistics,)
+NETWORK = "the network"  # what it is called where it fails
 DRAWING = Lock()  # held while a network draws from generators that all threads share
 
 
@@ -79,12 +81,19 @@ class FlatModel:
         self.gradient.zero_()
         with torch.enable_grad():
             if seed is None:
-                loss = self.task.loss(self.module(inputs), labels)
+                loss = self.task.loss(self._outputs(inputs), labels)
             else:
                 with drawing(seed):
-                    loss = self.task.loss(self.module(inputs), labels)
-        loss.backward()
+                    loss = self.task.loss(self._outputs(inputs), labels)
+        with failing(NETWORK):
+            loss.backward()
         return float(loss.item())
+
+    def _outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What the network makes of inputs. Raises ConfigError for whatever it raises, in any round."""
+        with failing(NETWORK):
+            outputs: torch.Tensor = self.module(inputs)
+        return outputs
 
     def seed(self, rng: np.random.Generator) -> int | None:
         """The seed of the next pass, drawn from a device's stream; None, and nothing drawn, where it draws nothing."""
@@ -132,7 +141,7 @@ class FlatModel:
         loss, score = 0.0, 0.0
         with torch.inference_mode(), evaluating(self.module):
             for batch, targets in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
-                totals = self.task.totals(self.module(to_inputs(batch)), targets)
+                totals = self.task.totals(self._outputs(to_inputs(batch)), targets)
                 loss, score = loss + totals[0], score + totals[1]
         return loss / len(labels), score / len(labels)
 

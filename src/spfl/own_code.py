@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spfl.errors import ConfigError, SpflError, did_you_mean, reason
+from spfl.errors import ConfigError, SpflError, did_you_mean, named, out_of_memory, reason
 
 
 def source_digest(path: str) -> str:
@@ -48,20 +49,31 @@ def run_file(path: str, digest: str) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
         exec(compile(content, path, "exec"), module.__dict__)
-    except Exception as error:
-        del sys.modules[module.__name__]
-        raise ConfigError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    except BaseException as error:
+        del sys.modules[module.__name__]  # a second try, as in a notebook, is not to find half of it
+        if not isinstance(error, Exception):
+            raise
+        raise ConfigError(f"{path} fails: {named(error)}") from error
     return module
 
 
 def called(part: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a part of the user's own returns. Raises ConfigError, which names the part, when it raises."""
-    try:
+    with failing(f"{part} of your own"):
         return function(*arguments)
+
+
+@contextmanager
+def failing(part: str) -> Iterator[None]:
+    """Turn what code that is not ours raises into a ConfigError that names the part; but where memory is wanting."""
+    try:
+        yield
     except SpflError:
         raise
     except Exception as error:
-        raise ConfigError(f"{part} of your own fails: {type(error).__name__}: {reason(error)}") from error
+        if out_of_memory(error):
+            raise
+        raise ConfigError(f"{part} fails: {named(error)}") from error
 
 
 def find_object(name: str, key: str) -> Any:
@@ -75,7 +87,12 @@ def find_object(name: str, key: str) -> Any:
         try:
             module = importlib.import_module(place)
         except (ImportError, TypeError, ValueError) as error:
-            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
-    if not hasattr(module, attribute):
-        raise ConfigError(f"{place} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
-    return getattr(module, attribute)
+            raise ConfigError(f"{name}: {reason(error)}") from None
+        except Exception as error:  # whatever a module raises when it is run
+            raise ConfigError(f"{place} fails: {named(error)}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise ConfigError(f"{place} has no {attribute!r}{did_you_mean(attribute, vars(module))}") from None
+    except Exception as error:  # of a module that makes its names when they are asked for
+        raise ConfigError(f"{name} fails: {named(error)}") from error

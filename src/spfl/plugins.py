@@ -16,8 +16,8 @@ from torch import nn
 from spfl.config.schema import Config
 from spfl.custom import Custom
 from spfl.data.dataset import Dataset
-from spfl.errors import ConfigError, reason
-from spfl.own_code import find_object, run_file
+from spfl.errors import ConfigError
+from spfl.own_code import failing, find_object, run_file
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.scheme import Scheme
 
@@ -84,16 +84,19 @@ def make_module(factory: nn.Module | Callable[..., Any], config: Config, dataset
     if isinstance(factory, nn.Module):
         return factory
     known = _sizes(dataset)
-    taken = inspect.signature(factory).parameters
+    try:
+        taken = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # no function, or one of C that tells no parameters
+        raise ConfigError(
+            f"the network's factory must be a torch.nn.Module or a Python function, got {type(factory).__name__}"
+        ) from None
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     given = {k: v for k, v in known.items() if k in taken or (anything and k == "num_classes")}
     rng = server_stream(config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**63)))
-        try:
+        with failing("the network's factory"):
             module = factory(**given)
-        except Exception as error:
-            raise ConfigError(f"the network's factory fails: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"the network's factory must return a torch.nn.Module, got {type(module).__name__}")
     return module

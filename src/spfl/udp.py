@@ -16,17 +16,18 @@ import multiprocessing.resource_tracker
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
+from typing import Any
 
 import numpy as np
 
 from spfl.config.schema import Config
 from spfl.config.section import unmet
 from spfl.data.dataset import Dataset
-from spfl.errors import ConfigError
+from spfl.errors import ConfigError, WorkerError
 from spfl.fleet.threads import ThreadFleet
 from spfl.packets.datagrams import MODULUS, SIGN, Datagram, cut, interleave, join, open_datagram
 from spfl.packets.sockets import HOST, Loss, bound, mark, relay, serve, until_left
@@ -38,52 +39,78 @@ from spfl.uplink.upload import Upload
 from spfl.world.world import World
 
 
+class End:
+    """A process at one end of the link, and the pipe to it. Raises WorkerError once the process is gone."""
+
+    def __init__(self, name: str, life: Callable[..., None], *arguments: float | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = name
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=until_left, args=(life, theirs, *arguments), daemon=True)
+
+    def tell(self, what: Any) -> None:
+        with self._there():
+            self._pipe.send(what)
+
+    def hear(self) -> Any:
+        with self._there():
+            return self._pipe.recv()
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self.process.join(5.0)
+            raise WorkerError(f"the {self._name} ended with exit code {self.process.exitcode}") from error
+
+
 class Wire:
-    """A shim process and a server process on loopback sockets; a context manager."""
+    """A shim process and a server process on loopback sockets; a context manager. Raises WorkerError."""
 
     def __init__(self, rate_bit_per_s: float | None = None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._shim, shim_end = context.Pipe()
-        self._server, server_end = context.Pipe()
-        self._processes = [
-            context.Process(target=until_left, args=(serve, server_end), daemon=True),
-            context.Process(target=until_left, args=(relay, shim_end, rate_bit_per_s), daemon=True),
-        ]
+        self._server, self._shim = End("server", serve), End("shim", relay, rate_bit_per_s)
+        self._processes = [self._server.process, self._shim.process]
         self._sender = bound()
         # at the end of this process at the latest: `multiprocessing` would wait for ever, since SIGTERM is withheld
         Finalize(self, _kill, args=(self._processes,), exitpriority=1)
 
     def __enter__(self) -> Wire:
-        with _signals_withheld():
-            for process in self._processes:
-                process.start()
-        self._shim.send((self._server.recv(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
-        port, outbound = self._shim.recv()
-        self._server.send(outbound)
-        self._sender.connect((HOST, port))
+        try:
+            with _signals_withheld():
+                for process in self._processes:
+                    process.start()
+            self._shim.tell((self._server.hear(), self._sender.getsockname()[1]))  # whom to send to, whom to hear
+            port, outbound = self._shim.hear()
+            self._server.tell(outbound)
+            self._sender.connect((HOST, port))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipe in (self._shim, self._server):
-            with suppress(OSError):  # of a process that is gone
-                pipe.send(None)
+        for end in (self._shim, self._server):
+            with suppress(OSError, WorkerError):  # of a process that is gone
+                end.tell(None)
         for process in self._processes:
-            process.join(5.0)
+            if process.pid is not None:
+                process.join(5.0)
         _kill(self._processes)
         self._sender.close()
 
     def send(self, datagrams: Sequence[bytes], loss: Loss, seed: Sequence[int]) -> list[bytes]:
         """Send in this order; returns what the server's socket received."""
-        self._shim.send((dict(loss), tuple(seed), len(datagrams)))
-        self._shim.recv()
+        self._shim.tell((dict(loss), tuple(seed), len(datagrams)))
+        self._shim.hear()
         for i, raw in enumerate(datagrams):
             mark(self._sender, raw[0])
-            self._sender.send(raw)
+            with suppress(ConnectionRefusedError):  # of a shim that is gone, as the next line tells
+                self._sender.send(raw)
             if i % 64 == 63:
                 time.sleep(0.002)  # a burst larger than the socket's buffer would be lost on loopback itself
-        forwarded = self._shim.recv()
-        self._server.send(forwarded)
-        received: list[bytes] = self._server.recv()
+        self._server.tell(self._shim.hear())
+        received: list[bytes] = self._server.hear()
         return received
 
 

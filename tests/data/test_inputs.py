@@ -145,6 +145,15 @@ def test_a_column_of_words_becomes_a_column_for_each_word_of_the_training_part(t
     assert data.test_inputs.tolist() == [[4, 1, 0], [5, 0, 0]]  # nobody knows lima
 
 
+@pytest.mark.parametrize("head", ["a,a,y", "a,b,a", "a,y,y"])
+def test_two_columns_of_one_name_are_one_line(tmp_path, head):
+    """Which of them is meant, nobody can tell."""
+    (tmp_path / "twice.csv").write_text(f"{head}\n" + "1,2,0\n3,4,1\n" * 10)
+    name = head[-1]
+    with pytest.raises(DataError, match=r"twice.csv: must have one column named ., found 2$"):
+        load_dataset(DataConfig(name=str(tmp_path / "twice.csv"), label_column=name, test_fraction=0.2))
+
+
 def test_words_may_become_their_places_in_sorted_order(tmp_path):
     data = load_dataset(DataConfig(name=frames(tmp_path, **CITIES), encode="codes"))
     assert data.train_inputs.tolist() == [[1, 1], [2, 0], [3, 1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -307,6 +308,13 @@ def work(item):
         raise KeyError("why")
     if item == "die":
         os._exit(3)
+    if item == "interrupt":
+        raise KeyboardInterrupt
+    if item == "exit":
+        raise SystemExit(4)
+    if item == "deaf":  # as a process that forked while a lock was held: no signal but the last is heeded
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        time.sleep(60.0)
     return item * 2
 
 
@@ -318,6 +326,22 @@ def test_every_item_has_an_answer_though_processes_die():
     dead = [answer.message for item, answer in found if item == "die"]
     assert dead == ["the process ended with exit code 3"] * 2
     assert [answer.message for item, answer in found if item == "raise"] == ["KeyError: 'why'"]
+
+
+def test_code_that_interrupts_or_exits_is_the_fault_of_its_item(capfd):
+    found = dict(map_processes(work, ["interrupt", "exit", 3], 2))
+    assert found[3] == 6
+    assert found["interrupt"].message == "KeyboardInterrupt"
+    assert found["exit"].message == "ConfigError: code of your own ended the process with exit code 4"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_that_heeds_nothing_is_killed(monkeypatch):
+    monkeypatch.setattr("spfl.fleet.workers.GRACE_S", 0.2)
+    with closing(map_processes(work, [1, "deaf"], 2)) as answers:
+        assert next(answers) == (1, 2)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10.0
 
 
 def test_closing_ends_the_processes():

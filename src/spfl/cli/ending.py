@@ -84,6 +84,8 @@ def told() -> Iterator[None]:
             _end(f"error: {damaged}", 2)
         text = " ".join(f"{type(error).__name__}: {error}".split())
         _end(f"error: {text} (not foreseen: a fault of spfl; {DEBUG}=1 shows where)", 1)
+    except BaseException as error:  # such as the cancellation of a task: nothing of ours raises one
+        _end(f"error: code of your own ended the program by {type(error).__name__}", 2)
 
 
 def _damaged_folder(words: Iterable[str]) -> str | None:

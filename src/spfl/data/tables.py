@@ -109,8 +109,12 @@ def _word_columns(train: Sequence[tuple[Path, Any]], columns: Sequence[str], dat
         return set()
     if strange := sorted(listed(data).keys() - set(columns)):
         raise DataError(f"{train[0][0]}: data.categories has column {strange[0]}, inputs are {', '.join(columns)}")
-    kinds = {name: [table.schema.field(name).type for _, table in train if name in table.column_names]
-             for name in columns}  # fmt: skip
+    kinds = {
+        name: [
+            table.column(find_column(file, table, [name])).type for file, table in train if name in table.column_names
+        ]
+        for name in columns
+    }
     return {name for name in columns if name in listed(data) or any(map(is_words, kinds[name]))}
 
 

@@ -23,6 +23,7 @@ Answer = TypeVar("Answer")
 
 METHOD = "fork" if sys.platform == "linux" else "spawn"  # a fork starts with all the parent has in memory
 WATCH_S = 1.0  # seconds between looks at the parent
+GRACE_S = 10.0  # for a process that is to end; one that forked while a lock was held may never do so by itself
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,19 @@ class Worker(Generic[Piece, Answer]):
                 return self._item, self._pipe.recv()
         except (EOFError, OSError):
             pass
-        self._process.join()
+        self._join()
         return self._item, Failure(f"the process ended with exit code {self._process.exitcode}")
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.join()
+        self._join()
         self._pipe.close()
+
+    def _join(self) -> None:
+        self._process.join(GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None:
@@ -138,11 +145,17 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int) -> Non
             return
         try:
             answer = function(item)
-        except Exception as error:
-            line = " ".join(str(error).split())
-            refusal = error if isinstance(error, SpflError) else None
-            answer = Failure(f"{type(error).__name__}: {line}", traceback.format_exc(), refusal)
+        except BaseException as error:  # an exit or an interrupt, too: of code of the user's own
+            answer = _failure(error)
         pipe.send(answer)
+
+
+def _failure(error: BaseException) -> Failure:
+    details = traceback.format_exc()
+    if isinstance(error, SystemExit):
+        error = ConfigError(f"code of your own ended the process with exit code {error.code}")
+    line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Failure(line.rstrip(": "), details, error if isinstance(error, SpflError) else None)
 
 
 def _one_thread() -> None:

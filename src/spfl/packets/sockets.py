@@ -22,7 +22,7 @@ Loss = Mapping[tuple[int, int], float]  # (device, kind) -> probability that a d
 
 def until_left(life: Callable[..., None], pipe: Connection, *arguments: float | None) -> None:
     """The life of a process; it ends without a word when whoever started it is gone."""
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with suppress(EOFError, ConnectionError):
         life(pipe, *arguments)
 
 
@@ -52,7 +52,8 @@ def relay(pipe: Connection, rate_bit_per_s: float | None) -> None:
             pipe.send("ready")
             for raw in _received(inbound, count):
                 if rng.random() >= _chance(loss, raw):
-                    outbound.send(raw)
+                    with suppress(ConnectionRefusedError):  # of a server that is gone: whoever asks it will tell
+                        outbound.send(raw)
                     forwarded += 1
                 if rate_bit_per_s:
                     time.sleep(8 * len(raw) / rate_bit_per_s)

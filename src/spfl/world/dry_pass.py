@@ -185,7 +185,7 @@ def _pass(model: FlatModel, inputs: torch.Tensor, labels: torch.Tensor) -> Pass:
     try:
         loss = model.loss_and_gradient(inputs, labels)
     except Exception as error:
-        raise ConfigError(f"module must allow a backward pass, got {named(error)}") from None
+        raise ConfigError(f"module must allow a backward pass, got {named(error.__cause__ or error)}") from None
     return Pass(loss, model.gradient.clone())
 
 
