@@ -415,7 +415,7 @@ def participation_table(link, ladder, fade, shares):
             elif beta > 0:
                 for bits in ladder.rungs:
                     rate = (ladder.overhead + bits) / (beta * symbols)
-                    x = scale * beta * np.expm1(min(rate * np.log(2), 700.0))
+                    x = scale * beta * np.expm1(min(rate * np.log(2), 700.0)) * np.exp(link.gap_slope * min(rate, 1e3))
                     best = max(best, np.exp(-x) * float(ladder.gain(bits)))
             table[k, s] = best
     return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def test_no_combination_of_shares_is_better_than_the_bound(seed: int, fading: st
     found = allocate_bits(importance, link, Ladder(DIM, 300.0), fade)
     tables = BitTables(link, Ladder(DIM, 300.0), fade, np.ones(3, bool))
     shares = tables.grid.shares[::8]
-    table = tables.gains(shares)
+    table = tables.table(shares).gains
     best = importance.sum() - oracles.best_participation(importance, table, shares)
     assert found.lower_bound is not None
     assert found.lower_bound <= best + 1e-9
@@ -96,15 +98,21 @@ def test_no_device_is_given_more_than_the_largest_share() -> None:
     assert one.beta.max() == 0.15
 
 
+@pytest.mark.parametrize("gap_slope", [0.0, 0.4])
 @pytest.mark.parametrize("fixed", [None, float(DIM)])
 @pytest.mark.parametrize("fading", ["mean", "instantaneous"])
-def test_the_compiled_table_is_the_best_of_all_rungs(fading: str, fixed: float | None) -> None:
+def test_the_compiled_table_is_the_best_of_all_rungs(fading: str, fixed: float | None, gap_slope: float) -> None:
     rng = np.random.default_rng(11)
     link, ladder = make_link(10 ** rng.normal(0, 1.2, 6)), Ladder(DIM, 300.0, 0.7, fixed)
+    link = replace(link, gap_slope=gap_slope)
     fade = rng.exponential(size=6) if fading == "instantaneous" else None
     tables = BitTables(link, ladder, fade, np.ones(6, bool))
     expected = oracles.participation_table(link, ladder, fade, tables.grid.shares)
-    np.testing.assert_allclose(tables.gains(tables.grid.shares), expected, rtol=1e-9, atol=1e-12)
+    found = tables.table(tables.grid.shares)
+    np.testing.assert_allclose(found.gains, expected, rtol=1e-9, atol=1e-12)
+    assert (np.diff(found.rungs, axis=1) >= 0).all()
+    if fixed is None and fading == "mean":
+        assert found.rungs.max() > found.rungs.min()
 
 
 @pytest.mark.parametrize("fading", ["mean", "instantaneous"])
@@ -128,7 +136,7 @@ def test_the_candidates_hold_the_best_share_at_prices_near(fading: str) -> None:
     fade = rng.exponential(size=12) if fading == "instantaneous" else None
     tables = BitTables(link, ladder, fade, np.ones(12, bool))
     shares = tables.grid.shares
-    full, coarse = tables.gains(shares), tables.gains(shares[tables.grid.at])
+    full, coarse = tables.table(shares).gains, tables.table(shares[tables.grid.at])
     for price in (0.05, 0.5, 5.0):
         found = tables.candidates(coarse, importance, price * NEAR)
         assert found.start[-1] < full.size  # or nothing would be spared

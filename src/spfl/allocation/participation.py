@@ -24,6 +24,7 @@ import numpy as np
 from spfl.allocation.participation_tables import (
     Candidates,
     Grid,
+    Table,
     Worth,
     ceilings,
     chosen,
@@ -155,13 +156,14 @@ class BitTables:
             float(link.gap_slope), fade,
         )  # fmt: skip
 
-    def gains(self, shares: Floats) -> Floats:
-        """G_k of model.md, section 11, (device, share)."""
-        table = np.empty((self.link.size, shares.size))
-        in_chunks(lambda s: fill_table(self.worth, shares, table[s], s.start), self.link.size)
+    def table(self, shares: Floats) -> Table:
+        """G_k of model.md, section 11, at these shares."""
+        shape = self.link.size, shares.size
+        table = Table(np.empty(shape), np.empty(shape, np.int64))
+        in_chunks(lambda s: fill_table(self.worth, shares, table.rows(s), s.start), self.link.size)
         return table
 
-    def ceiling(self, table: Floats, near: Candidates, importance: Floats, price: float, slack: float) -> float:
+    def ceiling(self, table: Table, near: Candidates, importance: Floats, price: float, slack: float) -> float:
         """What no allocation can gain more than, by the Lagrange dual at a price of the bandwidth.
 
         `slack`: by how much the bound of a device may lie above what it can gain, to spare time.
@@ -169,19 +171,19 @@ class BitTables:
         coarse, priced = self.coarse, (importance, price, slack)
 
         def part(s: slice) -> float:
-            return float(ceilings(self.worth, table[s], coarse, near, priced, s.start))
+            return float(ceilings(self.worth, table.rows(s), coarse, near, priced, s.start))
 
         return math.fsum(in_chunks(part, self.link.size)) + price
 
-    def candidates(self, table: Floats, importance: Floats, prices: Floats) -> Candidates:
+    def candidates(self, table: Table, importance: Floats, prices: Floats) -> Candidates:
         """The shares that may be best at some of these prices, by the coarse table (device, coarse share)."""
         grid = self.grid
-        marked = np.zeros(table.shape, np.bool_)
-        mark(table, self.coarse, importance, prices, marked)
+        marked = np.zeros(table.gains.shape, np.bool_)
+        mark(table.gains, self.coarse, importance, prices, marked)
         counts = np.append(0, np.diff(grid.at))
         start = np.concatenate([[0], np.cumsum(marked @ counts)])
         found = Candidates(start, np.empty(start[-1]), np.empty(start[-1]))
-        in_chunks(lambda s: fill_candidates(self.worth, table[s], marked[s], grid, found, s.start), self.link.size)
+        in_chunks(lambda s: fill_candidates(self.worth, table.rows(s), marked[s], grid, found, s.start), self.link.size)
         return found
 
     def _by_mean(self, beta: Floats) -> tuple[Floats, Floats]:
@@ -209,12 +211,10 @@ class BitTables:
 def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]:
     """Shares of the bandwidth, an upper bound on the gain, and the worth of the bandwidth (the multiplier)."""
     coarse = tables.coarse
-    table = tables.gains(coarse)
-    rows = np.arange(len(table))
-    every = Candidates(
-        np.append(rows, len(table)) * (coarse.size - 1), np.tile(coarse[1:], len(table)), table[:, 1:].ravel()
-    )
-    slope = float(((table[:, 1:] * importance[:, None]) / coarse[1:]).max())
+    table = tables.table(coarse)
+    size, gains = importance.size, table.gains[:, 1:]
+    every = Candidates(np.arange(size + 1) * (coarse.size - 1), np.tile(coarse[1:], size), gains.ravel())
+    slope = float(((gains * importance[:, None]) / coarse[1:]).max())
     price = _price(every, importance, (0.0, max(slope, 1e-300)))[1]
     for _ in range(MOVES):
         near = tables.candidates(table, importance, price * NEAR)
@@ -223,7 +223,7 @@ def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]
             break
         price = high
     beta, gain = _fill(near, importance, (high, low))
-    slack = CLOSE * max(float(importance.sum() - importance @ gain), 0.0) / len(table)
+    slack = CLOSE * max(float(importance.sum() - importance @ gain), 0.0) / size
     bound = tables.ceiling(table, near, importance, high, slack)
     beta = beta / max(beta.sum(), 1e-300) if beta.sum() > 0 else beta  # what is left of the bandwidth, to all alike
     return np.minimum(beta, tables.most), bound, high

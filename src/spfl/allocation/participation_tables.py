@@ -5,6 +5,10 @@ with n, which spares most rungs: a block of them whose first q and last g togeth
 already reaches, and all from the first with q(n) below it. Where the link adapts to the fade, n is what the channel
 carries, and nothing sent is lost.
 
+More bandwidth never makes fewer bits the best choice: d x / d n falls with beta for the exponent x of the outage
+(model.md, section 3), since 2^r exp(c r) is convex. So the best rung of a smaller share is where the search at a larger
+one begins.
+
 G_k never falls. So a coarse table of shares tells which intervals between them can hold the best share at a price, and
 only there are finer shares looked at: the candidates.
 Axis vocabulary: `device`, `rung`, `share`, `candidate`.
@@ -17,10 +21,14 @@ from typing import Any, NamedTuple
 
 from spfl.arrays import Bools, Floats, Indices
 from spfl.compiled import CACHE, njit
-from spfl.radio.outage import outage_exponent_scalar
+from spfl.radio.outage import LN2
 
 DEPTH = 9  # times that the bound halves an interval of shares
 BLOCK = 4  # rungs that are passed over together
+LARGEST_RATE = 1000.0  # bit/s/Hz: with more nothing arrives
+
+
+RungRange = tuple[int, int]  # the first and the last rung that may be best
 
 
 class Worth(NamedTuple):
@@ -42,6 +50,17 @@ class Worth(NamedTuple):
     noise_to_signal: Floats
     gap_slope: float
     fade: Floats
+
+
+class Table(NamedTuple):
+    """G_k at each share, `gains` (device, share), and the rungs that reach it, `rungs` (device, share)."""
+
+    gains: Floats
+    rungs: Indices
+
+    def rows(self, part: slice) -> Table:
+        """That of some devices."""
+        return Table(self.gains[part], self.rungs[part])
 
 
 class Grid(NamedTuple):
@@ -74,43 +93,53 @@ def _by_fade(of: Worth, k: int, beta: float) -> float:
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def _worth(of: Worth, k: int, beta: float, least: float) -> float:
-    """G_k(beta), given that it is at least `least`."""
+def _worth(of: Worth, k: int, beta: float, least: float, ends: RungRange) -> tuple[float, int]:
+    """G_k(beta) and its rung, given that it is at least `least` at the first rung of `ends`, and best within them."""
+    first, stop = ends
     if beta <= 0.0 or not of.noise_to_signal[k] < math.inf:
-        return 0.0
+        return 0.0, first
     if of.fade[k] >= 0.0:
-        return max(least, _by_fade(of, k, beta))
-    best, most, size = least, of.gains[-1], of.bits.size
-    for first in range(0, size, BLOCK):
-        last = min(first + BLOCK, size) - 1
-        if of.gains[last] <= best:
-            continue
-        q = _success(of, k, beta, first)
+        return max(least, _by_fade(of, k, beta)), first
+    best, at, most = max(least, _success(of, k, beta, first) * of.gains[first]), first, of.gains[stop]
+    for start in range(first + 1, stop + 1, BLOCK):
+        last = min(start + BLOCK - 1, stop)
+        q = _success(of, k, beta, start)
         if q * most <= best:
             break
         if q * of.gains[last] <= best:
             continue
-        best = max(best, q * of.gains[first])
-        for rung in range(first + 1, last + 1):
-            if of.gains[rung] > best:
-                best = max(best, _success(of, k, beta, rung) * of.gains[rung])
-    return best
+        if q * of.gains[start] > best:
+            best, at = q * of.gains[start], start
+        for rung in range(start + 1, last + 1):
+            q = _success(of, k, beta, rung)
+            if q * of.gains[rung] > best:
+                best, at = q * of.gains[rung], rung
+            if q * of.gains[last] <= best:
+                break
+    return best, at
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def _success(of: Worth, k: int, beta: float, rung: int) -> float:
-    load = (of.overhead + of.bits[rung]) / of.symbols[k]
-    return math.exp(-outage_exponent_scalar(load, beta, 1.0, of.noise_to_signal[k], of.gap_slope))
+    """`radio.outage.success` of one packet with all the power, without the logarithms that keep it from overflow."""
+    r = (of.overhead + of.bits[rung]) / (of.symbols[k] * beta)
+    if r > LARGEST_RATE:
+        return 0.0
+    growth = math.expm1(r * LN2)
+    if of.gap_slope != 0.0:
+        growth *= math.exp(of.gap_slope * r)
+    return math.exp(-of.noise_to_signal[k] * beta * growth)
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def fill_table(of: Worth, shares: Floats, out: Floats, first: int) -> None:
-    """G_k at every share, into `out` (device, share), for devices from `first` on; never falling with the share."""
-    for row in range(out.shape[0]):
-        best = 0.0
+def fill_table(of: Worth, shares: Floats, table: Table, first: int) -> None:
+    """G_k at every share, and its rung, for devices from `first` on; neither falls with the share."""
+    top = of.bits.size - 1
+    for row in range(table.gains.shape[0]):
+        best, rung = 0.0, 0
         for s in range(shares.size):
-            best = _worth(of, first + row, shares[s], best)
-            out[row, s] = best
+            best, rung = _worth(of, first + row, shares[s], best, (rung, top))
+            table.gains[row, s], table.rungs[row, s] = best, rung
 
 
 # a_k, the price of the bandwidth, and by how much a bound may be too high
@@ -150,17 +179,17 @@ def mark(table: Floats, coarse: Floats, importance: Floats, prices: Floats, out:
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def fill_candidates(of: Worth, table: Floats, marked: Bools, grid: Grid, of_all: Candidates, first: int) -> None:
+def fill_candidates(of: Worth, table: Table, marked: Bools, grid: Grid, of_all: Candidates, first: int) -> None:
     """The candidates of the devices from `first` on, whose rows these are: into their places of `of_all`."""
-    for row in range(table.shape[0]):
+    for row in range(marked.shape[0]):
         k = first + row
         at = of_all.start[k]
         for s in range(1, grid.at.size):
             if not marked[row, s]:
                 continue
-            best = table[row, s - 1]
+            best, rung, last = table.gains[row, s - 1], table.rungs[row, s - 1], table.rungs[row, s]
             for i in range(grid.at[s - 1] + 1, grid.at[s] + 1):
-                best = _worth(of, k, grid.shares[i], best)
+                best, rung = _worth(of, k, grid.shares[i], best, (rung, last))
                 of_all.shares[at], of_all.gains[at] = grid.shares[i], best
                 at += 1
 
@@ -183,13 +212,16 @@ def chosen(of: Candidates, importance: Floats, price: float, shares: Floats, gai
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def _halved(of: Worth, k: int, ends: Interval, priced: Priced, bound: float) -> float:
+def _halved(of: Worth, k: int, between: Interval, rungs: RungRange, priced: Priced, bound: float) -> float:
     """`bound`, raised to what no share between two is worth more than, by halving what may be worth more.
 
     G_k grows with the share, so that no point of an interval is worth more than its right end at the price of its left.
     """
     importance, price, slack = priced
-    held, depth = [ends], [0]
+    above = importance * between[3] - price * between[0] - bound
+    if above <= slack:  # most of them: no lists are made
+        return float(bound + max(above, 0.0))
+    held, depth = [between], [0]
     while held:
         left, right, least, most = held.pop()
         d = depth.pop()
@@ -200,7 +232,7 @@ def _halved(of: Worth, k: int, ends: Interval, priced: Priced, bound: float) -> 
             bound += above
             continue
         middle = math.sqrt(left * right) if left > 0.0 else 0.25 * right
-        inner = min(_worth(of, k, middle, least), most)
+        inner = min(_worth(of, k, middle, least, rungs)[0], most)
         bound = max(bound, importance * inner - price * middle)
         held.append((left, middle, least, inner))
         held.append((middle, right, inner, most))
@@ -210,27 +242,28 @@ def _halved(of: Worth, k: int, ends: Interval, priced: Priced, bound: float) -> 
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
-def ceilings(of: Worth, table: Floats, coarse: Floats, of_all: Candidates, priced: Priced, first: int):  # type: ignore[no-untyped-def]
+def ceilings(of: Worth, table: Table, coarse: Floats, of_all: Candidates, priced: Priced, first: int):  # type: ignore[no-untyped-def]
     """Sum over devices of an upper bound of max over beta of a_k G_k(beta) - price beta; a in `priced` is (device,).
 
     The rows are those of the devices from `first` on. Candidates are points of the intervals that they lie in.
     """
     total = 0.0
-    for row in range(table.shape[0]):
+    for row in range(table.gains.shape[0]):
         k = first + row
-        importance, price, slack = priced[0][k], priced[1], priced[2]
+        one = (priced[0][k], priced[1], priced[2])
+        importance, price, _ = one
         bound, at, end = 0.0, of_all.start[k], of_all.start[k + 1]
         for i in range(at, end):
             bound = max(bound, importance * of_all.gains[i] - price * of_all.shares[i])
         for s in range(1, coarse.size):
-            left, least = coarse[s - 1], table[row, s - 1]
-            inside = importance * table[row, s] - price * left > bound
+            left, least, rungs = coarse[s - 1], table.gains[row, s - 1], (table.rungs[row, s - 1], table.rungs[row, s])
+            inside = importance * table.gains[row, s] - price * left > bound
             while at < end and of_all.shares[at] <= coarse[s]:
                 right, most = of_all.shares[at], of_all.gains[at]
                 if inside:
-                    bound = _halved(of, k, (left, right, least, most), (importance, price, slack), bound)
+                    bound = _halved(of, k, (left, right, least, most), rungs, one, bound)
                 left, least, at = right, most, at + 1
             if inside and left < coarse[s]:
-                bound = _halved(of, k, (left, coarse[s], least, table[row, s]), (importance, price, slack), bound)
+                bound = _halved(of, k, (left, coarse[s], least, table.gains[row, s]), rungs, one, bound)
         total += bound
     return total
