@@ -22,7 +22,9 @@ from spfl.compiled import CACHE, njit
 LOST = 41.0  # exp(-41) < 1e-17: a modulus packet that never arrives
 SPLIT_POINTS = 12
 RHO_POINTS = 9
-ROUGH = 0.03  # of alpha's logit, while the best of these rho is looked for
+ROUGH = 1.0  # of alpha's logit, while the best of these rho is looked for: little more than a scan
+TABLED = 1e-4  # a larger tolerance is that of a table, which only picks valleys: few steps then
+FEW, MANY = 5, 30  # steps in rho from the best of these
 LOGIT_LIMIT = 36.0  # beyond, 1 - alpha rounds to 0
 NEWTON_LIMIT = 12
 STEP = 1e-5  # of the differences that give the curvature; the slopes are analytic
@@ -142,7 +144,8 @@ def best_split(device: Device, beta: float, guess: Split, tolerance: float, rule
             if value < least:
                 centre, near, least = s, alpha, value
     args = (device, beta, near, tolerance, rules)
-    found = minimise(_cost_at_rho, args, centre - width, centre + width, centre, max(tolerance, 1e-6), 30, False)
+    steps = MANY if tolerance < TABLED else FEW
+    found = minimise(_cost_at_rho, args, centre - width, centre + width, centre, max(tolerance, 1e-6), steps, False)
     rho = expit(found.value)
     a, b = exponents(device, beta, rho)
     value, alpha = best_alpha(device, a, b, near, tolerance, rules)
