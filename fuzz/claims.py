@@ -39,6 +39,7 @@ from spfl.world.state import ServerState
 from spfl.world.world import World
 
 SCALARS = ("v2", "vbar2", "v_vbar", "delta2", "loss", "samples")
+ARRAYS = ("tensor_means", "output_bias", "gradient")
 EXTREMES = [0.0, -1.0, 1e-45, 1e-300, 3.4e38, 1e39, 1e77, 1e308, -1e308, math.inf, -math.inf, math.nan]
 CAPS = {"device_clip": 1.5, "max_samples": 2.0, "max_share": 0.3}
 DEFENCES: list[dict[str, Any]] = [{}, CAPS, *(CAPS | {"aggregation": rule} for rule in get_args(RobustRule))]
@@ -74,6 +75,7 @@ BASE: dict[str, Any] = {
     "channel": {"median_snr_db": 6.0},
 }
 found_why: Counter[str] = Counter()
+told: Counter[str] = Counter()  # numbers and arrays that were other than honest, by name
 
 
 def _round(world: World, server: ServerState, uploads: list[Upload]) -> tuple[Plan, RoundRecord]:
@@ -84,7 +86,7 @@ def _round(world: World, server: ServerState, uploads: list[Upload]) -> tuple[Pl
 def lie(rng: random.Random, upload: Upload) -> Upload:
     """The upload with one to three of its claims replaced."""
     for _ in range(rng.randrange(1, 4)):
-        name = rng.choice((*SCALARS, "tensor_means", "output_bias", "gradient"))
+        name = rng.choice((*SCALARS, *ARRAYS))
         if name == "gradient":
             upload = _other_gradient(rng, upload)
             continue
@@ -108,6 +110,12 @@ def _other_gradient(rng: random.Random, upload: Upload) -> Upload:
         return upload
     with np.errstate(over="ignore", invalid="ignore"):
         return replace(upload, gradient=upload.gradient * np.float32(_value(rng, 1.0)))
+
+
+def false_claims(honest: Upload, said: Upload) -> Iterator[str]:
+    """Names of what is another than honest."""
+    yield from (name for name in SCALARS if getattr(honest, name) != getattr(said, name))
+    yield from (name for name in ARRAYS if getattr(honest, name) is not getattr(said, name))
 
 
 def _value(rng: random.Random, now: float) -> float:
@@ -199,6 +207,7 @@ def lies(count: int, seed: int, made: list[Made]) -> Iterator[tuple[Made, list[U
         uploads, liars = list(one[2]), rng.sample(range(len(one[2])), rng.choice((1, 1, 2, 3)))
         for liar in liars:
             uploads[liar] = lie(rng, uploads[liar])
+            told.update(false_claims(one[2][liar], uploads[liar]))
         yield one, uploads, len(liars)
 
 
@@ -236,5 +245,6 @@ if __name__ == "__main__":
     words, began = sys.argv[1:], time.perf_counter()
     numbers, tried = [int(word) for word in words[:2]] or [20_000], fuzz_admission if words[2:] == ["admit"] else fuzz
     ended = dict(tried(*numbers))
+    print(f"{told.total()} false claims: {dict(sorted(told.items()))}")
     print(ended, f"{numbers[0]} rounds in {time.perf_counter() - began:.0f} s, nothing else came of any")
     print(f"not taken: {dict(found_why)}")

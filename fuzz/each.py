@@ -3,7 +3,7 @@
 `python fuzz/situations.py` composes them at random; this walks over all of them, one at a time. Where it can, it first
 gives up root's right to pass over permissions, so that folders of another user are really closed.
 
-python fuzz/each.py [PART/OF]    a part of all, such as 0/4
+python fuzz/each.py [PART/OF ...]    parts of all, such as 0/4
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import situations
@@ -98,8 +98,8 @@ def _made(name: str, words: list[str], kind: str, **strange: object) -> Situatio
     return Situation(kind, name, filled, kinds=[kind], **strange)  # type: ignore[arg-type]
 
 
-def walk(part: int, of: int) -> Counter[str]:
-    """Try a part of all; returns how they ended, and prints those that ended badly."""
+def walk(parts: Sequence[tuple[int, int]]) -> Counter[str]:
+    """Try parts of all; returns how they ended, and prints those that ended badly, and how far it is."""
     found, base = Counter[str](), Path(tempfile.mkdtemp())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,12 +107,15 @@ def walk(part: int, of: int) -> Counter[str]:
         write_inputs(base / "inputs")
         situations.as_python_shows_them()
         situations.make_ready(base)
-        for made in list(every(PATHS | others(base)))[part::of]:
-            ended = situations.attempt(made, base / "inputs", base / "here")
-            found["bad" if ended.bad else f"exit code {ended.code}"] += 1
-            if ended.bad:
-                print(f"{ended.bad}: spfl {made.arguments}; {made.kinds}")
-                print(f"    {ended.out[-300:]!r} {ended.err[-800:]!r}", flush=True)
+        ways = list(every(PATHS | others(base)))
+        for part, of in parts:
+            for made in ways[part::of]:
+                ended = situations.attempt(made, base / "inputs", base / "here")
+                found["bad" if ended.bad else f"exit code {ended.code}"] += 1
+                if ended.bad:
+                    print(f"{ended.bad}: spfl {made.arguments}; {made.kinds}")
+                    print(f"    {ended.out[-300:]!r} {ended.err[-800:]!r}", flush=True)
+            print(f"after part {part}/{of}, of {len(ways)}: {dict(sorted(found.items()))}", flush=True)
     shutil.rmtree(base, ignore_errors=True)
     return found
 
@@ -121,7 +124,7 @@ if __name__ == "__main__":
     if os.getuid() == 0 and shutil.which("setpriv") and "SPFL_UNPRIVILEGED" not in os.environ:
         again = [*UNPRIVILEGED, sys.executable, __file__, *sys.argv[1:]]
         os.execvpe(again[0], again, os.environ | {"SPFL_UNPRIVILEGED": "1"})
-    numbers = [int(word) for word in (sys.argv[1] if len(sys.argv) > 1 else "0/1").split("/")]
-    counts = walk(*numbers)
+    asked = [tuple(map(int, word.split("/"))) for word in sys.argv[1:] or ["0/1"]]
+    counts = walk(asked)
     print(f"{counts.total()} situations: {dict(sorted(counts.items()))}")
     raise SystemExit(1 if counts["bad"] else 0)

@@ -10,6 +10,7 @@ Angle Regression", Annals of Statistics, 2004.
 from __future__ import annotations
 
 import gzip
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -25,5 +26,11 @@ def read_digits() -> tuple[Floats, Indices]:
 
 def read_table(name: str) -> Floats:
     """The rows of an embedded file, (n, columns), the label last."""
+    return _rows(name).copy()
+
+
+@cache
+def _rows(name: str) -> Floats:
+    """Read once a process: nodes of one process each ask for them."""
     packed = files("spfl.data").joinpath(f"{name}.csv.gz").read_bytes()
     return np.asarray(np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=","), np.float64)

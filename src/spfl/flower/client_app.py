@@ -29,7 +29,7 @@ from spfl.flower import datagrams, protocol
 from spfl.flower.own import load_own_parts
 from spfl.flower.roster import Place
 from spfl.flower.settings import read_run_config
-from spfl.runs.environment import describe_environment
+from spfl.runs.environment import installed_versions
 from spfl.world.state import ServerState
 from spfl.world.world import World
 
@@ -108,7 +108,7 @@ def hello(message: Message, context: Context) -> Message:
 def _hello(context: Context) -> protocol.Hello:
     site = site_of(context)
     partition, partitions = place_of(context.node_config, site.world.config.data.source)
-    versions, identity = str(describe_environment()["versions"]), protocol.identity_of(site.world, site.code)
+    versions, identity = str(installed_versions()), protocol.identity_of(site.world, site.code)
     hello, data = protocol.Hello(partition, partitions, identity, versions), site.world.dataset
     if not isinstance(data, NodeData):
         return hello

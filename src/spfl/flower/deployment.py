@@ -205,9 +205,17 @@ class Federation:
 
     def _run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         program = str(Path(sysconfig.get_path("scripts")) / command)
-        return subprocess.run(
-            [program, *arguments], env=self._environment(), capture_output=True, text=True, timeout=START_S, check=False
-        )
+        try:
+            return subprocess.run(
+                [program, *arguments],
+                env=self._environment(),
+                capture_output=True,
+                text=True,
+                timeout=START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise FlowerError(f"{command} {arguments[0]} took longer than {START_S:g} s; logs in {self.home}") from None
 
     def _await_health(self) -> None:
         url, trust = f"http://{self.address}/health", ssl.create_default_context()
@@ -246,6 +254,7 @@ class Federation:
         psutil.wait_procs([psutil.Process(p.pid) for p in self.processes.values() if p.poll() is None], timeout=STOP_S)
         _kill(self.strays())
         for process in self.processes.values():
+            process.kill()  # also one whose environment cannot be read
             process.wait()
         self.processes.clear()
         if self._keeper is not None:  # last: had this process been killed in between, it would have gone on

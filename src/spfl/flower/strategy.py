@@ -35,7 +35,7 @@ from spfl.flower import datagrams, protocol
 from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
 from spfl.radio.estimator import new_counts
-from spfl.runs.environment import describe_environment
+from spfl.runs.environment import installed_versions
 from spfl.training import Ends, Known, Measured, Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.admission import admit
 from spfl.uplink.upload import Upload, silent
@@ -172,7 +172,7 @@ class SpFl(Strategy):
     def _wanted(self) -> Wanted:
         data = self.world.config.data
         own = data if data.source == "node" else None
-        versions = str(describe_environment()["versions"])
+        versions = str(installed_versions())
         return Wanted(protocol.identity_of(self.world, self.code), versions, own, self.owners)
 
     def _check_test_images(self, roster: Roster) -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import zlib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "pyarrow")
 def describe_environment() -> dict[str, Any]:
     """Versions of all that can change a bit, the processor, and the commit when the package runs from a checkout."""
     return {
-        "versions": {"spfl": __version__, "python": platform.python_version()} | _installed(),
+        "versions": installed_versions(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -76,6 +77,12 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def installed_versions() -> dict[str, str]:
+    """Of all that can change a bit."""
+    return {"spfl": __version__, "python": platform.python_version()} | _installed()
+
+
+@cache
 def _installed() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
