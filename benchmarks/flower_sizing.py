@@ -21,7 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from spfl.config.schema import CodecConfig, Config, SchemeConfig
 from spfl.flat_model import FlatModel
-from spfl.flower import protocol
+from spfl.flower import protocol, records
 from spfl.flower.strategy import UPLOAD
 from spfl.models import build_model
 from spfl.packets.layout import Layout
@@ -57,11 +57,11 @@ def traffic(layout: Layout, devices: int, one_exchange: bool = False) -> Traffic
     world: Any = SimpleNamespace(layout=layout, scheme=form.scheme, format=form, config=Config())
     rng = np.random.default_rng(1)
     uploads = [_upload(world, rng.standard_normal(layout.size, np.float32), device) for device in range(devices)]
-    weights = protocol.weights_record(rng.standard_normal(layout.size, np.float32))
+    weights = records.weights_record(rng.standard_normal(layout.size, np.float32))
     task = protocol.RoundTask(1, tuple(range(devices)), np.zeros(0, np.float32), {}, one_exchange)
     down = [protocol.task_content(task, weights)]
     up = [protocol.report_content(1, uploads)]
-    packets = protocol.packets_record(uploads, world)
+    packets = records.packets_record(uploads, world)
     if one_exchange:
         up[0]["packets"] = packets
     else:

@@ -23,7 +23,7 @@ from spfl.config.schema import build_config
 from spfl.data.sources import load_dataset
 from spfl.errors import PacketError
 from spfl.fleet.threads import ThreadFleet
-from spfl.flower import protocol
+from spfl.flower import protocol, records
 from spfl.uplink.admission import admit
 from spfl.world.world import World
 
@@ -51,7 +51,7 @@ class Answers:
         hello = protocol.Hello(
             0, 1, protocol.identity_of(self.world), "{}", 10, 4, protocol.GreySums((90,), (5,), (9,))
         )
-        packets = protocol.packets_record(self.uploads, self.world)
+        packets = records.packets_record(self.uploads, self.world)
         self.kinds: list[tuple[RecordDict, Callable[[RecordDict], object]]] = [
             (protocol.hello_content(hello), protocol.read_hello),
             (protocol.refusal_content("no data"), protocol.read_hello),

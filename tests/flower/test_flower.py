@@ -17,7 +17,7 @@ from spfl.config.schema import AttackConfig
 from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import ThreadFleet
-from spfl.flower import protocol
+from spfl.flower import protocol, records
 from spfl.flower.client_app import app, place_of
 from spfl.flower.inprocess import InProcessGrid
 from spfl.flower.roster import Place
@@ -169,9 +169,9 @@ def test_flowers_own_loop_gives_the_same_weights(small_config, digits):
     """`Strategy.start` as Flower has it: a result with the weights and a metric record for each round."""
     config = small_config()
     strategy, grid = start(config, digits)
-    result = strategy.start(grid, protocol.weights_record(strategy.server.weights), num_rounds=2, timeout=10)
+    result = strategy.start(grid, records.weights_record(strategy.server.weights), num_rounds=2, timeout=10)
     last = list(training.run(config, digits))[-1]
-    weights = protocol.read_weights(result.arrays, strategy.world.layout.size)
+    weights = records.read_weights(result.arrays, strategy.world.layout.size)
     assert weights.tobytes() == last.server.weights.tobytes()
     assert result.train_metrics_clientapp[2]["test_accuracy"] == last.test_accuracy
 
@@ -621,7 +621,7 @@ def small_grid(small_config):
 
 def test_a_node_refuses_devices_that_are_not_its_own(small_grid, small_config, digits):
     world = World.build(small_config(), digits)
-    weights = protocol.weights_record(world.start().weights)
+    weights = records.weights_record(world.start().weights)
     reply = ask(small_grid, task(1, [0, 1], weights))
     assert "devices (0, 1) are not all of this node" in reply.error.reason
 
@@ -631,7 +631,7 @@ def test_a_node_has_no_packets_of_a_round_it_was_not_asked_for(small_grid, small
     record = next(training.run(small_config(), digits))
     grant = protocol.grant_content(1, [0], record.allocation, [0])
     assert "record 'upload' must be ConfigRecord" in ask(small_grid, grant, UPLOAD).error.reason
-    weights = protocol.weights_record(world.start().weights)
+    weights = records.weights_record(world.start().weights)
     assert ask(small_grid, task(1, [0, 2], weights)).has_content()
     other = protocol.grant_content(2, [0, 2], record.allocation, [0, 2])
     assert "round must be 2, got 1" in ask(small_grid, other, UPLOAD).error.reason
@@ -656,7 +656,7 @@ def reported(digits):
 def test_uploads_survive_the_wire(reported):
     world, uploads = reported
     content = protocol.report_content(1, uploads)
-    content["packets"] = protocol.packets_record(uploads, world)
+    content["packets"] = records.packets_record(uploads, world)
     content = RecordDict.inflate(content.deflate(), _children(content))
     there = protocol.read_packets(content, protocol.read_report(content, 1, range(4), world), world)
     for sent, got in zip(uploads, there, strict=True):
@@ -675,7 +675,7 @@ def test_a_silent_device_sends_no_packets(reported):
     world, uploads = reported
     mixed = [silent(world.format, 0), *uploads[1:]]
     content = protocol.report_content(1, mixed)
-    content["packets"] = protocol.packets_record(mixed, world)
+    content["packets"] = records.packets_record(mixed, world)
     there = protocol.read_packets(content, protocol.read_report(content, 1, range(4), world), world)
     assert there[0].sign_packet == b""
     assert [u.sign_packet for u in there[1:]] == [u.sign_packet for u in uploads[1:]]
@@ -686,7 +686,7 @@ ARRAYS = st.builds(
     Array,
     st.sampled_from(["float32", "float64", "uint8", "object", "rubbish"]),
     st.lists(st.integers(-2, 2**40), max_size=3).map(tuple),
-    st.sampled_from([protocol.RAW, "numpy.ndarray", ""]),
+    st.sampled_from([records.RAW, "numpy.ndarray", ""]),
     st.binary(max_size=64),
 )
 RECORDS = st.one_of(

@@ -17,8 +17,7 @@ from spfl.flower.client_app import app
 from spfl.flower.engines import run_flower
 from spfl.flower.inprocess import InProcessGrid
 from spfl.flower.monitoring import check_health, write_metrics
-from spfl.flower.own import load_own_parts
-from spfl.flower.project import write_project
+from spfl.flower.project import load_own_parts, write_project
 from spfl.flower.server_app import run_on
 from spfl.flower.settings import FlowerConfig, Settings, to_run_config
 from spfl.runs.experiment import run_experiment

@@ -51,7 +51,7 @@ def test_the_fuzzers_find_what_is_broken(name, monkeypatch):
     if name == "claims":
         monkeypatch.setattr("spfl.uplink.admission._possible", lambda *_: True)
     else:
-        monkeypatch.setattr("spfl.flower.protocol._value", lambda note, key, kind: note[key])
+        monkeypatch.setattr("spfl.flower.protocol.value_of", lambda note, key, kind: note[key])
     with pytest.raises(HARM):
         made.fuzz(FEW[name] * 5, seed=3, **FEW_SCHEMES.get(name, {}))
 

@@ -25,8 +25,8 @@ from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError, PacketError, SpflError
 from spfl.figures.scores import shown
 from spfl.fleet.threads import ThreadFleet
-from spfl.flower import datagrams, protocol
-from spfl.flower.own import load_own_parts
+from spfl.flower import datagrams, protocol, records
+from spfl.flower.project import load_own_parts
 from spfl.flower.roster import Place
 from spfl.flower.settings import read_run_config
 from spfl.runs.environment import installed_versions
@@ -127,7 +127,7 @@ def train(message: Message, context: Context) -> Message:
     server = ServerState(task.round_ - 1, task.weights, np.zeros(0, np.float32), task.memory)
     uploads, _ = site.fleet.uploads(server, task.devices, task.round_)
     content = protocol.report_content(task.round_, uploads)
-    packets = protocol.packets_record(uploads, site.world)
+    packets = records.packets_record(uploads, site.world)
     if task.one_exchange:
         content["packets"] = packets
     else:
@@ -177,7 +177,7 @@ def _send(kept: RecordDict, order: datagrams.SendOrder, round_: int, devices: tu
     packets: dict[tuple[int, int], bytes] = {}
     for name, kind in datagrams.PACKETS.items():
         if name in record:
-            for device, packet in zip(devices, protocol.stored_packets(record, name, world, len(devices)), strict=True):
+            for device, packet in zip(devices, records.stored_packets(record, name, world, len(devices)), strict=True):
                 packets[device, kind] = packet
             del record[name]
     count = datagrams.send(world, order, packets, round_)

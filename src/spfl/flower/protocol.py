@@ -1,21 +1,19 @@
 """What travels between the server and the nodes, as Flower records; everything that arrives is checked here.
 
-A node computes for several devices. Arrays travel as their raw little-endian bytes, a row a device, with dtype and
-shape beside them: nothing is parsed, and nothing is allocated from what a message claims. Packets are uint8,
-exactly as the codec makes them; the codec opens them later and checks their CRC, layout, round and device.
+A node computes for several devices. Arrays have a row a device (records.py). The codec opens the packets later and
+checks their CRC, layout, round and device.
 Axis vocabulary: `device` (of the message), `tensor`, `dim`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from numpy.typing import NDArray
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import State, Vector
@@ -26,19 +24,29 @@ from spfl.data.node_data import ColumnSums, GreySums, Sums, fixed_moments
 from spfl.errors import PacketError, printable
 from spfl.figures.scores import SHARES as SHARES_OF_ONE
 from spfl.flat_model import STATISTICS
+from spfl.flower.records import (
+    expect,
+    field_of,
+    floats,
+    integers,
+    packet_rows,
+    raw,
+    read_array,
+    read_record,
+    read_weights,
+    stacked,
+    value_of,
+)
 from spfl.learning.local import SHARED, kept_key
-from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.runs.environment import fingerprint
 from spfl.uplink.upload import Upload
 from spfl.world.world import World
 
-RAW = "spfl.raw"  # how the bytes of an Array are to be read: as they are
 NUMBERS = ("loss", "v2", "vbar2", "v_vbar", "delta2")
 SHARES = ("beta", "alpha", "rho")
 HELLO_NUMBERS = ("partition", "partitions", "samples", "test_samples")
 MOST_TEXT = 500  # characters of what a node says that are kept and logged
 MOST_SAMPLES = 2**53  # whole numbers above are not exact in float64
-Record = TypeVar("Record", ArrayRecord, ConfigRecord)
 
 
 # --- the server asks -------------------------------------------------------------------------------------------
@@ -56,23 +64,10 @@ class RoundTask:
     moments: Moments | None = None
 
 
-def weights_record(weights: Vector) -> ArrayRecord:
-    """The weights (dim,) as one array: a single object, which Flower stores once for all nodes."""
-    return ArrayRecord({"weights": _raw(weights)})
-
-
-def read_weights(record: ArrayRecord, dim: int) -> Vector:
-    """The inverse of `weights_record`. Raises PacketError for anything but finite float32 (dim,)."""
-    weights = _array(record, "weights", np.float32, (dim,)).copy()  # PyTorch wants to write
-    if not np.isfinite(weights).all():
-        raise PacketError("array 'weights' must be finite")
-    return weights
-
-
 def task_content(task: RoundTask, weights: ArrayRecord) -> RecordDict:
     """The content of a `train` message, which `read_task` reads; all nodes share the record `weights`."""
     note = ConfigRecord({"round": task.round_, "devices": list(task.devices), "one_exchange": task.one_exchange})
-    arrays = ArrayRecord({name: _raw(array) for name, array in task.memory.items()})
+    arrays = ArrayRecord({name: raw(array) for name, array in task.memory.items()})
     content = RecordDict({"task": note, "weights": weights, "memory": arrays})
     return _with_moments(content, task.moments)
 
@@ -87,9 +82,9 @@ def read_moments(content: RecordDict, config: DataConfig) -> Moments | None:
     """The normalisation of own data that the server tells; None where it is not needed. Raises PacketError."""
     if config.source == "partition":
         return None
-    note = _record(content, "moments", ConfigRecord)
+    note = read_record(content, "moments", ConfigRecord)
     channels = 0 if fixed_moments(config) == [((), ())] else (config.shape or (0,))[0]
-    mean, std = (tuple(_value(note, name, list)) for name in ("mean", "std"))
+    mean, std = (tuple(value_of(note, name, list)) for name in ("mean", "std"))
     low, most = (0.0, 255.0) if config.input_type == "uint8" else (-math.inf, math.inf)
     if not all(len(v) == channels and all(type(x) is float and low <= x <= most for x in v) for v in (mean, std)):
         raise PacketError(f"moments must be {channels} numbers in {low:g}..{most:g}, got {mean} and {std}")
@@ -98,14 +93,14 @@ def read_moments(content: RecordDict, config: DataConfig) -> Moments | None:
 
 def read_task(content: RecordDict, world: World) -> RoundTask:
     """Raises PacketError for a message that the server of this experiment did not make."""
-    note = _record(content, "task", ConfigRecord)
-    dim, memory = world.layout.size, _record(content, "memory", ArrayRecord)
+    note = read_record(content, "task", ConfigRecord)
+    dim, memory = world.layout.size, read_record(content, "memory", ArrayRecord)
     return RoundTask(
-        _value(note, "round", int),
-        tuple(_integers(note, "devices")),
-        read_weights(_record(content, "weights", ArrayRecord), dim),
-        {name: _array(memory, name, np.float32, tuple(memory[name].shape)) for name in memory},
-        _value(note, "one_exchange", bool),
+        value_of(note, "round", int),
+        tuple(integers(note, "devices")),
+        read_weights(read_record(content, "weights", ArrayRecord), dim),
+        {name: read_array(memory, name, np.float32, tuple(memory[name].shape)) for name in memory},
+        value_of(note, "one_exchange", bool),
         read_moments(content, world.config.data),
     )
 
@@ -126,8 +121,8 @@ def grant_content(round_: int, devices: Sequence[int], allocation: AllocationRes
 
 def read_grant(content: RecordDict) -> tuple[int, tuple[int, ...]]:
     """Round and devices of a `train.upload` message. Raises PacketError."""
-    note = _record(content, "grant", ConfigRecord)
-    return _value(note, "round", int), tuple(_integers(note, "devices"))
+    note = read_record(content, "grant", ConfigRecord)
+    return value_of(note, "round", int), tuple(integers(note, "devices"))
 
 
 @dataclass(frozen=True)
@@ -192,25 +187,25 @@ def read_hello(content: RecordDict) -> Hello:
     """Raises PacketError, also with the node's own reason not to take part."""
     refusal = content.get("refusal")
     if isinstance(refusal, ConfigRecord):
-        raise PacketError(_value(refusal, "reason", str))
-    note = _record(content, "hello", ConfigRecord)
-    identity = Identity(*(brief(_value(note, field.name, str)) for field in fields(Identity)))
-    numbers = {name: _value(note, name, int) for name in HELLO_NUMBERS}
+        raise PacketError(value_of(refusal, "reason", str))
+    note = read_record(content, "hello", ConfigRecord)
+    identity = Identity(*(brief(value_of(note, field.name, str)) for field in fields(Identity)))
+    numbers = {name: value_of(note, name, int) for name in HELLO_NUMBERS}
     if not all(0 <= numbers[name] < MOST_SAMPLES for name in ("samples", "test_samples")):
         raise PacketError("samples and test_samples must be whole numbers in 0..2^53 - 1")
     sums = content.get("sums")
     told = _read_sums(sums, numbers["samples"]) if isinstance(sums, ConfigRecord) else None
-    return Hello(identity=identity, versions=brief(_value(note, "versions", str)), sums=told, **numbers)
+    return Hello(identity=identity, versions=brief(value_of(note, "versions", str)), sums=told, **numbers)
 
 
 def _read_sums(note: ConfigRecord, samples: int) -> Sums:
     """Sums that inputs can have. Raises PacketError."""
     sums: Sums
     if "pixels" in note:
-        sums = GreySums(*(tuple(_integers(note, name)) for name in GreySums._fields))
+        sums = GreySums(*(tuple(integers(note, name)) for name in GreySums._fields))
     else:
-        means, deviations = (tuple(_floats(note, name)) for name in ("mean", "deviation"))
-        sums = ColumnSums(tuple(_integers(note, "values")), means, deviations)
+        means, deviations = (tuple(floats(note, name)) for name in ("mean", "deviation"))
+        sums = ColumnSums(tuple(integers(note, "values")), means, deviations)
     counts, *others = sums
     even = {len(part) for part in others} == {len(counts)} and bool(counts)
     if not even or min(counts) < samples or not sums.possible:
@@ -226,7 +221,7 @@ def evaluation_content(round_: int, weights: ArrayRecord, moments: Moments | Non
 
 def read_evaluation(content: RecordDict, world: World) -> Vector:
     """The weights (dim,) that are to be evaluated. Raises PacketError."""
-    return read_weights(_record(content, "weights", ArrayRecord), world.layout.size)
+    return read_weights(read_record(content, "weights", ArrayRecord), world.layout.size)
 
 
 def score_content(loss: float, score: float, count: int) -> RecordDict:
@@ -236,9 +231,9 @@ def score_content(loss: float, score: float, count: int) -> RecordDict:
 
 def read_score(content: RecordDict, count: int, metric: str) -> tuple[float, float, int]:
     """Mean loss, score and number of a node's test samples. Raises PacketError for what none can be."""
-    note = _record(content, "score", ConfigRecord)
-    loss, score = _value(note, "loss", float), _value(note, "score", float)
-    _expect("count", count, _value(note, "count", int))
+    note = read_record(content, "score", ConfigRecord)
+    loss, score = value_of(note, "loss", float), value_of(note, "score", float)
+    expect("count", count, value_of(note, "count", int))
     if not math.isfinite(loss) or not math.isfinite(score) or (metric in SHARES_OF_ONE and not 0 <= score <= 1):
         rule = " in [0, 1]" if metric in SHARES_OF_ONE else ""
         raise PacketError(f"loss and {metric} must be finite numbers{rule}, got {loss} and {score}")
@@ -254,21 +249,11 @@ def report_content(round_: int, uploads: Sequence[Upload]) -> RecordDict:
     note = ConfigRecord({"round": round_, "devices": devices, "samples": samples})
     numbers = np.array([[getattr(u, name) for name in NUMBERS] for u in uploads], np.float64)
     side = {
-        "numbers": _raw(numbers.reshape(len(uploads), len(NUMBERS))),
-        "means": _raw(_stack([u.tensor_means for u in uploads], np.float32)),
-        "output_bias": _raw(_stack([u.output_bias for u in uploads], np.float32)),
+        "numbers": raw(numbers.reshape(len(uploads), len(NUMBERS))),
+        "means": raw(stacked([u.tensor_means for u in uploads], np.float32)),
+        "output_bias": raw(stacked([u.output_bias for u in uploads], np.float32)),
     }
     return RecordDict({"report": note, "side": ArrayRecord(side)})
-
-
-def packets_record(uploads: Sequence[Upload], world: World) -> ArrayRecord:
-    """The packets of the devices that have something to send, a row each."""
-    sending = [u for u in uploads if u.samples]
-    record = {}
-    for name, (dtype, _) in packet_rows(world).items():
-        rows = [np.frombuffer(part, dtype) for part in (getattr(u, name) for u in sending) if part is not None]
-        record[name] = _raw(_stack(rows, dtype))
-    return ArrayRecord(record)
 
 
 def upload_content(round_: int, devices: Sequence[int], packets: ArrayRecord) -> RecordDict:
@@ -278,9 +263,9 @@ def upload_content(round_: int, devices: Sequence[int], packets: ArrayRecord) ->
 
 def check_upload(content: RecordDict, round_: int, devices: Sequence[int]) -> None:
     """Raises PacketError unless packets are of that round and of those devices."""
-    note = _record(content, "upload", ConfigRecord)
-    _expect("round", round_, _value(note, "round", int))
-    _expect("devices", list(devices), _integers(note, "devices"))
+    note = read_record(content, "upload", ConfigRecord)
+    expect("round", round_, value_of(note, "round", int))
+    expect("devices", list(devices), integers(note, "devices"))
 
 
 def read_report(content: RecordDict, round_: int, devices: Sequence[int], world: World) -> list[Upload]:
@@ -289,16 +274,16 @@ def read_report(content: RecordDict, round_: int, devices: Sequence[int], world:
     Raises PacketError for a report of another round or of other devices, or of the wrong shape. What the values mean
     is not looked at: `admission.admit` does that, device by device.
     """
-    note, side = _record(content, "report", ConfigRecord), _record(content, "side", ArrayRecord)
-    _expect("round", round_, _value(note, "round", int))
-    _expect("devices", list(devices), _integers(note, "devices"))
-    samples, count = _integers(note, "samples"), len(devices)
+    note, side = read_record(content, "report", ConfigRecord), read_record(content, "side", ArrayRecord)
+    expect("round", round_, value_of(note, "round", int))
+    expect("devices", list(devices), integers(note, "devices"))
+    samples, count = integers(note, "samples"), len(devices)
     if len(samples) != count or not all(0 <= n < MOST_SAMPLES for n in samples):
         raise PacketError(f"samples must be {count} whole numbers in 0..2^53 - 1")
     packing = world.format.packing
-    numbers = _array(side, "numbers", np.float64, (count, len(NUMBERS)))
-    means = _array(side, "means", np.float32, (count, len(packing.packets.names)))
-    output_bias = _array(side, "output_bias", np.float32, (count, packing.output_biases))
+    numbers = read_array(side, "numbers", np.float64, (count, len(NUMBERS)))
+    means = read_array(side, "means", np.float32, (count, len(packing.packets.names)))
+    output_bias = read_array(side, "output_bias", np.float32, (count, packing.output_biases))
     return [
         Upload(
             device,
@@ -319,110 +304,11 @@ def read_packets(
     Fields of `Upload` that travel `elsewhere` are left as they are.
     """
     sending = [u.device for u in uploads if u.samples]
-    record = _record(content, "packets", ArrayRecord)
+    record = read_record(content, "packets", ArrayRecord)
     parts = {}
     for name, (dtype, length) in packet_rows(world).items():
         if name in elsewhere:
             continue
-        parts[name] = _array(record, name, dtype, (len(sending), length))
-    rows = {device: row for row, device in enumerate(sending)}
-    return [replace(u, **{n: _part(a[rows[u.device]]) for n, a in parts.items()}) if u.samples else u for u in uploads]
-
-
-def stored_packets(record: ArrayRecord, name: str, world: World, count: int) -> list[bytes]:
-    """The packets of `count` devices that `packets_record` keeps under a field of `Upload`. Raises PacketError."""
-    dtype, length = packet_rows(world)[name]
-    return [row.tobytes() for row in _array(record, name, dtype, (count, length))]
-
-
-def _part(row: NDArray[Any]) -> Any:
-    return row.tobytes() if row.dtype == np.uint8 else row
-
-
-def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
-    """What a sending device hands over in this scheme: field of `Upload` -> (dtype, elements)."""
-    form, scheme = world.format, world.scheme
-    packets = form.packets
-    rows: dict[str, tuple[type[np.generic], int]] = {}
-    if scheme.uplink in ("split", "single", "sign"):
-        rows["sign_packet"] = (np.uint8, _bytes(sign_packet_bits(packets.size)))
-    if scheme.uplink in ("split", "single"):
-        bits = modulus_packet_bits(packets.size, form.codec.bits, form.ranges)
-        rows["modulus_packet"] = (np.uint8, _bytes(bits))
-    if scheme.uplink == "sparse":
-        rows["sparse_packet"] = (np.uint8, _bytes(sparse_packet_bits(form.layout.size, form.kept_values)))
-    if scheme.error_feedback or scheme.uplink in ("ideal", "analog"):
-        rows["gradient"] = (np.float32, form.layout.size)
-    if scheme.uplink == "ladder":
-        rows["ladder_packet"] = (np.uint8, _bytes(HEADER_BITS + form.planes * packets.size))
-    if scheme.uplink == "codec" and scheme.codec is not None:
-        rows["own_packet"] = (np.uint8, HEADER_BITS // 8 + _bytes(scheme.codec.bits(packets.size)))
-    if world.config.training.correction != "none":  # the server keeps it for a node, which forgets
-        rows["kept"] = (np.float32, form.layout.size)
-    if form.statistics:
-        rows["statistics"] = (np.float32, form.statistics)
-    return rows
-
-
-def _bytes(bits: int) -> int:
-    return -(-bits // 8)
-
-
-# --- records ---------------------------------------------------------------------------------------------------
-
-
-def _raw(array: NDArray[Any]) -> Array:
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return Array(str(array.dtype), tuple(array.shape), RAW, little.tobytes())
-
-
-def _stack(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    return np.stack(rows) if rows else np.zeros((0, 0), dtype)
-
-
-def _array(record: ArrayRecord, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
-    """An array of a record, read-only. What is expected decides; what is claimed must agree with it."""
-    array = record.get(name)
-    if array is None:
-        raise PacketError(f"array '{name}' is missing")
-    wanted = np.dtype(dtype)
-    empty = 0 in shape  # a stack of no rows has lost their length
-    if array.stype != RAW or array.dtype != str(wanted) or not (empty or tuple(array.shape) == shape):
-        raise PacketError(f"array '{name}' must be {wanted} {shape}, got {array.dtype} {tuple(array.shape)}")
-    length = math.prod(shape) * wanted.itemsize
-    if len(array.data) != length:
-        raise PacketError(f"array '{name}' must have {length} bytes, got {len(array.data)}")
-    return np.frombuffer(array.data, wanted.newbyteorder("<")).astype(wanted, copy=False).reshape(shape)
-
-
-def _record(content: RecordDict, name: str, kind: type[Record]) -> Record:
-    record = content.get(name)
-    if not isinstance(record, kind):
-        raise PacketError(f"record '{name}' must be {kind.__name__}, got {type(record).__name__}")
-    return record
-
-
-def _value(note: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
-    value = note.get(name)
-    if type(value) is not kind:
-        raise PacketError(f"'{name}' must be {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def _integers(note: Mapping[str, Any], name: str) -> list[int]:
-    values = _value(note, name, list)
-    if not all(type(value) is int for value in values):
-        raise PacketError(f"'{name}' must be whole numbers")
-    return list(values)
-
-
-def _floats(note: Mapping[str, Any], name: str) -> list[float]:
-    values = _value(note, name, list)
-    if not all(type(value) is float for value in values):
-        raise PacketError(f"'{name}' must be numbers")
-    return list(values)
-
-
-def _expect(what: str, expected: object, got: object) -> None:
-    if got != expected:
-        raise PacketError(f"{what} must be {expected}, got {got}")
+        parts[name] = read_array(record, name, dtype, (len(sending), length))
+    found = ({name: field_of(rows[row]) for name, rows in parts.items()} for row in range(len(sending)))
+    return [replace(u, **next(found)) if u.samples else u for u in uploads]

@@ -23,7 +23,7 @@ from spfl.flower.datagrams import DatagramUplink
 from spfl.flower.datagrams import check as check_datagrams
 from spfl.flower.gateway import Gateway, split_address
 from spfl.flower.monitoring import metrics_endpoint, write_metrics
-from spfl.flower.own import load_own_parts
+from spfl.flower.project import load_own_parts
 from spfl.flower.settings import FlowerConfig, read_run_config
 from spfl.flower.strategy import SpFl
 from spfl.runs.experiment import read_json, run_experiment

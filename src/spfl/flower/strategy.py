@@ -31,7 +31,7 @@ from spfl.data.dataset import Moments
 from spfl.data.node_data import NodeData, federated_moments
 from spfl.errors import ConfigError, PacketError
 from spfl.fleet.threads import Score, mean_score
-from spfl.flower import datagrams, protocol
+from spfl.flower import datagrams, protocol, records
 from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
 from spfl.radio.estimator import new_counts
@@ -91,7 +91,7 @@ class SpFl(Strategy):
     def rounds(self, grid: Grid) -> Iterator[RoundRecord]:
         """The rounds that are left, one record after each: what `training.run` does in one process."""
         while self.server.round_ < self.world.config.training.rounds:
-            round_, arrays = self.server.round_ + 1, protocol.weights_record(self.server.weights)
+            round_, arrays = self.server.round_ + 1, records.weights_record(self.server.weights)
             messages = self.configure_train(round_, arrays, ConfigRecord(), grid)
             self.aggregate_train(round_, grid.send_and_receive(messages, timeout=self.engine.timeout_s))
             if self.record is not None:
@@ -106,7 +106,7 @@ class SpFl(Strategy):
 
         Raises ConfigError when fewer than `min_nodes` nodes come before the first round.
         """
-        weights = protocol.read_weights(arrays, self.world.layout.size)
+        weights = records.read_weights(arrays, self.world.layout.size)
         self.server = replace(self.server, weights=weights)
         round_ = self.server.round_ + 1
         self._asked = self._nodes(grid, round_).shares(self.world.cohort(round_, self.server.memory))
@@ -131,14 +131,14 @@ class SpFl(Strategy):
                     received |= self._fetch(plan, received)
             uploads = self._cohort(round_, received)
             plan = replace(plan, uploads=self._believed(round_, uploads))
-            known = Known(np.array([not u.samples or self._has_packets(u) for u in uploads]))
+            known = Known(np.array([not u.samples or records.has_packets(u, self.world) for u in uploads]))
         record = complete(world, self.server, plan, Ends(self._evaluate), clock, known)
         absent = 0 if known.present is None else int((~known.present).sum())
         self.record, self.server = replace(record, rejected=record.rejected + absent), record.server
         if self.uplink is not None:
             self.server = replace(self.server, memory=dict(self.server.memory) | {datagrams.COUNTS: self._counts})
             self.record = replace(self.record, server=self.server)
-        return protocol.weights_record(self.server.weights), _metrics(self.record)
+        return records.weights_record(self.server.weights), _metrics(self.record)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -262,7 +262,7 @@ class SpFl(Strategy):
         """The mean score of the nodes that are there, weighted by their test samples; NaN when none has any."""
         if self._grid is None or self._roster is None:  # cannot be: configure_train comes first
             return math.nan, math.nan
-        round_, record = self.server.round_ + 1, protocol.weights_record(weights)
+        round_, record = self.server.round_ + 1, records.weights_record(weights)
         places, hellos = self._roster.online(), self._roster.hellos
         counts = {node: hellos[place.partition].test_samples for node, place in places.items()}
         counts = {node: count for node, count in counts.items() if count}
@@ -335,10 +335,6 @@ class SpFl(Strategy):
         world = self.world
         cohort = world.cohort(round_, self.server.memory)
         return [received.get(device) or silent(world.format, device) for device in cohort]
-
-    def _has_packets(self, upload: Upload) -> bool:
-        parts = [getattr(upload, name) for name in protocol.packet_rows(self.world)]
-        return all(part is not None and len(part) for part in parts)
 
 
 def by_device(answers: Mapping[int, Sequence[Upload]]) -> dict[int, Upload]:
