@@ -23,15 +23,14 @@ from spfl.radio.outage import Fading, Law, Link, draw_fades
 from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_snr
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
 from spfl.radio.tr38901 import CellSite, drop_gains
-from spfl.radio.trace import Trace, gain_of_rate, read_trace
+from spfl.radio.trace import Trace, gain_of_rate
 from spfl.radio.uncoded import UncodedLaw
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.scheme import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
 from spfl.uplink.side_channel import SideChannel
-
-RAYLEIGH_ONLY = ("analog", "ladder")  # uplinks whose allocation has Rayleigh fading built in
+from spfl.world.recorded import RAYLEIGH_ONLY, recorded_links
 
 
 @dataclass(frozen=True)
@@ -119,25 +118,7 @@ class Radio:
     @cached_property
     def trace(self) -> Trace | None:
         """Recorded links, where there are any. Raises ConfigError for a file that has no run of this configuration."""
-        config, scheme = self.config, self.scheme
-        if config.trace.path is None or config.trace.sha256 is None:
-            return None
-        if scheme.uplink in RAYLEIGH_ONLY or scheme.combining == "incremental":
-            raise ConfigError(f"channel.model = trace is not for {scheme.name}, whose link is worked out for Rayleigh "
-                              "fading")  # fmt: skip
-        if self.custom.gains is not None or self.custom.fades is not None:
-            raise ConfigError("gains and fades of your own must be absent with channel.model = trace, which has them")
-        trace = read_trace(config.trace.path, config.trace.sha256, config.data.devices)
-        rounds, by_fade = config.training.rounds, scheme.schedule in ("channel", "channel_norm", "fair")
-        if trace.kind == "outcomes" and (scheme.attempts > 1 or by_fade):
-            raise ConfigError(f"a trace of outcomes is not for {scheme.name}, which needs the fades; take one of gains")
-        if trace.kind != "gains" and config.channel.median_snr_db is not None:
-            raise ConfigError("channel.median_snr_db must be absent with a trace of outcomes or losses, "
-                              f"got {config.channel.median_snr_db} (--set channel.median_snr_db=none)")  # fmt: skip
-        if trace.kind != "losses" and rounds > trace.rounds and config.trace.end == "refuse":
-            raise ConfigError(f"training.rounds must be <= {trace.rounds}, the rounds of trace {trace.path}, got "
-                              f"{rounds}; trace.end = repeat begins it again")  # fmt: skip
-        return trace
+        return recorded_links(self.config, self.scheme, self.custom)
 
     def _recorded_gain(self, trace: Trace) -> Floats:
         """Mean gains of all devices: as recorded, or those at which the closed form has the recorded loss rates."""
@@ -172,7 +153,7 @@ class Radio:
     def segments(self) -> tuple[int, int]:
         """Segments of the first and of the second packet."""
         limit = None if self.scheme.uplink in ("ideal", "analog") else self.config.channel.segment_bits
-        first, second = (segment_count(bits, limit) for bits in self._whole_bits)
+        first, second = (segment_count(bits, limit) for bits in self.form.link_bits)
         return first, second
 
     @cached_property
@@ -182,18 +163,14 @@ class Radio:
         held = {"split": (0, ranges), "single": (ranges, 0)}.get(self.scheme.uplink, (0, 0))
         first, second = (
             bits + segment_overhead(count, r)
-            for bits, count, r in zip(self._whole_bits, self.segments, held, strict=True)
+            for bits, count, r in zip(self.form.link_bits, self.segments, held, strict=True)
         )
-        return first + parity_overhead(self._whole_bits[0], self.segments[0], self.parity), second
+        return first + parity_overhead(self.form.link_bits[0], self.segments[0], self.parity), second
 
     @property
     def parity(self) -> int:
         """Parity segments of the first packet."""
         return 0 if self.scheme.uplink in ("ideal", "analog", "sparse") else self.config.channel.sign_parity
-
-    @cached_property
-    def _whole_bits(self) -> tuple[int, int]:
-        return self.form.link_bits
 
     @cached_property
     def law(self) -> RadioLaw | FadedLaw | UncodedLaw | None:
