@@ -146,7 +146,7 @@ def test_parity_is_paid_for_in_the_band(small_config, digits):
         for m in (0, 2)
     )
     (first, second), count = plain.radio.packet_bits, plain.radio.segments[0]
-    own = plain.radio._whole_bits[0]
+    own = plain.radio.form.link_bits[0]
     assert more.radio.segments == plain.radio.segments
     assert more.radio.packet_bits == (first + 2 * (math.ceil(own / count) + 64), second)
     loads = [world.radio.link(range(6), 1).sign_load for world in (plain, more)]
