@@ -85,7 +85,8 @@ class Wire:
             self._server.tell(outbound)
             self._sender.connect((HOST, port))
         except BaseException:
-            self.__exit__()
+            _kill(self._processes)
+            self._sender.close()
             raise
         return self
 
@@ -94,8 +95,7 @@ class Wire:
             with suppress(OSError, WorkerError):  # of a process that is gone
                 end.tell(None)
         for process in self._processes:
-            if process.pid is not None:
-                process.join(5.0)
+            process.join(5.0)
         _kill(self._processes)
         self._sender.close()
 

@@ -93,6 +93,37 @@ def test_the_second_signal_only_says_so_and_the_third_ends_at_once(times, said):
     assert done.stderr.splitlines() == told + last
 
 
+AFTER = """
+from spfl.cli import ending
+def work(**_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    busy(10.0)
+try:
+    ending.run_app(work)
+except SystemExit as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    busy(0.1)
+    print("heard no more", flush=True)
+    raise
+"""
+
+
+def test_a_second_signal_between_the_command_and_the_end_of_python_is_no_traceback():
+    done = subprocess.run([sys.executable, "-c", BEGIN + AFTER], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "heard no more\n")
+    assert done.stderr.split("\n")[-4:] == ["terminated", "", "ending, a moment; once more ends at once", ""]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_ctrl_c_is_how_one_ends_to_watch_and_sigterm_is_none(number, code, tmp_path):
+    command = [sys.executable, "-m", "spfl", "watch", str(tmp_path / "later")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert watching.stderr.readline().startswith("waiting for a run")
+        watching.send_signal(number)
+        assert watching.wait(60) == code
+
+
 TURNED = """
 from spfl.cli import commands, ending
 from spfl.errors import MachineError

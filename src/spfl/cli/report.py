@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spfl.cli.options import AtLeast, a_path
+from spfl.cli.signals import Terminated
 
 
 def report_command(
@@ -52,5 +53,7 @@ def watch_command(
 
     try:
         watch(folder, every_s=every_s, once=once)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    except KeyboardInterrupt as stop:
+        if once or isinstance(stop, Terminated):
+            raise
+        raise typer.Exit(0) from None  # Ctrl-C is how one ends to watch

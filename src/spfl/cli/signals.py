@@ -32,7 +32,8 @@ def signals_as_interrupts() -> Iterator[None]:
     In another thread than the main one, signals are left as they are.
 
     A signal may meet code that swallows what it raises, such as a callback of the compiler: where nobody is handling
-    the interrupt a second later, it is raised again.
+    the interrupt a second later, it is raised again. Once one came, the handlers stay: the process is about to end,
+    and what came of another signal would have nobody to tell it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,7 +75,8 @@ def signals_as_interrupts() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         sys.unraisablehook = shown
         for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+            if name == "SIGALRM" or not asked:
+                signal.signal(getattr(signal, name), handler)
 
 
 def calm_end() -> None:
