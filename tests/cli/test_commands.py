@@ -144,9 +144,17 @@ def test_sigterm_ends_a_run_with_143_and_loses_no_round(call, tmp_path):
 ENDED = {
     "run": ["run", *QUICK, "--set", "training.rounds=4000", "--out", "r"],
     "two processes": ["run", *QUICK, "--set", "training.rounds=4000", "--set", "processes=2", "--out", "r"],
-    "verify": ["verify", "long"],
+    "verify": ["verify"],  # of the run of `long_run`
     "udp": ["radio", "udp", *QUICK, "--set", "training.rounds=4000"],
 }
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """A run whose verification takes some seconds."""
+    folder = tmp_path_factory.mktemp("long") / "run"
+    subprocess.run([*SPFL, "run", *QUICK, "--set", "training.rounds=1200", "--out", folder], check=True, timeout=500)
+    return folder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -161,13 +169,13 @@ ENDED = {
         ("udp", signal.SIGINT, 130),
     ],
 )
-def test_signals_end_every_command_in_one_line(name, number, code, call, tmp_path):
+def test_signals_end_every_command_in_one_line(name, number, code, call, request):
     """A terminal sends them to all processes of its group at once: none may print a traceback."""
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("these tests run under nohup")
-    if name == "verify":
-        call("run", *QUICK, "--set", "training.rounds=4000", "--out", "long")
     command = [*SPFL, *ENDED[name]]
+    if name == "verify":
+        command.append(str(request.getfixturevalue("long_run")))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as job:
         time.sleep(2.0)
         wait_for(lambda: psutil.Process(job.pid).cpu_times().user > 4.0 or Path("r/metrics.jsonl").exists())

@@ -116,11 +116,11 @@ def test_what_the_shim_erases_is_what_is_lost(parity, small_config, digits):
     assert rates == pytest.approx(told, abs=0.2)  # the estimate that the allocator had
 
 
-LEARNING = {"rounds": 12, "eval_every": 12, "rate": 0.05}
+LEARNING = {"rounds": 10, "eval_every": 10, "rate": 0.05}
 
 
 def test_a_run_over_datagrams_is_the_emulated_one_in_distribution(tmp_path, small_config, digits):
-    """Ten paired runs with 20 % loss: over sockets, and by a trace of these loss rates; a twin with 40 % differs."""
+    """Six paired runs with 20 % loss: over sockets, and by a trace of these loss rates; a twin with 40 % differs."""
     path = tmp_path / "loss.csv"
     path.write_text("device,sign_loss,modulus_loss\n" + "".join(f"{k},0.2,0.2\n" for k in range(6)))
 
@@ -138,7 +138,7 @@ def test_a_run_over_datagrams_is_the_emulated_one_in_distribution(tmp_path, smal
             summed(federated(sockets, digits, 0.4, seed=seed)[0]),
         )
 
-    model, udp, twin = np.array([both(seed) for seed in range(10)]).transpose(1, 0, 2)
+    model, udp, twin = np.array([both(seed) for seed in range(6)]).transpose(1, 0, 2)
 
     def apart(other):
         return np.abs((model - other).mean(0)) / ((model - other).std(0, ddof=1) / np.sqrt(len(model)))

@@ -126,12 +126,16 @@ def attack(template, kind, name, command, base, capsys, monkeypatch):
     return code
 
 
-def attacks(layout, kinds, templates, tmp_path, capsys, monkeypatch):
+def attacks(layout, kinds, templates, tmp_path, capsys, monkeypatch, every=1):
+    """All commands with all names, or `every` so many of them."""
     monkeypatch.chdir(templates)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main() replaces it
     (tmp_path / "s.toml").write_text(GRID)
     refused = count = 0
-    for kind, name, command in product(kinds, NAMES[layout], COMMANDS[layout]):
+    names, commands = NAMES[layout], COMMANDS[layout]
+    for kind, (i, name), (j, command) in product(kinds, enumerate(names), enumerate(commands)):
+        if (i + j) % every:
+            continue
         command = [str(tmp_path / part[3:]) if part.startswith("../") else part for part in command]
         for left in ("t.csv", "a.zip"):
             (tmp_path / left).unlink(missing_ok=True)
@@ -145,7 +149,7 @@ def attacks(layout, kinds, templates, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("layout", NAMES)
 def test_links_out_of_a_folder_lead_nowhere(layout, templates, tmp_path, capsys, monkeypatch):
-    count, refused = attacks(layout, KINDS[:1], templates, tmp_path, capsys, monkeypatch)
+    count, refused = attacks(layout, KINDS[:1], templates, tmp_path, capsys, monkeypatch, every=3)
     assert 0.2 * count < refused < count
 
 

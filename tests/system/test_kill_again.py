@@ -163,7 +163,7 @@ def check(kind, folder, made):
         assert left <= {"report.html"}
 
 
-@pytest.mark.parametrize(("kind", "step"), [("run", 9), ("overwrite", 9), ("report", 3), ("flower", 40)])
+@pytest.mark.parametrize(("kind", "step"), [("run", 14), ("overwrite", 14), ("report", 7), ("flower", 80)])
 def test_killed_at_some_events_and_again(kind, step, made, tmp_path):
     counts, folders = killed(kind, made, tmp_path, step, lives=2)
     assert counts["kills"] > counts["folders"]
