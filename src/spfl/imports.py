@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spfl.errors import ConfigError, reason
+from spfl.errors import ConfigError, named
 
 
 def import_source(source: str) -> tuple[ModuleType, Any]:
@@ -26,4 +26,4 @@ def import_source(source: str) -> tuple[ModuleType, Any]:
         module = import_module(name)
         return module, getattr(module, attribute)
     except Exception as error:  # whatever a caller's own module raises when it is run
-        raise ConfigError(f"{source} cannot be imported: {type(error).__name__}: {reason(error)}") from error
+        raise ConfigError(f"{source} cannot be imported: {named(error)}") from error

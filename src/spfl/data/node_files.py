@@ -18,7 +18,7 @@ from spfl.data.labels import Part
 from spfl.data.sources import idx_pair, of_split
 from spfl.data.tables import read_rows, sequences
 from spfl.data.texts import read_characters
-from spfl.errors import ConfigError, DataError, reason
+from spfl.errors import ConfigError, DataError, named
 from spfl.imports import import_source
 
 IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -46,7 +46,7 @@ def _call(data: DataConfig, source: str) -> tuple[Pair, Pair | None]:
     except ConfigError as error:
         raise DataError(f"node data: {error}") from error
     except Exception as error:  # whatever a caller's own code raises
-        raise DataError(f"node data {source}: {type(error).__name__}: {reason(error)}") from error
+        raise DataError(f"node data {source}: {named(error)}") from error
     if isinstance(made, Dataset):
         if made.task != (data.task or "classification"):
             raise DataError(f"node data {source}: has task {made.task}, the run's is {data.task or 'classification'}")
