@@ -40,8 +40,10 @@ from spfl.radio.outage import Link, outage_exponent
 
 POINTS, STRIDE = 192, 8  # of the grid of shares; from one share of the coarse table to the next
 NEAR = np.array([0.5, 0.7, 1.0, 1.4, 2.0])  # times the price of the coarse grid: where candidates are looked for
-CLOSE = 1e-4  # of the objective: what the bound may be wrong by in all
-HALVINGS, MOVES = 60, 4  # of the interval of a price; times that the prices near which one is looked for may move
+CLOSE = 2e-4  # of the objective: what the bound may be wrong by in all
+PART = 250  # devices a thread takes at once
+HALVINGS, COARSE = 60, 24  # of the interval of a price; of that of the coarse grid, near which one is looked for
+MOVES = 4  # times that the prices near which one is looked for may move
 RUNGS = np.concatenate([np.geomspace(LEAST_SHARE, 1.0, 25), np.arange(1.125, MAX_PLANES + 0.01, 0.125)])  # bits a value
 
 
@@ -160,7 +162,7 @@ class BitTables:
         """G_k of model.md, section 11, at these shares."""
         shape = self.link.size, shares.size
         table = Table(np.empty(shape), np.empty(shape, np.int64))
-        in_chunks(lambda s: fill_table(self.worth, shares, table.rows(s), s.start), self.link.size)
+        in_chunks(lambda s: fill_table(self.worth, shares, table.rows(s), s.start), self.link.size, PART)
         return table
 
     def ceiling(self, table: Table, near: Candidates, importance: Floats, price: float, slack: float) -> float:
@@ -173,7 +175,7 @@ class BitTables:
         def part(s: slice) -> float:
             return float(ceilings(self.worth, table.rows(s), coarse, near, priced, s.start))
 
-        return math.fsum(in_chunks(part, self.link.size)) + price
+        return math.fsum(in_chunks(part, self.link.size, PART)) + price
 
     def candidates(self, table: Table, importance: Floats, prices: Floats) -> Candidates:
         """The shares that may be best at some of these prices, by the coarse table (device, coarse share)."""
@@ -183,7 +185,8 @@ class BitTables:
         counts = np.append(0, np.diff(grid.at))
         start = np.concatenate([[0], np.cumsum(marked @ counts)])
         found = Candidates(start, np.empty(start[-1]), np.empty(start[-1]))
-        in_chunks(lambda s: fill_candidates(self.worth, table.rows(s), marked[s], grid, found, s.start), self.link.size)
+        worth = self.worth
+        in_chunks(lambda s: fill_candidates(worth, table.rows(s), marked[s], grid, found, s.start), len(marked), PART)
         return found
 
     def _by_mean(self, beta: Floats) -> tuple[Floats, Floats]:
@@ -215,7 +218,7 @@ def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]
     size, gains = importance.size, table.gains[:, 1:]
     every = Candidates(np.arange(size + 1) * (coarse.size - 1), np.tile(coarse[1:], size), gains.ravel())
     slope = float(((gains * importance[:, None]) / coarse[1:]).max())
-    price = _price(every, importance, (0.0, max(slope, 1e-300)))[1]
+    price = _price(every, importance, (0.0, max(slope, 1e-300)), COARSE)[1]
     for _ in range(MOVES):
         near = tables.candidates(table, importance, price * NEAR)
         low, high = _price(near, importance, (price * NEAR[0], price * NEAR[-1]))
@@ -229,11 +232,13 @@ def _solve(importance: Floats, tables: BitTables) -> tuple[Floats, float, float]
     return np.minimum(beta, tables.most), bound, high
 
 
-def _price(candidates: Candidates, importance: Floats, ends: tuple[float, float]) -> tuple[float, float]:
+def _price(
+    candidates: Candidates, importance: Floats, ends: tuple[float, float], halvings: int = HALVINGS
+) -> tuple[float, float]:
     """Prices next to each other: at the lower one the devices ask for too much, at the higher one it fits."""
     shares, gains = np.empty(importance.size), np.empty(importance.size)
     low, high = ends
-    for _ in range(HALVINGS):
+    for _ in range(halvings):
         middle = 0.5 * (low + high)
         fits = chosen(candidates, importance, middle, shares, gains) <= 1.0
         low, high = (low, middle) if fits else (middle, high)
