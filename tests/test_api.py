@@ -257,6 +257,7 @@ def test_unfit_datasets_are_refused(images, labels, message):
         ({"schemes": "sp_fl"}, r"schemes must be a list such as \['sp_fl'\], got 'sp_fl'"),
         ({"seeds": []}, "seeds must not be empty"),
         ({"workers": 0}, "workers must be >= 1, got 0"),
+        ({"seed": 3}, r"seed must be a list in a comparison, seeds=\[3\], got 3"),
     ],
 )
 def test_a_comparison_of_nothing_or_of_one_thing_by_itself_is_one_line(given: dict[str, object], message: str) -> None:

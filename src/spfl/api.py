@@ -177,6 +177,9 @@ def compare(
         SpflError: As `run` does; WorkerError when a run in a process fails.
     """
     chosen, numbers = _several("schemes", schemes), _several("seeds", seeds)
+    for name in ("scheme", "seed"):
+        if name in parts:
+            raise ConfigError(f"{name} must be a list in a comparison, {name}s=[{parts[name]!r}], got {parts[name]!r}")
     signature(run).bind_partial(**parts)  # another keyword is a TypeError here, not in a process
     if workers < 1:
         raise ConfigError(f"workers must be >= 1, got {workers}")
