@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import errno
+import faulthandler
 import functools
 import gc
 import io
@@ -497,6 +498,8 @@ def _wait(child: int, made: Situation) -> int | None:
         if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.003)
+    os.kill(child, signal.SIGUSR1)  # where it is goes to its standard error
+    time.sleep(1.0)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None
@@ -510,6 +513,7 @@ def _child(made: Situation, place: Path, out: Path, err: Path, ready: int) -> No
         os.chdir(place)
         _open_stream(made, "stdout", 1, out)
         _open_stream(made, "stderr", 2, err)
+        faulthandler.register(signal.SIGUSR1, os.open(err, os.O_WRONLY | os.O_APPEND))
         _refuse_locked()
         MACHINE.get(made.machine, lambda: None)()
         sys.argv = ["spfl", *made.arguments]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,17 @@ from spfl.data.sources import load_dataset  # noqa: E402
 
 settings.register_profile("spfl", deadline=None, derandomize=True)  # the machines of CI are noisy
 settings.load_profile("spfl")
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """After a command in this process, signals are what they were: a command leaves them to the end of Python."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

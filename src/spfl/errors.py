@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 UNWRITABLE = "null byte", "null character"  # of a path: what Python's ValueError says
 NO_HOME = "home directory"  # of a path that begins with ~: what pathlib's RuntimeError says
+LOOP = "Symlink loop"  # of a path that links to itself: what pathlib's RuntimeError says
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # what PyTorch's RuntimeError says
 EXTRAS = {
     "matplotlib": "plots",
@@ -138,6 +139,8 @@ def refusal(error: BaseException) -> str | None:
         return f"a name or text cannot be encoded or decoded: {text[:200]}"
     if isinstance(error, ValueError) and any(words in text for words in UNWRITABLE):
         return f"a path cannot hold a null byte ({text})"
+    if isinstance(error, RuntimeError) and LOOP in text:
+        return f"a path is a link that leads to itself ({text})"
     if isinstance(error, RuntimeError) and NO_HOME in text:
         return f"a path that begins with ~ has no home folder here ({text})"
     return None

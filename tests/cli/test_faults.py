@@ -100,6 +100,22 @@ def walk(command, name=()):
         yield " ".join(name)
 
 
+@pytest.mark.parametrize(
+    "words", [["flower", "run", "--nodes", "1", "--out", "loop"], ["archive", "loop"], ["init", "loop"]]
+)
+def test_a_link_to_itself_is_one_line(words, tmp_path, monkeypatch, capsys):
+    """pathlib says RuntimeError of it."""
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    monkeypatch.setattr(sys, "argv", ["spfl", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "not foreseen" not in line
+
+
 def test_no_command_is_left_out():
     assert set(walk(typer.main.get_command(cli.app))) <= PLACES.keys()
 

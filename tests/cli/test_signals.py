@@ -111,7 +111,7 @@ except SystemExit as stop:
 def test_a_second_signal_between_the_command_and_the_end_of_python_is_no_traceback():
     done = subprocess.run([sys.executable, "-c", BEGIN + AFTER], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, "heard no more\n")
-    assert done.stderr.split("\n")[-4:] == ["terminated", "", "ending, a moment; once more ends at once", ""]
+    assert done.stderr == "terminated\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])

@@ -111,6 +111,10 @@ def test_keys_name_configurations_and_not_files(write):
         ("[grid]\nseed = 1\n", "needs at least one [[grid]]"),
         ("[[gird]]\nseed = 1\n", "unknown table 'gird' (did you mean 'grid'?)"),
         ("[[grid]]\nseed = []\n", "seed has no values in [[grid]]"),
+        (
+            f"[[grid]]\nseed = {list(range(400))}\n'data.devices' = {list(range(1, 401))}\n",
+            "a [[grid]] must have at most 100000 points, got 160000",
+        ),
         ("[[grid]]\ntraining.rte = [0.1]\n", "unknown config key 'training.rte' (did you mean 'rate'?)"),
         ("[[grid]]\ncodec.bits = [3, 9]\n", "codec.bits: input should be less than or equal to 8, got 9"),
         ("[[grid]]\nscheme.name = ['sp_fl', 'sp_fi']\n", "unknown scheme 'sp_fi' (did you mean 'sp_fl'?)"),

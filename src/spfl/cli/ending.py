@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import traceback
@@ -17,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from spfl.cli.completion import complete_after_equals
-from spfl.cli.signals import asked, calm_end, exit_code, signals_as_interrupts
+from spfl.cli.signals import asked, exit_code, signals_as_interrupts
 from spfl.cli.streams import steady_streams
 from spfl.errors import SpflError, plain_errors, printable
 
@@ -129,16 +128,13 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def run_app(app: typer.Typer) -> None:
     """Run the command line that this process was given, and exit."""
     warnings.showwarning = show_warning
-    with signals_as_interrupts(), _words_come_last():
+    with signals_as_interrupts(ends=True), _words_come_last():
         try:
             app(prog_name="spfl")  # however it was started
         except KeyboardInterrupt as stop:  # one that came before a command began, or while it ended
             word, code = exit_code(stop)
             print(word, file=sys.stderr)
             raise SystemExit(code) from None
-        finally:
-            atexit.unregister(calm_end)
-            atexit.register(calm_end)  # the last one is the first to be called
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts(*, ends: bool = False) -> Iterator[None]:
     """SIGTERM and SIGHUP raise `Terminated` in the main thread, Ctrl-C KeyboardInterrupt, once.
 
     The second only says so, so that what is being written is finished; the third ends the process at once, as if it
@@ -32,8 +32,8 @@ def signals_as_interrupts() -> Iterator[None]:
     In another thread than the main one, signals are left as they are.
 
     A signal may meet code that swallows what it raises, such as a callback of the compiler: where nobody is handling
-    the interrupt a second later, it is raised again. Once one came, the handlers stay: the process is about to end,
-    and what came of another signal would have nobody to tell it.
+    the interrupt a second later, it is raised again. With `ends` the process is over afterwards, and signals
+    change nothing any more (`calm_end`): what came of one would have nobody to tell it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,15 +74,17 @@ def signals_as_interrupts() -> Iterator[None]:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         sys.unraisablehook = shown
+        if ends:
+            calm_end()
         for name, handler in before.items():
-            if name == "SIGALRM" or not asked:
+            if name == "SIGALRM" or not ends:
                 signal.signal(getattr(signal, name), handler)
 
 
 def calm_end() -> None:
     """While Python ends (threads joined, libraries taken down), a signal changes nothing; the third ends it at once.
 
-    For `atexit`: libraries' own farewells would be interrupted with tracebacks.
+    Libraries' own farewells would be interrupted with tracebacks.
     """
     count = 0
 
@@ -92,8 +94,8 @@ def calm_end() -> None:
         if count >= PATIENCE:
             os._exit(SIGNALS[signal.Signals(number).name])
 
-    if threading.current_thread() is threading.main_thread():
-        for name in SIGNALS:
+    for name in SIGNALS:
+        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), handle)
 
 

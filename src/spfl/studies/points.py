@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -26,6 +27,7 @@ from spfl.runs.jsons import Json
 from spfl.schemes import SCHEMES, resolve
 
 RATE = "training.rate"
+MOST_POINTS = 100_000  # of one grid: years of work, and more than memory holds long before
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def _product(path: Path, grid: Json) -> Iterator[Json]:
     for key, values in zip(grid, choices, strict=True):
         if not values:
             raise ConfigError(f"{path}: {key} has no values in [[grid]]")
+    if (count := math.prod(map(len, choices))) > MOST_POINTS:
+        raise ConfigError(f"{path}: a [[grid]] must have at most {MOST_POINTS} points, got {count}")
     return (dict(zip(grid, choice, strict=True)) for choice in product(*choices))
 
 
