@@ -13,7 +13,8 @@ from scipy import stats
 from spfl.cli import commands as cli
 from spfl.errors import ConfigError, RunFolderError
 from spfl.figures.drawing import band, band_kind, half_width
-from spfl.studies.figures import Drawing, axis_figures, curve_figures, forest_figure, make_figures
+from spfl.studies.figures import Drawing, forest_figure, make_figures, panels_figure
+from spfl.studies.panels import axis_panels, curve_panels
 from spfl.studies.points import load_points
 from spfl.studies.runner import sweep
 from spfl.studies.statistics import choose_reference, paired, paired_table, score_table, target_table
@@ -200,7 +201,7 @@ def labels(figure):
 
 
 def test_curves_are_the_data(study):
-    (figure,) = curve_figures(Drawing(study), "payload_bits", "Mbit", 1e-6)
+    figure = panels_figure(Drawing(study), curve_panels(study, "payload", "Mbit"))
     assert labels(figure) == list(SCHEMES)
     assert [axes.get_title() for axes in figure.axes] == [title(setting) for setting in study.slices()]
     for axes, rows in zip(figure.axes, study.slices().values(), strict=True):
@@ -216,12 +217,12 @@ def test_curves_are_the_data(study):
 
 
 def test_axis_figures_hold_the_slices_that_vary_along_them(study):
-    (snr,) = axis_figures(Drawing(study), "channel.median_snr_db")
+    snr = panels_figure(Drawing(study), axis_panels(study, "channel.median_snr_db"))
     assert [axes.get_title() for axes in snr.axes] == ["α = 0.3"]
     assert [line.get_xdata().tolist() for line in snr.axes[0].lines] == [[-3.0, 3.0]] * 3
     np.testing.assert_allclose(snr.axes[0].lines[1].get_ydata(), [0.5 + 0.01 - 0.03 + 0.03, 0.5 + 0.01 + 0.03 + 0.03])
     assert snr.axes[0].get_xlabel() == "Median SNR (dB)"
-    (alpha,) = axis_figures(Drawing(study), "data.dirichlet_alpha")
+    alpha = panels_figure(Drawing(study), axis_panels(study, "data.dirichlet_alpha"))
     assert [axes.get_title() for axes in alpha.axes] == ["−3 dB"]
     assert [text.get_text() for text in alpha.axes[0].get_xticklabels()] == ["0.1", "0.3", "IID"]
     assert alpha.axes[0].get_xscale() == "log"
@@ -230,8 +231,8 @@ def test_axis_figures_hold_the_slices_that_vary_along_them(study):
 def test_many_slices_make_several_figures(tmp_path):
     rows = [point("sp_fl", 0, 0.5, data__devices=n, codec__bits=b) for n in range(1, 6) for b in (1, 2)]
     study = study_of(rows, tmp_path)
-    figures = list(curve_figures(Drawing(study), "round", "Round"))
-    assert [len(figure.axes) for figure in figures] == [9, 1]
+    pages = list(curve_panels(study, "rounds", "Round").pages())
+    assert [len(panels_figure(Drawing(study), page).axes) for page in pages] == [9, 1]
     names = sorted(path.name for path in make_figures(tmp_path))
     assert names == [
         "accuracy_vs_bits.png",

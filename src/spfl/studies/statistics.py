@@ -12,7 +12,7 @@ from scipy import stats
 
 from spfl.errors import ConfigError, did_you_mean
 from spfl.figures.drawing import half_width
-from spfl.figures.scores import ACCURACY, ScoreKind, difference, shown, unit
+from spfl.figures.scores import ACCURACY, SHARES, ScoreKind, difference, shown, unit
 from spfl.runs.jsons import Json
 from spfl.studies.study import Study, plain, short, show
 
@@ -84,6 +84,13 @@ def paired(differences: Sequence[float], score: ScoreKind = ACCURACY) -> Json:
     claim = p is not None and p < SIGNIFICANT and n >= ENOUGH_SEEDS
     verdict = ("better" if score.sign * mean > 0 else "worse") if claim else "not shown"
     return {"difference": mean, "half_width": half_width(differences), "p": p, "n": n, "verdict": verdict}
+
+
+def check_target(study: Study, target: float | None) -> None:
+    """Raises ConfigError for a target that no score of the study can be."""
+    share = study.score.metric in SHARES
+    if target is not None and not (0 <= target <= 1 if share else math.isfinite(target)):
+        raise ConfigError(f"--target must be {'in [0, 1]' if share else 'finite'}, got {target:g}")
 
 
 def target_table(study: Study, target: float | None, reference: str | None = None) -> list[Json]:
