@@ -296,3 +296,4 @@ def test_a_style_leaves_nothing_behind():
 
 def test_latex_prints_names_letter_by_letter():
     assert tex_text("sp_fl & 50 % {x} −3") == "sp\\_f{}l \\& 50 \\% \\{x\\} \\ensuremath{-}3"
+    assert tex_text("confidence in own_offices") == "confidence in own\\_of{}f{}ices"  # words are the paper's

@@ -14,7 +14,7 @@ from spfl.runs.experiment import run_experiment
 from spfl.studies.archive import archive
 from spfl.studies.export import export
 from spfl.studies.figures import make_figures
-from spfl.studies.latex import summary_tex
+from spfl.studies.latex.tables import summary_tex
 from spfl.studies.points import load_points
 from spfl.studies.recorded import read_any_study
 from spfl.studies.runner import measure, sweep
@@ -77,10 +77,10 @@ def test_a_regression_is_swept_tuned_drawn_and_exported_under_its_own_name(swept
     written = export(folder, "csv")
     assert written[0].read_text().splitlines()[0].startswith('"series","scheme"')
     assert '"r2","r2_std","r2_half_width"' in written[0].read_text()
-    tex = [path.read_text() for path in export(folder, "tex")]
-    assert "Scheme & R2 & " in tex[0]
-    assert "ylabel={Validation r2}" in tex[1]
-    assert r"\%)" not in tex[1]
+    tex = {path.stem: path.read_text() for path in export(folder, "tex")}
+    assert "Scheme & R2 & " in tex["summary"]
+    assert "ylabel={Validation r2}" in tex["r2_vs_rounds"]
+    assert r"\%)" not in tex["r2_vs_rounds"]
     (results, curves, *_) = study_sections(folder)
     assert results.panels[0].tables[0].header[1] == "r2"
     assert curves.title == "R2 against rounds"

@@ -124,7 +124,7 @@ def export_command(
         Path, typer.Argument(metavar="DIR", help="Folder of a run, a comparison or a sweep.", parser=a_path)
     ],
     form: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="csv, parquet, mat, xlsx, or tex (summary, curves).")
+        str, typer.Option("--format", metavar="NAME", help="csv, parquet, mat, xlsx, or tex (tables, pictures).")
     ] = "csv",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder; DIR/export if left out.", parser=a_path)
@@ -133,19 +133,27 @@ def export_command(
         str | None,
         typer.Option(metavar="SERIES", help="What others are tested against; sp_fl_plus or sp_fl if left out."),
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="tex: score whose cost is asked for; a tenth worse than the reference's if left out."),
+    ] = None,
     labels: Labels = None,
     order: Order = None,
+    colours: Colours = None,
 ) -> None:
     """Export tables: summary, points and curves; rounds, allocation and devices where there are run folders.
 
-    LaTeX has the summary as a table and the curves as a picture.
+    LaTeX has tables of means, tests, costs and who got what, all figures, and preview.tex, which shows them.
 
     Example: `spfl export runs/first --format tex --labels sp_fl="SP-FL"`
     """
     from spfl.studies.export import export
 
-    look = figure_style("screen", (None, None, None), labels, order, None)
-    for path in export(folder, form, out, reference=reference, style=look):
+    given = {"target": target is not None, "labels": labels, "order": order, "colours": colours}
+    if form != "tex" and (idle := [f"--{name}" for name, value in given.items() if value]):
+        raise ConfigError(f"{', '.join(idle)}: no effect with --format {form}, only with tex")
+    look = figure_style("screen", (None, None, None), labels, order, colours)
+    for path in export(folder, form, out, reference=reference, target=target, style=look):
         print(path)
 
 

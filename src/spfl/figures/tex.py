@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+JOINT = "\N{ZERO WIDTH NON-JOINER}"  # between letters that are not to be drawn as one
 SYMBOLS = {
+    JOINT: "{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
@@ -19,6 +23,6 @@ SYMBOLS = {
 
 
 def tex_text(text: str) -> str:
-    """Text with every sign escaped that LaTeX would take for its own, and without the ligatures of f."""
-    escaped = "".join(SYMBOLS.get(sign, sign) for sign in text)
-    return escaped.replace("fl", "f{}l").replace("fi", "f{}i").replace("ff", "f{}f")
+    """Text with every sign escaped that LaTeX would take for its own; names (sp_fl) have no ligatures of f."""
+    apart = re.sub(r"\w*_\w*", lambda name: re.sub(r"f(?=[fil])", f"f{JOINT}", name[0]), text)
+    return "".join(SYMBOLS.get(sign, sign) for sign in apart)

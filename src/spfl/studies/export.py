@@ -16,19 +16,17 @@ from spfl.figures.style import SCREEN, FigureStyle
 from spfl.runs.folders import below, write_atomically, writing
 from spfl.runs.parquet import write_table
 from spfl.runs.results import read_groups
-from spfl.studies.latex import summary_tex
+from spfl.studies.latex.document import Printed, latex_files
 from spfl.studies.long import (
     allocation_table,
     curves_table,
     devices_table,
     points_table,
     rounds_table,
-    summary_rows,
     summary_table,
 )
-from spfl.studies.pgfplots import curves_tex
 from spfl.studies.recorded import read_any_study
-from spfl.studies.statistics import choose_reference
+from spfl.studies.statistics import check_target, choose_reference
 
 Sheets = Mapping[str, pa.Table]
 SHEET_ROWS = 1_048_575  # of a sheet of a spreadsheet, without its header
@@ -40,13 +38,14 @@ def export(
     out: Path | None = None,
     *,
     reference: str | None = None,
+    target: float | None = None,
     style: FigureStyle = SCREEN,
 ) -> list[Path]:
     """Write the tables of a folder into `out` (FOLDER/export) and return the paths.
 
     summary: a row a series and setting. points: a row a run. curves: a row a run and evaluation. Where there are run
-    folders, also rounds, allocation and devices. `form` is csv, parquet, mat, xlsx, or tex (the summary as a
-    table, the curves as a picture of pgfplots).
+    folders, also rounds, allocation and devices. `form` is csv, parquet, mat, xlsx, or tex (tables
+    with booktabs, pictures of pgfplots); `target` and `style` are for tex, as in `make_figures`.
     Raises ConfigError for an unknown form, RunFolderError for a folder without results, and where a form cannot be.
     """
     if form not in (*FORMS, "tex"):
@@ -58,9 +57,9 @@ def export(
         out.mkdir(parents=True, exist_ok=True)
     if form == "tex":
         style.check(list(study.series(study.rows)))
-        text = summary_tex(summary_rows(study, chosen), study.part, style, study.score)
-        curves = _write(out / "curves.tex", curves_tex(study, style).encode())
-        return [_write(out / "summary.tex", text.encode()), curves]
+        check_target(study, target)
+        texts = latex_files(Printed(study, chosen, target, style), read_groups(folder))
+        return [_write(out / f"{name}.tex", text.encode()) for name, text in texts.items()]
     tables = {"summary": summary_table(study, chosen), "points": points_table(study), "curves": curves_table(study)}
     if groups := read_groups(folder):
         tables["rounds"], tables["allocation"] = rounds_table(groups), allocation_table(groups)

@@ -26,9 +26,6 @@ class Points(NamedTuple):
     edges: tuple[Floats, Floats] | None = None
 
 
-Panel = tuple[str, Mapping[str, Points]]  # a title, and lines by the label of their series
-
-
 @dataclass(frozen=True)
 class Panels:
     """A figure before anything draws it: panels on common axes, with one legend.
@@ -40,7 +37,7 @@ class Panels:
     name: str
     xlabel: str
     ylabel: str
-    panels: Sequence[Panel]
+    panels: Sequence[tuple[str, Mapping[str, Points]]]  # a title, and lines by the label of their series
     kind: str = ""
     log: bool = False
     ticks: Mapping[float, str] = field(default_factory=dict)
