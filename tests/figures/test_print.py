@@ -133,6 +133,15 @@ def test_report_and_print_agree():
         assert trace.marker.symbol == SYMBOLS[marker]
 
 
+def test_no_share_is_below_none_or_beyond_all_in_a_report():
+    """Bands are of means, and may go beyond; the axes do not."""
+    rounds, score = np.array([1, 2]), np.array([[0.1, 0.9], [0.3, 0.99], [0.01, 1.0]])
+    for metric, ends in (("accuracy", (0, 100)), ("r2", (None, None))):
+        figure, _ = web_score_figure([SpentCurve("sp_fl", rounds, score, {}, metric)])
+        limits = figure.layout.yaxis.autorangeoptions
+        assert (limits.clipmin, limits.clipmax) == ends
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 

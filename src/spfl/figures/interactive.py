@@ -11,7 +11,7 @@ from spfl.arrays import Floats
 from spfl.figures.curves import SpentCurve
 from spfl.figures.drawing import band, band_kind
 from spfl.figures.looks import Look, assign_looks
-from spfl.figures.scores import axis_label, common, factor, unit
+from spfl.figures.scores import SHARES, axis_label, common, factor, unit
 
 DASHES = {"solid": "solid", "dashed": "dash", "dashdot": "dashdot", "dotted": "dot", "long": "longdash"}
 SYMBOLS = {"circle": "circle", "square": "square", "diamond": "diamond", "triangle": "triangle-up"}
@@ -101,10 +101,15 @@ def score_figure(curves: Sequence[SpentCurve]) -> tuple[go.Figure, str]:
                 look = looks[curve.label]
                 add_line(figure, look, points, curve.label, edges, hovertemplate=hover, visible=not name)
         per_axis.append((xlabel, range(before, len(figure.data))))
-    figure.update_layout(xaxis_title_text="Round", yaxis_title_text=axis_label(metric))
+    figure.update_layout(xaxis_title_text="Round", yaxis_title_text=axis_label(metric), **score_range(metric))
     figure.update_layout(updatemenus=[_switch(figure, per_axis)])
     figure.update_layout(margin_t=48, hovermode="closest")
     return figure, kind
+
+
+def score_range(metric: str) -> dict[str, Any]:
+    """For the layout of a figure of scores: an axis of shares ends at none and all, even where a band does not."""
+    return {"yaxis_autorangeoptions": {"clipmin": 0, "clipmax": 100}} if metric in SHARES else {}
 
 
 def _switch(figure: go.Figure, choices: Sequence[tuple[str, range]]) -> dict[str, Any]:

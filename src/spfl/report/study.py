@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from spfl.figures.drawing import LABELS, band, band_kind
-from spfl.figures.interactive import BUTTON, add_line, new_figure
+from spfl.figures.interactive import BUTTON, add_line, new_figure, score_range
 from spfl.figures.looks import assign_looks
 from spfl.figures.scores import axis_label, factor, shown, unit
 from spfl.files import is_file
@@ -91,6 +91,7 @@ def study_curves_figure(study: Study) -> tuple[go.Figure, str]:
             add_line(figure, looks[label], points, label, edges, hovertemplate=hover, visible=number == 0)
         per_slice.append((setting, range(before, len(figure.data))))
     figure.update_layout(xaxis_title_text="Round", yaxis_title_text=axis_label(metric, study.part.capitalize()))
+    figure.update_layout(**score_range(metric))
     if len(slices) > 1:
         figure.update_layout(updatemenus=[_list(figure, per_slice)])
     return figure, kind
@@ -124,7 +125,7 @@ def study_axis_figures(study: Study) -> list[tuple[str, go.Figure]]:
     found, metric = [], study.score.metric
     scale, label_y = factor(metric), axis_label(metric, study.part.capitalize())
     for axis in study.axes():
-        figure = new_figure(xaxis_title=LABELS.get(axis, axis), yaxis_title=label_y)
+        figure = new_figure(xaxis_title=LABELS.get(axis, axis), yaxis_title=label_y, **score_range(metric))
         looks = assign_looks(study.series(study.rows, axis))
         for label, rows in study.series(study.rows, axis).items():
             values = sorted({row[axis] for row in rows} - {None})
