@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from spfl.cli import commands as cli
@@ -156,6 +158,28 @@ def test_what_devices_got_is_that_of_the_run(compared):
     assert [line[0] for line in lines[3:]] == [str(i + 1) for i in range(6)]  # of six devices
     before = sum(n for n, _ in heads[: [name for _, name in heads].index(r"error\_free")])
     assert {line[3 + before] for line in lines[3:]} == {"100"}  # nothing is lost
+
+
+def test_devices_are_ranked_by_gain_and_means_are_of_the_rounds_in_which_they_took_part():
+    run = SimpleNamespace(
+        rounds=[{}, {}],
+        devices=pa.table({"device": [0, 1, 2], "gain": [1e-3, 1e-1, 1e-2]}),
+        allocation=pa.table(
+            {
+                "device": [0, 1, 1, 7],  # 7 is in no table of devices
+                "beta": [0.25, 0.5, 1.0, 0.25],
+                "sign": [True, True, False, True],
+                "modulus": [False, True, True, True],
+                "joules": [1.0, 2.0, 4.0, 8.0],
+            }
+        ),
+    )
+    got = _got(run)
+    np.testing.assert_allclose(got.gain_db, [-10, -20, -30])
+    np.testing.assert_allclose(got.share, [0.75, 0, 0.25])
+    np.testing.assert_allclose(got.signs, [0.5, 0, 1])
+    np.testing.assert_allclose(got.moduli, [0.5, 0, 0])
+    np.testing.assert_allclose(got.energy_j, [3, 0, 0.5])
 
 
 # --- pictures -----------------------------------------------------------------------------------------------

@@ -67,12 +67,12 @@ def _got(run: Run) -> Got:
     order = np.argsort(-gain, kind="stable")
     table = {name: np.asarray(run.allocation[name]) for name in ("device", "beta", "sign", "modulus", "joules")}
     rounds = len(run.rounds)
-    place = np.empty(device.max() + 1, int)
+    place = np.full(1 + max(device.max(), table["device"].max()), order.size)  # a place for who is in no table
     place[device[order]] = np.arange(order.size)
     at = place[table["device"]]
 
     def total(values: Floats) -> Floats:
-        return np.bincount(at, values, order.size).astype(np.float64)
+        return np.bincount(at, values, order.size).astype(np.float64)[: order.size]
 
     chosen = np.maximum(total(np.ones(at.size)), 1)  # rounds in which a device took part
     signs, moduli = table["sign"].astype(float), (table["modulus"] & table["sign"]).astype(float)
