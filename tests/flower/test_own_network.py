@@ -58,6 +58,13 @@ def test_an_own_network_trains_on_flower_as_alone(mine, small_config):
     assert (mine / "run" / "weights.safetensors").read_bytes() == (mine / "alone" / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("engine", ["inprocess", "ray", "deploy"])
+def test_more_nodes_than_there_will_be_are_not_waited_for(engine, tmp_path, small_config):
+    settings = settings_of(small_config(), tmp_path / "run", min_nodes=3, wait_s=100)
+    with pytest.raises(ConfigError, match=r"flower.min_nodes must be at most the 2 nodes, got 3"):
+        run_flower(settings, engine, 2)
+
+
 def test_the_first_weights_are_a_function_of_the_seed_and_leave_torch_alone(mine):
     before = torch.random.get_rng_state()
     first, second, other = (load_own_parts("mine:make_model", seed).custom.module for seed in (1, 1, 2))

@@ -44,6 +44,8 @@ def run_flower(
         raise ConfigError(f"unknown engine '{engine}'" + did_you_mean(engine, get_args(Engine)))
     if nodes < 1:
         raise ConfigError(f"nodes must be >= 1, got {nodes}")
+    if nodes < settings.flower.min_nodes:  # no others will come
+        raise ConfigError(f"flower.min_nodes must be at most the {nodes} nodes, got {settings.flower.min_nodes}")
     node_data = _checked_node_data(settings, engine, nodes, node_data)
     folder = Path(settings.flower.out)
     check_free(folder, "resume" if settings.flower.resume else "refuse")
