@@ -340,6 +340,15 @@ def test_code_that_interrupts_or_exits_is_the_fault_of_its_item(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_process_without_threads_answers_all_the_same(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    assert list(map_processes(work, [3], 1)) == [(3, 6)]
+
+
 def test_a_process_that_heeds_nothing_is_killed(monkeypatch):
     monkeypatch.setattr("spfl.fleet.workers.GRACE_S", 0.2)
     with closing(map_processes(work, [1, "deaf"], 2)) as answers:

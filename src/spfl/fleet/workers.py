@@ -137,7 +137,8 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int) -> Non
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _one_thread()
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar of the parent may have replaced them
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with suppress(RuntimeError):  # no more threads are to be had: whatever needs one says so
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
         try:
             item = pipe.recv()
