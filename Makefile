@@ -63,10 +63,12 @@ clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# PyTorch first and alone: TORCH_SPEC decides the build, and nothing after it may replace it.
+# PyTorch first and alone: TORCH_SPEC decides the build, and nothing after it may replace it. A pip of 2023, as Python 3.11
+# brings it, needs minutes to find versions that fit together; a newer one needs seconds.
 $(VENV)/.torch:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "spfl needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q 'pip>=25.1'
 	$(PIP) install -q $(TORCH_SPEC)
 	touch $@
 

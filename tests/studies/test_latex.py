@@ -125,6 +125,8 @@ def test_the_least_cost_to_a_target_is_bold_and_what_is_not_reached_is_no_number
     ]
     assert [line[4:] for line in cells(target_tex(target_table(study, 0.99)))[-3:]] == [["--"] * 3] * 3
     assert r"\textbf" not in target_tex(target_table(study, 0.99))
+    alone = [row for row in target_table(study, 0.55) if row["series"] == "sp_fl"]
+    assert r"\textbf" not in target_tex(alone)  # there is nobody to be better than
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def target_tex(table: Sequence[Json], score: ScoreKind = ACCURACY, style: Figure
             rivals = [other[name] for other in rows if not is_bound(other) and _same(keys, row, other)]
             least = min(rivals, default=math.inf)
             text = three_digits(row[name], scale)
-            best = row[name] == least and math.isfinite(least) and not is_bound(row)
+            best = len(rivals) > 1 and row[name] == least < math.inf and not is_bound(row)
             return rf"\textbf{{{text}}}" if best else text
 
         return cell
