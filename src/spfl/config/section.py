@@ -60,6 +60,8 @@ def _one_line(error: ValidationError, root: type[Section]) -> str:
     if first["type"] == "value_error":
         rule = str(first["msg"]).removeprefix("Value error, ")
         return rule if not path else f"{name}: {rule}"
+    if first["input"] == "none" and str(first["type"]).endswith("_parsing"):
+        return f"{name} must have a value, got none, which unsets keys that may be absent"
     message = str(first["msg"])
     return f"{name}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
