@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from spfl.data.dataset import Dataset, flip_half, to_inputs
+from spfl.data.dataset import Dataset, draw_moves, flip_half, moved, to_inputs
 from spfl.data.partitioning import Dealing, batch_indices, partition
 from spfl.data.sources import _checksum, load_dataset
 from spfl.errors import ConfigError, DataError
@@ -419,6 +419,26 @@ def test_flip_half_mirrors_about_half_of_the_images_and_no_other():
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (kept ^ mirrored).all()
     assert abs(mirrored.float().mean() - 0.5) < 5 * 0.5 / 2000**0.5
+
+
+@pytest.mark.parametrize(("rows", "columns", "most_px"), [(8, 8, 2), (5, 7, 4), (32, 32, 4)])
+def test_images_are_moved_as_by_padding_and_cropping(rows, columns, most_px):
+    images = torch.randint(0, 256, (40, 3, rows, columns), dtype=torch.uint8, generator=torch.manual_seed(1))
+    by = draw_moves(40, most_px, np.random.default_rng(2))
+    assert by.min() == -most_px
+    assert by.max() == most_px
+    found = moved(images, by)
+    assert found.dtype == torch.uint8
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (most_px, most_px), (most_px, most_px)), mode="reflect")
+    for image, (down, right) in enumerate(by + most_px):
+        expected = padded[image, :, down : down + rows, right : right + columns]
+        np.testing.assert_array_equal(found[image].numpy(), expected)
+
+
+def test_images_that_do_not_move_draw_nothing():
+    rng = np.random.default_rng(4)
+    assert not draw_moves(10, 0, rng).any()
+    assert rng.random() == np.random.default_rng(4).random()
 
 
 # --- partitions ---------------------------------------------------------------------------------------------

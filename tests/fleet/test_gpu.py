@@ -186,7 +186,10 @@ CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
     "sections",
     [
         CNN,
-        {"data": {"devices": 40, "cohort_size": 11, "min_samples": 5}, "training": {"batch_size": 40, "flip": True}},
+        {
+            "data": {"devices": 40, "cohort_size": 11, "min_samples": 5},
+            "training": {"batch_size": 40, "flip": True, "crop_px": 1},
+        },
         {"codec": {"bits": 5, "per_tensor": True}, "scheme": {"name": "sp_fl_normalized"}},
         {"channel": {"downlink": "sit_out", "downlink_power_dbm": -8.0}, "scheme": {"name": "single_packet"}},
         {"channel": {"segment_bits": 512}, "scheme": {"name": "sp_fl"}},
@@ -195,7 +198,7 @@ CNN = {"model": {"name": "small_cnn"}, "scheme": {"name": "sp_fl_plus_1"}}
         {"scheme": {"name": "sp_fl"}, "channel": {"side_information": "lossy"}},
         {"scheme": {"name": "sp_fl_plus", "auxiliary": "labels"}, "channel": {"device_csi": "instantaneous"}},
         {"training": {"local_steps": 3, "local_rate": 0.05, "correction": "scaffold"}, "scheme": {"name": "sp_fl"}},
-        {"training": {"local_epochs": 1, "local_rate": 0.01, "local_optimiser": "adam", "flip": True}},
+        {"training": {"local_epochs": 1, "local_rate": 0.01, "local_optimiser": "adam", "flip": True, "crop_px": 2}},
         {"training": {"local_steps": 2, "local_rate": 0.05, "correction": "feddyn", "feddyn_alpha": 0.1}},
     ],
     ids=[

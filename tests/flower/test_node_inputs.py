@@ -328,6 +328,7 @@ def test_a_configuration_that_cannot_be_is_refused(keys, message):
     ("changes", "message"),
     [
         ({"training": {"flip": True}}, "training.flip must be false where inputs are no images"),
+        ({"training": {"crop_px": 2}}, "training.crop_px must be 0 where inputs are no images"),
         ({"scheme": {"name": "sp_fl", "weights": "plain", "auxiliary": "labels"}}, "nodes tell no counts of labels"),
     ],
 )

@@ -92,6 +92,12 @@ class TrainingConfig(Section):
         description="Largest Euclidean norm of the aggregate, which is scaled down to it; unlimited when absent.",
     )
     flip: bool = Field(False, description="Whether training images are mirrored left to right at random.")
+    crop_px: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Pixels by which training images are moved at random, at most, each way; their edges are mirrored.",
+    )
     eval_every: int = Field(
         10, ge=1, le=10**9, description="Rounds between evaluations; the last round is evaluated as well."
     )

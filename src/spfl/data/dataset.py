@@ -202,6 +202,28 @@ def normalised(inputs: torch.Tensor, scale: Scale | None) -> torch.Tensor:
     return torch.addcmul(scale[1], inputs.float(), scale[0])
 
 
+def draw_moves(images: int, most_px: int, rng: np.random.Generator) -> Indices:
+    """Rows and columns by which each of so many images is moved, (image, 2), at most `most_px` each way; 0 draws nothing."""
+    return rng.integers(-most_px, most_px + 1, (images, 2))
+
+
+def moved(images: torch.Tensor, by: Indices) -> torch.Tensor:
+    """Images (image, channel, row, column), each moved by its rows and columns (image, 2); edges are mirrored.
+
+    This is what padding by reflection and cropping at random gives.
+    """
+    offsets = torch.from_numpy(by).to(images.device)
+    rows, columns = (_mirrored(size, offsets[:, i]) for i, size in enumerate(images.shape[2:]))
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _mirrored(size: int, offsets: torch.Tensor) -> torch.Tensor:
+    """The places 0 .. size - 1 moved by each offset, (image, place), mirrored at the first and the last."""
+    at = (torch.arange(size, device=offsets.device) + offsets[:, None]).abs()
+    return (size - 1) - ((size - 1) - at).abs()
+
+
 def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A copy of `images` in which each is mirrored left to right with probability one half."""
     mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device).view(-1, 1, 1, 1)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from spfl.arrays import State, Vector
-from spfl.data.dataset import to_inputs
+from spfl.data.dataset import draw_moves, moved, to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError, named
 from spfl.flat_model import drawing, evaluating
@@ -131,20 +131,23 @@ class TorchFleet:
     ) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor, Sequence[int | None]]]]:
         """Devices with minibatches of one size, a chunk at a time: inputs (device, sample, ...), labels and seeds."""
         training, seed = self._world.config.training, self._world.config.seed
-        by_size: dict[int, list[tuple[int, np.ndarray, np.ndarray, int | None]]] = {}
+        by_size: dict[int, list[tuple[int, np.ndarray, np.ndarray, np.ndarray, int | None]]] = {}
         for k in cohort:
             rng = stream(seed, round_, k, Purpose.BATCH)
             index = batch_indices(self._world.parts[k], training.batch_size, rng)
             flips = rng.random(len(index)) < 0.5 if training.flip else np.zeros(len(index), np.bool_)
-            by_size.setdefault(len(index), []).append((k, index, flips, self._seed(rng)))
+            moves = draw_moves(len(index), training.crop_px, rng)
+            by_size.setdefault(len(index), []).append((k, index, flips, moves, self._seed(rng)))
         for rows in by_size.values():
             for start in range(0, len(rows), self.chunk):
-                members, index, flips, seeds = zip(*rows[start : start + self.chunk], strict=True)
+                members, index, flips, moves, seeds = zip(*rows[start : start + self.chunk], strict=True)
                 places = torch.from_numpy(np.stack(index)).to(self._device)
                 images = self._data.train_inputs[places.flatten()]
                 if training.flip:
                     mirrored = torch.from_numpy(np.concatenate(flips)).to(self._device).view(-1, 1, 1, 1)
                     images = torch.where(mirrored, images.flip(3), images)
+                if training.crop_px:
+                    images = moved(images, np.concatenate(moves))
                 inputs = self._inputs(images).view(*places.shape, *images.shape[1:])
                 yield list(members), (inputs, self._data.train_labels[places], seeds)
 

@@ -17,7 +17,7 @@ import torch
 
 from spfl.arrays import Indices, Vector
 from spfl.config.training import TrainingConfig
-from spfl.data.dataset import Dataset, flip_half, to_inputs
+from spfl.data.dataset import Dataset, draw_moves, flip_half, moved, to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError
 from spfl.flat_model import FlatModel
@@ -84,6 +84,8 @@ class LocalTask:
         rows = torch.from_numpy(batch).to(self.dataset.train_inputs.device)
         images = self.dataset.train_inputs[rows]
         images = flip_half(images, self.rng) if self.training.flip else images
+        if most_px := self.training.crop_px:
+            images = moved(images, draw_moves(len(images), most_px, self.rng))
         inputs, labels = to_inputs(images, self.dataset), self.dataset.train_labels[rows]
         loss = self.model.loss_and_gradient(inputs, labels, self.model.seed(self.rng))
         return self.model.gradient, loss

@@ -25,20 +25,26 @@ def as_asked(config: Config, dataset: Dataset) -> Dataset:
     data = config.data
     if data.task is not None and data.task != dataset.task:
         raise ConfigError(f"data.task must be {dataset.task} for {dataset.name}, got {data.task}")
-    _check_flip(config, dataset)
+    _check_images(config, dataset)
     return dataset.normalised_by(data)
 
 
 def check_own(config: Config, dataset: Dataset, scheme: Scheme) -> None:
     """Raises ConfigError for what data of the nodes' own do not have."""
-    _check_flip(config, dataset)
+    _check_images(config, dataset)
     if scheme.auxiliary == "labels":
         raise ConfigError("scheme.auxiliary must be bias with data.source = node: nodes tell no counts of labels")
 
 
-def _check_flip(config: Config, dataset: Dataset) -> None:
-    if config.training.flip and not dataset.is_images:
-        raise ConfigError(f"training.flip must be false where inputs are no images, got true for {dataset.shape}")
+def _check_images(config: Config, dataset: Dataset) -> None:
+    training, shape = config.training, dataset.shape
+    if training.flip and not dataset.is_images:
+        raise ConfigError(f"training.flip must be false where inputs are no images, got true for {shape}")
+    if training.crop_px and not dataset.is_images:
+        raise ConfigError(f"training.crop_px must be 0 where inputs are no images, got {training.crop_px} for {shape}")
+    if training.crop_px and training.crop_px >= min(shape[1:]):
+        raise ConfigError(f"training.crop_px must be below the rows and columns of an image, {shape[1:]}, got "
+                          f"{training.crop_px}")  # fmt: skip
 
 
 def dealt(config: Config, dataset: Dataset, custom: Custom) -> Sequence[Indices]:
