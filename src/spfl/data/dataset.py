@@ -203,7 +203,10 @@ def normalised(inputs: torch.Tensor, scale: Scale | None) -> torch.Tensor:
 
 
 def draw_moves(images: int, most_px: int, rng: np.random.Generator) -> Indices:
-    """Rows and columns by which each of so many images is moved, (image, 2), at most `most_px` each way; 0 draws nothing."""
+    """Rows and columns by which each of so many images is moved, (image, 2), at most `most_px` each way.
+
+    0 draws nothing.
+    """
     return rng.integers(-most_px, most_px + 1, (images, 2))
 
 
