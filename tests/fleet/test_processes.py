@@ -23,6 +23,7 @@ from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError, WorkerError
 from spfl.fleet import workers as processes
 from spfl.fleet.processes import ProcessFleet
+from spfl.fleet.threads import ThreadFleet
 from spfl.runs.experiment import run_experiment
 from spfl.runs.jsons import dump_json
 from spfl.runs.metrics import metrics
@@ -121,6 +122,17 @@ def test_a_process_does_not_wait_for_threads_of_pytorch_that_the_fork_has_left_b
     command = [sys.executable, "-c", AFTER_THREADS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["(8000000.0,", "32000000.0)"] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell of its threads there")
+def test_no_thread_outlives_a_fleet_in_which_a_fork_could_meet_it(digits: Dataset, small_config: Build) -> None:
+    """A thread that Python has joined may still hold a lock of MKL's: a process forked then waited for it for ever."""
+    world = World.build(small_config(workers=4), digits)
+    for _ in range(20):
+        with ThreadFleet(world) as fleet:
+            fleet.uploads(world.start(), range(6), 1)
+        assert fleet._native_ids
+        assert not any(os.path.exists(f"/proc/self/task/{number}") for number in fleet._native_ids)
 
 
 def test_our_own_error_in_a_process_is_the_one_that_is_raised(digits: Dataset) -> None:

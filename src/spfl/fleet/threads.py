@@ -8,12 +8,13 @@ lock, so threads keep all cores busy without copying data between processes.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from threading import local
+from threading import get_native_id, local
 from types import TracebackType
 from typing import TypeVar
 
@@ -37,6 +38,7 @@ Score = tuple[float, float, int]  # mean loss, score, samples
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LAST_ACTS_S = 1.0  # no longer than that: a number may be that of a new thread
 EVAL_CHUNK = 500  # images evaluated at a time; fixed, because the order of sums is part of reproducibility
 
 
@@ -57,6 +59,7 @@ class ThreadFleet:
     def __init__(self, world: World, threads: int | None = None) -> None:
         self._world = world
         self._local = local()
+        self._native_ids: list[int] = []
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(threads or world.config.workers or cores(), initializer=self._start_worker)
 
@@ -67,10 +70,12 @@ class ThreadFleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+        _wait_ended(self._native_ids)
         del self._pool  # it refers back to this fleet: data would stay in memory until the next full collection
 
     def _start_worker(self) -> None:
         torch.set_num_threads(1)
+        self._native_ids.append(get_native_id())
         self._local.model = self._world.model()
 
     def _map(self, function: Callable[[FlatModel, Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -132,6 +137,18 @@ def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
     """(mean loss, score) of chunks, summed in their order."""
     size = sum(count for _, _, count in scores)
     return sum(loss * count for loss, _, count in scores) / size, sum(a * count for _, a, count in scores) / size
+
+
+def _wait_ended(native_ids: Iterable[int]) -> None:
+    """Until the system has ended threads that Python has joined, which it does before their last acts.
+
+    As its last act a thread gives back what MKL and PyTorch keep for it, and holds their locks. A process that is
+    forked meanwhile has the locks and not the thread, and waits for ever.
+    """
+    until = time.monotonic() + LAST_ACTS_S
+    for number in native_ids:
+        while os.path.exists(f"/proc/self/task/{number}") and time.monotonic() < until:
+            time.sleep(1e-4)
 
 
 def keep_freed_memory() -> None:
