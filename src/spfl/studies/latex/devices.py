@@ -102,7 +102,8 @@ def _table(name: str, where: str, chosen: Mapping[str, Got], style: FigureStyle)
         lines.append(" & ".join(cells) + r" \\")
     caption = (
         "What the devices got, ranked within each seed from the strongest mean gain to the weakest: the share of the "
+        "band, and how many of their packets were received; means over the rounds in which they took part, and over "
+        "seeds."
     )
-    caption += "band, and how many of their packets were received; means over the rounds in which they took part, and over seeds."
     at = f" {where[:1].upper()}{where[1:]}." if where else ""
     return environment(name.replace("_", "-"), tex_text(caption + at), "rr" + "r" * (start - 3), lines)
