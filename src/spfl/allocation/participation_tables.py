@@ -26,8 +26,6 @@ from spfl.radio.outage import LN2
 DEPTH = 9  # times that the bound halves an interval of shares
 BLOCK = 4  # rungs that are passed over together
 LARGEST_RATE = 1000.0  # bit/s/Hz: with more nothing arrives
-
-
 RungRange = tuple[int, int]  # the first and the last rung that may be best
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from spfl.arrays import Indices
+from spfl.arrays import Bools, Indices
 from spfl.config.data import DataConfig
 from spfl.config.names import TaskName
 from spfl.errors import ConfigError
@@ -229,5 +229,9 @@ def _mirrored(size: int, offsets: torch.Tensor) -> torch.Tensor:
 
 def flip_half(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A copy of `images` in which each is mirrored left to right with probability one half."""
-    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device).view(-1, 1, 1, 1)
-    return torch.where(mirrored, images.flip(3), images)
+    return mirrored(images, rng.random(len(images)) < 0.5)
+
+
+def mirrored(images: torch.Tensor, which: Bools) -> torch.Tensor:
+    """A copy of images (image, channel, row, column), in which some (image,) are mirrored left to right."""
+    return torch.where(torch.from_numpy(which).to(images.device).view(-1, 1, 1, 1), images.flip(3), images)

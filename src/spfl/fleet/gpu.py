@@ -20,7 +20,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from spfl.arrays import State, Vector
-from spfl.data.dataset import draw_moves, moved, to_inputs
+from spfl.data.dataset import draw_moves, mirrored, moved, to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.errors import ConfigError, named
 from spfl.flat_model import drawing, evaluating
@@ -144,8 +144,7 @@ class TorchFleet:
                 places = torch.from_numpy(np.stack(index)).to(self._device)
                 images = self._data.train_inputs[places.flatten()]
                 if training.flip:
-                    mirrored = torch.from_numpy(np.concatenate(flips)).to(self._device).view(-1, 1, 1, 1)
-                    images = torch.where(mirrored, images.flip(3), images)
+                    images = mirrored(images, np.concatenate(flips))
                 if training.crop_px:
                     images = moved(images, np.concatenate(moves))
                 inputs = self._inputs(images).view(*places.shape, *images.shape[1:])

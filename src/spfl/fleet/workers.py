@@ -160,7 +160,7 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _one_thread() -> None:
-    """Every process computes on one thread: that keeps equal bits, and ends a wait for ever.
+    """PyTorch computes each operation on one thread: that keeps equal bits, and spares a wait for ever.
 
     PyTorch's threads (OpenMP's) do not survive a fork, and the child of a parent that has used them waits for them.
     """

@@ -303,12 +303,12 @@ def read_packets(
 
     Fields of `Upload` that travel `elsewhere` are left as they are.
     """
-    sending = [u.device for u in uploads if u.samples]
+    count = sum(u.samples > 0 for u in uploads)
     record = read_record(content, "packets", ArrayRecord)
     parts = {}
     for name, (dtype, length) in packet_rows(world).items():
         if name in elsewhere:
             continue
-        parts[name] = read_array(record, name, dtype, (len(sending), length))
-    found = ({name: field_of(rows[row]) for name, rows in parts.items()} for row in range(len(sending)))
+        parts[name] = read_array(record, name, dtype, (count, length))
+    found = ({name: field_of(rows[row]) for name, rows in parts.items()} for row in range(count))
     return [replace(u, **next(found)) if u.samples else u for u in uploads]
