@@ -21,6 +21,7 @@ from spfl.studies.statistics import (
     SIGNIFICANT,
     check_target,
     choose_reference,
+    drawn_half,
     paired_table,
     score_table,
     tables_text,
@@ -210,7 +211,7 @@ def _difference(axes: Axes, look: Look, y: int, row: Json, scale: float) -> None
     full = row["verdict"] != "not shown"
     from matplotlib import rcParams
 
-    half = scale * row["half_width"] if row["n"] >= 3 else 0.0
+    half = scale * drawn_half(row)
     axes.errorbar(
         scale * row["difference"],
         y,

@@ -93,6 +93,11 @@ def check_target(study: Study, target: float | None) -> None:
         raise ConfigError(f"--target must be {'in [0, 1]' if share else 'finite'}, got {target:g}")
 
 
+def drawn_half(row: Json) -> float:
+    """Half of the interval that a figure draws for a row of `paired_table`; 0 with fewer than three seeds."""
+    return float(row["half_width"]) if row["n"] >= 3 else 0.0
+
+
 def target_table(study: Study, target: float | None, reference: str | None = None) -> list[Json]:
     """Rounds, payload bits and seconds of uplink until the first evaluation that reaches a target score.
 

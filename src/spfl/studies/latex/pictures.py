@@ -16,7 +16,7 @@ from spfl.figures.tex import tex_text
 from spfl.runs.jsons import Json
 from spfl.studies.latex.pens import Pen, declared, pens
 from spfl.studies.panels import Panels, Points
-from spfl.studies.statistics import ENOUGH_SEEDS, SIGNIFICANT
+from spfl.studies.statistics import ENOUGH_SEEDS, SIGNIFICANT, drawn_half
 from spfl.studies.study import Study, title
 
 MOST_ENTRIES, MOST_AXES = 4, 3  # of a legend and of a group, in a row
@@ -158,7 +158,7 @@ def differences_tex(study: Study, table: Sequence[Json], reference: str, style: 
     words = ", ".join(f"{{{tex_text(name)}}}" for name in names)
     ticks = ", ".join(map(str, range(len(names))))
     axis = f"ymin=-0.5, ymax={len(names) - 0.5}, y dir=reverse, ytick={{{ticks}}}, yticklabels={{{words}}}"
-    ends = [row["difference"] + side * _half(row) for row in table for side in (-1, 1)]
+    ends = [row["difference"] + side * drawn_half(row) for row in table for side in (-1, 1)]
     low, high = _padded([factor(metric) * np.array([0.0, *ends])])
     axis += f", xmin={low:.6g}, xmax={high:.6g}"
     label = tex_text("Points" if unit(metric) else "Difference")
@@ -174,11 +174,6 @@ def differences_tex(study: Study, table: Sequence[Json], reference: str, style: 
     )
 
 
-def _half(row: Json) -> float:
-    """Half of an interval, which needs three seeds."""
-    return float(row["half_width"]) if row["n"] >= 3 else 0.0
-
-
 def _intervals(table: Sequence[Json]) -> str:
     enough = any(row["n"] >= 3 for row in table)
     told = "with the 95 % interval over common seeds" if enough else "too few seeds for intervals"
@@ -189,7 +184,7 @@ def _differences(pen: Pen, rows: Sequence[Json], at: Sequence[int], scale: float
     """The full markers of a series, and the hollow ones."""
     for full in (True, False):
         chosen = [(row, y) for row, y in zip(rows, at, strict=True) if (row["verdict"] != "not shown") == full]
-        halves = [scale * _half(row) for row, _ in chosen]
+        halves = [scale * drawn_half(row) for row, _ in chosen]
         told = _rows([scale * row["difference"] for row, _ in chosen], [y for _, y in chosen], halves)
         bars = "error bars/.cd, x dir=both, x explicit, error bar style={solid}"
         if chosen:
