@@ -1,11 +1,11 @@
 """A sweep of 40 short runs against the bare gradients that it cannot do without.
 
-    python benchmarks/study.py [--rounds 100] [--seeds 10] [--repeats 3] [--out DIR]
+    python benchmarks/study.py [--config FILE] [--rounds 100] [--seeds 10] [--repeats 3] [--out DIR]
 
-The study: four schemes and ten seeds on the embedded digits, one command `spfl sweep`, as many processes as cores. The
-limit: the same minibatch gradients and nothing else, in as many processes, each on one thread; its seconds are those
-between the first and the last of them, so import, data and start are not in it. Both take turns, and the ratio is the
-median over the repeats.
+The study: four schemes and ten seeds, on the embedded digits or as FILE has it (data under SPFL_DATA_DIR), one command
+`spfl sweep`, as many processes as cores. The limit: the same minibatch gradients and nothing else, in as many
+processes, each on one thread; its seconds are those between the first and the last of them, so import, data and start
+are not in it. Both take turns, and the ratio is the median over the repeats.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from results import write
 
-from spfl.config.schema import Config, build_config
+from spfl.config.files import load_config
+from spfl.config.schema import Config
 from spfl.data.dataset import to_inputs
 from spfl.data.partitioning import batch_indices
 from spfl.data.sources import load_dataset
@@ -31,9 +33,19 @@ from spfl.machine import cores
 from spfl.rng import Purpose, stream
 from spfl.world.world import World
 
+
+@dataclass(frozen=True)
+class Study:
+    """Of which configuration, how many rounds, and how many seeds."""
+
+    config: Path | None
+    rounds: int
+    seeds: int
+
+
 SCHEMES = ("single_packet", "scaled_sign", "sp_fl_normalized", "sp_fl_plus_1")
 PLAN = """[base]
-"training.rounds" = {rounds}
+{config}"training.rounds" = {rounds}
 "training.eval_every" = {rounds}
 "data.devices" = 20
 
@@ -43,15 +55,15 @@ seed = {seeds}
 """
 
 
-def config_of(seed: int, rounds: int) -> Config:
-    training = {"rounds": rounds, "eval_every": rounds}
-    return build_config({"seed": seed, "data": {"devices": 20}, "training": training})
+def config_of(study: Study, seed: int) -> Config:
+    values = {"seed": seed, "data.devices": 20, "training.rounds": study.rounds, "training.eval_every": study.rounds}
+    return load_config(study.config, [f"{key}={value}" for key, value in values.items()])
 
 
-def gradients(rounds: int, seed: int) -> float:
+def gradients(study: Study, seed: int) -> float:
     """Seconds that the gradients of one run take, on one thread: those of every scheme are the same in number."""
     torch.set_num_threads(1)
-    config = config_of(seed, rounds)
+    rounds, config = study.rounds, config_of(study, seed)
     dataset = load_dataset(config.data)
     world = World.build(config, dataset)
     model = world.model()
@@ -67,18 +79,20 @@ def gradients(rounds: int, seed: int) -> float:
     return spent
 
 
-def limit_s(rounds: int, seeds: int) -> float:
+def limit_s(study: Study) -> float:
     """Seconds of all bare gradients over the cores."""
     with multiprocessing.get_context("spawn").Pool(cores()) as pool:
-        each = pool.map(partial(gradients, rounds), list(range(seeds)), chunksize=1)
+        each = pool.map(partial(gradients, study), list(range(study.seeds)), chunksize=1)
     return len(SCHEMES) * sum(each) / cores()
 
 
-def study_s(rounds: int, seeds: int) -> float:
+def study_s(study: Study) -> float:
     """Wall-clock seconds of the sweep, from the command to its last line."""
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "sweep.toml")
-        plan.write_text(PLAN.format(rounds=rounds, seeds=list(range(seeds)), schemes=list(SCHEMES)).replace("'", '"'))
+        base = f'config = "{study.config.resolve()}"\n' if study.config else ""
+        names = {"seeds": list(range(study.seeds)), "schemes": list(SCHEMES)}
+        plan.write_text(PLAN.format(config=base, rounds=study.rounds, **names).replace("'", '"'))
         command = [sys.executable, "-m", "spfl", "sweep", str(plan), "--out", str(Path(folder, "out"))]
         began = time.perf_counter()
         subprocess.run([*command, "--workers", str(cores())], check=True, capture_output=True)
@@ -87,18 +101,19 @@ def study_s(rounds: int, seeds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--config", type=Path, help="TOML of every run; the embedded digits when absent")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    rows = []
-    for repeat in range(arguments.repeats):
-        bare, study = limit_s(arguments.rounds, arguments.seeds), study_s(arguments.rounds, arguments.seeds)
-        rows.append({"repeat": repeat, "bare_gradients_s": bare, "study_s": study, "ratio": study / bare})
-        print(f"bare gradients over {cores()} cores {bare:.2f} s, study {study:.2f} s: {study / bare:.2f} times")
+    given = parser.parse_args()
+    study, rows = Study(given.config, given.rounds, given.seeds), []
+    for repeat in range(given.repeats):
+        bare, spent = limit_s(study), study_s(study)
+        rows.append({"repeat": repeat, "bare_gradients_s": bare, "study_s": spent, "ratio": spent / bare})
+        print(f"bare gradients over {cores()} cores {bare:.2f} s, study {spent:.2f} s: {spent / bare:.2f} times")
     print(f"median ratio {statistics.median(row['ratio'] for row in rows):.2f}")
-    write(arguments.out, "study", rows, vars(arguments))
+    write(given.out, f"study_{given.config.stem if given.config else 'digits'}", rows)
 
 
 if __name__ == "__main__":

@@ -414,9 +414,13 @@ def participation_table(link, ladder, fade, shares):
                 best = max(best, float(ladder.gain(bits)) if bits >= ladder.rungs[0] else 0.0)
             elif beta > 0:
                 for bits in ladder.rungs:
-                    rate = (ladder.overhead + bits) / (beta * symbols)
+                    cut, count = ladder.cut, 1
+                    if cut.limit is not None:
+                        count = max(1, math.ceil((ladder.overhead + bits) / cut.limit))
+                    rate = (ladder.overhead + bits + (count - 1) * (64 + ladder.repeated)) / (beta * symbols)
                     x = scale * beta * np.expm1(min(rate * np.log(2), 700.0)) * np.exp(link.gap_slope * min(rate, 1e3))
-                    best = max(best, np.exp(-x) * float(ladder.gain(bits)))
+                    q = np.exp(-x) ** (1 if cut.alone or cut.one_fade else count)
+                    best = max(best, q * float(ladder.gain(bits)))
             table[k, s] = best
     return table
 

@@ -156,7 +156,7 @@ def test_segments_over_sockets_have_the_emulated_probabilities(parity, segment_b
     """
     channel = CHANNEL | {"sign_parity": parity, "segment_bits": segment_bits}
     world = World.build(small_config(channel=channel, scheme={"name": "sp_fl_uniform"}), digits)
-    assert (world.radio.segments == (1, 1)) == (segment_bits == 65536)
+    assert (world.format.segments == (1, 1)) == (segment_bits == 65536)
     with ThreadFleet(world) as fleet:
         uploads, _ = fleet.uploads(world.start(), world.cohort(1), 1)
     plan = prepare(world, world.start(), uploads, 1, Stopwatch())

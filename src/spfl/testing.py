@@ -122,10 +122,10 @@ class SchemeContract:
         world = self.world(scheme)
         for record in training.train(world):
             share, size = record.allocation, world.layout.size
-            first, second = world.format.link_bits
+            first, second = world.format.packet_bits
             sent = (share.beta > 0) * (first + second * ((share.rho < 1) & (share.alpha < 1)))
             if share.bits is not None:
-                sent = (share.beta > 0) * (share.bits + world.format.ladder.overhead)
+                sent = (share.beta > 0) * world.format.ladder.load(share.bits)
             ideal = DEVICES * 32 * size
             expected = ideal if scheme.uplink == "ideal" else scheme.attempts * sent.sum()
             assert record.payload_bits == expected > 0

@@ -148,9 +148,7 @@ def prepare(
         if previous is not None and previous.beta.size != devices.size:  # asynchronous rounds differ in their number
             previous = None
         allocation = share_resources(world.format, devices, known, fades, previous)
-        if allocation.bits is not None:
-            link = replace(link, sign_bits=allocation.bits + world.format.ladder.overhead, rho=None)
-    return Plan(round_, uploads, devices, link, fades, allocation, told)
+    return Plan(round_, uploads, devices, world.radio.granted(link, allocation), fades, allocation, told)
 
 
 class Ends(NamedTuple):
@@ -208,8 +206,8 @@ def complete(
         plan.devices,
         allocation,
         outcome,
-        world.format.payload_bits(allocation, world.radio.packet_bits),
-        world.format.received_bits(allocation, outcome, world.radio.packet_bits),
+        world.format.payload_bits(allocation),
+        world.format.received_bits(allocation, outcome),
         world.format.side_bits * len(uploads),
         None if plan.told is None else int(plan.told.sum()),
         update.rejected,

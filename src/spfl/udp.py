@@ -145,11 +145,11 @@ def _signals_withheld() -> Iterator[None]:
 
 def exchange(wire: Wire, world: World, uploads: Sequence[Upload], plan: Plan) -> tuple[Outcome, dict[str, int]]:
     """Send the packets of a round; what arrived, and counts of datagrams sent, received and damaged."""
-    segments, loss, groups = world.radio.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
+    segments, loss, groups = world.format.segments, _loss(world, plan), ([], [])  # type: ignore[var-annotated]
     for k, upload in enumerate(uploads):
         for kind, packet in ((SIGN, upload.sign_packet), (MODULUS, upload.modulus_packet)):
             if packet and plan.allocation.beta[k] > 0:
-                more = world.radio.parity if kind == SIGN else 0
+                more = world.format.parity if kind == SIGN else 0
                 groups[kind].append(cut(packet, segments[kind], more, kind, k, plan.round_))
     datagrams = [raw for group in groups for raw in interleave(group)]  # signs first
     seed = server_stream(world.config.seed, plan.round_, Purpose.SCHEME).integers(2**32, size=4).tolist()

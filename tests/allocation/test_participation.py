@@ -9,6 +9,7 @@ import pytest
 
 import oracles
 from spfl.allocation.participation import NEAR, BitTables, Ladder, allocate_bits
+from spfl.packets.segments import Cut
 from spfl.radio.outage import Link, success
 
 DIM = 1000
@@ -96,6 +97,26 @@ def test_no_device_is_given_more_than_the_largest_share() -> None:
     assert -1e-9 <= found.gap < 5e-3
     one = allocate_bits(np.eye(8)[0], link, Ladder(DIM, 300.0), equal=True, most=0.15)  # the only one of a schedule
     assert one.beta.max() == 0.15
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_segments_are_paid_for_and_all_needed_unless_each_is_of_use_alone(alone: bool) -> None:
+    rng = np.random.default_rng(12)
+    link = make_link(10 ** rng.normal(0, 1.2, 6))
+    cut = Cut(DIM // 3, alone=alone, one_fade=False)
+    ladder = Ladder(DIM, 100.0, 1.0, None, cut, repeated=60.0 if alone else 0.0)
+    tables = BitTables(link, ladder, None, np.ones(6, bool))
+    found, shares = tables.table(tables.grid.shares), tables.grid.shares
+    np.testing.assert_allclose(
+        found.gains, oracles.participation_table(link, ladder, None, shares), rtol=1e-9, atol=1e-12
+    )
+    assert (np.diff(found.rungs, axis=1) >= 0).all()
+    whole = BitTables(link, Ladder(DIM, 100.0), None, np.ones(6, bool)).table(shares)
+    assert (found.gains <= whole.gains + 1e-12).all()  # segments only cost, as far as the objective goes
+    assert (found.gains < 0.99 * whole.gains).any()
+    bits, q = tables.best(np.full(6, 0.3))
+    at = np.abs(shares - 0.3).argmin()
+    assert q * ladder.gain(np.maximum(bits, 1.0)) == pytest.approx(found.gains[:, at], rel=0.2)
 
 
 @pytest.mark.parametrize("gap_slope", [0.0, 0.4])

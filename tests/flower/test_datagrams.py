@@ -67,8 +67,8 @@ def test_without_loss_all_arrives_and_is_what_was_sent(scheme, channel, small_co
         server = world.start()
         uploads, _ = fleet.uploads(server, world.cohort(1), 1)
         link = datagrams.measured_link
-        first, second = world.radio.segments
-        pieces = Pieces(first, second, world.radio.parity, config.channel.recovery)
+        first, second = world.format.segments
+        pieces = Pieces(first, second, world.format.parity, config.channel.recovery)
         plan = training.prepare(world, server, uploads, 1, training.Stopwatch(),
                                 lambda one, cohort: link(one, cohort, new_counts(6), pieces))  # fmt: skip
         known = training.Known(outcome=records[0].outcome)
@@ -94,7 +94,7 @@ def test_signs_go_first_and_no_faster_than_the_granted_share(small_config, digit
     kinds = [raw[8] for raw in found]
     assert kinds == sorted(kinds)
     assert {SIGN, MODULUS} == set(kinds)
-    assert len(found) == sum(world.radio.segments)  # a device without a share sends nothing
+    assert len(found) == sum(world.format.segments)  # a device without a share sends nothing
     bits = 8 * sum(len(raw) - 24 for raw in found[:-1])
     assert took >= bits / 50_000.0
 
@@ -105,7 +105,7 @@ def test_what_the_shim_erases_is_what_is_lost(parity, small_config, digits):
     config = small_config(channel=channel, training={"rounds": 40, "eval_every": 40}, scheme={"name": "sp_fl_plus_1"})
     records, heard, _ = federated(config, digits, 0.2)
     world = World.build(config, digits)
-    first = world.radio.segments[0]
+    first = world.format.segments[0]
     told = 0.8 if not parity else 0.8 + 0.2 * float(at_least(first, first + parity - 1, np.array(0.8)))
     moduli = np.concatenate([r.outcome.modulus_segments[r.allocation.beta > 0].ravel() for r in records])
     signs = np.concatenate([r.outcome.sign_segments[r.allocation.beta > 0, 0] for r in records])

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 import oracles
 from spfl.errors import ConfigError
-from spfl.packets.segments import element_mask, segment_count, segment_overhead
+from spfl.packets.segments import Cut, element_mask, segment_overhead
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
 from spfl.radio.outage import Link, Outcome, level, success
 from spfl.radio.selective import Packet, RadioLaw, allocators_gap, at_least, information, information_below
@@ -145,10 +145,10 @@ def test_parity_is_paid_for_in_the_band(small_config, digits):
         World.build(small_config(channel=cut | {"sign_parity": m}, scheme={"name": "sp_fl_uniform"}), digits)
         for m in (0, 2)
     )
-    (first, second), count = plain.radio.packet_bits, plain.radio.segments[0]
-    own = plain.radio.form.link_bits[0]
-    assert more.radio.segments == plain.radio.segments
-    assert more.radio.packet_bits == (first + 2 * (math.ceil(own / count) + 64), second)
+    (first, second), count = plain.format.packet_bits, plain.format.segments[0]
+    own, side = plain.format.link_bits[0], plain.format._side_bits
+    assert more.format.segments == plain.format.segments
+    assert more.format.packet_bits == (first + 2 * (math.ceil(own / count) + 64 + side), second)
     loads = [world.radio.link(range(6), 1).sign_load for world in (plain, more)]
     assert (loads[1] > loads[0] * (1 + 1.9 / count)).all()
     records = [next(run(world.config, digits)) for world in (plain, more)]
@@ -255,8 +255,8 @@ def test_the_error_is_log_normal(small_config, digits):
 
 
 def test_segment_arithmetic():
-    assert [segment_count(bits, 1000) for bits in (0, 1, 1000, 1001, 5000)] == [1, 1, 1, 2, 5]
-    assert segment_count(10**9, None) == 1
+    assert Cut(1000).count([0, 1, 1000, 1001, 5000]).tolist() == [1, 1, 1, 2, 5]
+    assert Cut().count(10**9) == 1
     assert (segment_overhead(1, 3), segment_overhead(3, 0), segment_overhead(3, 2)) == (0, 128, 384)
     arrived = np.array([True, False, True])
     assert element_mask(arrived, 7).tolist() == [True] * 3 + [False] * 2 + [True] * 2
@@ -304,10 +304,46 @@ def test_each_segment_is_counted(small_config, digits):
         for extra in ({}, {"segment_bits": 512})
     )
     world = World.build(small_config(channel={"fading": "independent", "segment_bits": 512}), digits)
-    first, second = world.radio.segments
+    first, second = world.format.segments
     assert min(first, second) > 1
     extra = (first - 1) * 64 + (second - 1) * 128
     assert cut.payload_bits - plain.payload_bits == 6 * extra
+
+
+def test_packets_of_different_length_have_segments_of_their_own():
+    """Each device's count decides which draws are of its packet, and with recovery of all, how many must arrive."""
+    counts = np.array([1, 3, 6])
+    law = RadioLaw(sign_segments=counts, recovery="segment")
+    link = make_link(law, "independent", modulus_bits=np.zeros(3))
+    one = law.segment_success(law._packets(link, *SHARES)[0])
+    rng = np.random.default_rng(3)
+    got = np.array([law.transmit(link, SHARES, (rng.exponential(size=(3, 8, 1)),) * 2, rng).sign_segments
+                    for _ in range(4000)])  # fmt: skip
+    assert got.shape == (4000, 3, 6)
+    for k, count in enumerate(counts):
+        assert_proportion(got[:, k, :count], one[k])
+        assert not got[:, k, count:].any()
+    whole = replace(law, recovery="all")
+    assert whole.success(link, *SHARES).q_s == pytest.approx(one**counts)
+    every = np.array([whole.transmit(link, SHARES, (rng.exponential(size=(3, 8, 1)),) * 2, rng).sign
+                      for _ in range(4000)])  # fmt: skip
+    for k, count in enumerate(counts):
+        assert_proportion(every[:, k], one[k] ** count)
+
+
+@pytest.mark.parametrize("doppler", [None, 4.0])
+def test_all_schemes_meet_the_same_fades_whatever_the_number_of_their_segments(doppler, small_config, digits):
+    """The first segments of a longer packet have the fades of a shorter one's."""
+    channel = {"fading": "selective", "subbands": 2, "segment_bits": 600, "doppler_hz": doppler}
+    schemes = ("sign_mean", "sp_fl_uniform", "drive", "sp_fl_plus")
+    found = [
+        World.build(small_config(channel=channel, scheme={"name": name}), digits).radio.fades(range(6), 2)[0]
+        for name in schemes
+    ]
+    least = min(fades.shape[1] for fades in found)
+    assert least < max(fades.shape[1] for fades in found)
+    for fades in found:
+        assert np.array_equal(fades[:, :least], found[0][:, :least])
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------

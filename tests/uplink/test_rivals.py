@@ -77,11 +77,3 @@ def test_gomore_leaves_the_model_where_a_device_was_lost(small_config: Any, digi
         SCHEMES["single_packet"], name="gomore", weights="plain", source=SCHEMES["gomore"].source,
         summary=SCHEMES["gomore"].summary,
     )  # fmt: skip
-
-
-def test_a_ladder_refuses_segments(small_config: Any, digits: Any) -> None:
-    from spfl.errors import ConfigError
-
-    config = small_config(scheme={"name": "drive"}, channel={"segment_bits": 1024})
-    with pytest.raises(ConfigError, match="segment_bits must be absent with drive"):
-        World.build(config, digits)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from spfl.allocation.participation_tables import (
     Candidates,
@@ -36,6 +37,7 @@ from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.machine import in_chunks
 from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
+from spfl.packets.segments import SEGMENT_HEADER_BITS, WHOLE, Cut
 from spfl.radio.outage import Link, outage_exponent
 
 POINTS, STRIDE = 192, 8  # of the grid of shares; from one share of the coarse table to the next
@@ -52,18 +54,35 @@ class Ladder:
     """What a device may send: `overhead` bits, and up to `MAX_PLANES` bits of each of `dim` values.
 
     `tau` is the part of a device's gradient that nobody else can tell, relative to its squared norm. `fixed`: the only
-    number of bits, where devices do not choose.
+    number of bits, where devices do not choose. `cut`: into which segments; each after the first has `repeated` bits of
+    the overhead again.
     """
 
     dim: int
     overhead: float
     tau: float = 1.0
     fixed: float | None = None
+    cut: Cut = WHOLE
+    repeated: float = 0.0
 
     @property
     def rungs(self) -> Floats:
         """Bits from which a device chooses, (rung,)."""
         return np.ceil(RUNGS * self.dim) if self.fixed is None else np.array([self.fixed])
+
+    def segments(self, bits: ArrayLike) -> Floats:
+        """Segments of packets with these bits of a vector, any shape."""
+        return self.cut.count(self.overhead + np.asarray(bits))
+
+    def load(self, bits: ArrayLike) -> Floats:
+        """Bits on the link of such packets, with all that their segments add."""
+        more = (self.segments(bits) - 1.0) * (SEGMENT_HEADER_BITS + self.repeated)
+        return np.asarray(self.overhead + np.asarray(bits) + more)
+
+    def fades(self, bits: ArrayLike) -> Floats:
+        """How many independent fades such a packet must survive: one, unless it needs all of its segments."""
+        segments = self.segments(bits)
+        return np.ones_like(segments) if self.cut.alone or self.cut.one_fade else segments
 
     def gain(self, bits: Floats) -> Floats:
         """1 / (1 + v(n) / tau): what a device that is received with these bits adds to the knowledge of the mean."""
@@ -153,7 +172,8 @@ class BitTables:
         link, ladder = self.link, self.ladder
         fade = np.full(link.size, -1.0) if self.fade is None else np.maximum(self.fade, 0.0)
         return Worth(
-            ladder.rungs, ladder.gain(ladder.rungs), plane_noise(), float(ladder.dim), ladder.overhead, ladder.tau,
+            ladder.rungs, ladder.gain(ladder.rungs), ladder.load(ladder.rungs), ladder.fades(ladder.rungs),
+            plane_noise(), float(ladder.dim), ladder.overhead, ladder.tau,
             np.asarray(link.bandwidth_hz * link.tau_s), np.where(self.active, link.noise_to_signal, np.inf),
             float(link.gap_slope), fade,
         )  # fmt: skip
@@ -191,8 +211,9 @@ class BitTables:
 
     def _by_mean(self, beta: Floats) -> tuple[Floats, Floats]:
         link, rungs = self.link, self.ladder.rungs
-        load = (self.ladder.overhead + rungs) / (link.bandwidth_hz * link.tau_s[:, None])
-        q = np.exp(-outage_exponent(load, beta[:, None], 1.0, link.noise_to_signal[:, None], link.gap_slope))
+        load = self.ladder.load(rungs) / (link.bandwidth_hz * link.tau_s[:, None])
+        x = outage_exponent(load, beta[:, None], 1.0, link.noise_to_signal[:, None], link.gap_slope)
+        q = np.exp(-self.ladder.fades(rungs) * x)
         chosen_rung = (q * self.ladder.gain(rungs)).argmax(1)
         q = q[np.arange(link.size), chosen_rung]
         sent = (beta > 0) & (q > 0)

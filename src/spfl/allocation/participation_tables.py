@@ -32,14 +32,16 @@ RungRange = tuple[int, int]  # the first and the last rung that may be best
 class Worth(NamedTuple):
     """All that G_k depends on.
 
-    `bits`, `gains` (rung,): n and g(n). `noise_at` (plane,): v after whole planes, for bits between rungs. `dim`,
-    `overhead`, `tau`: of the ladder. `symbols`, `noise_to_signal`, `fade` (device,): B tau, Gamma B N_0 / (P zeta), and
-    the power fade that the link adapts to, negative where only mean gains are known; a device that cannot send has
-    infinite noise.
+    `bits`, `gains`, `loads`, `fades` (rung,): n, g(n), bits on the link, and how many fades must all be survived.
+    `noise_at` (plane,): v after whole planes, for bits between rungs. `dim`, `overhead`, `tau`: of the ladder.
+    `symbols`, `noise_to_signal`, `fade` (device,): B tau, Gamma B N_0 / (P zeta), and the power fade that the link
+    adapts to, negative where only mean gains are known; a device that cannot send has infinite noise.
     """
 
     bits: Floats
     gains: Floats
+    loads: Floats
+    fades: Floats
     noise_at: Floats
     dim: float
     overhead: float
@@ -120,13 +122,13 @@ def _worth(of: Worth, k: int, beta: float, least: float, ends: RungRange) -> tup
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def _success(of: Worth, k: int, beta: float, rung: int) -> float:
     """`radio.outage.success` of one packet with all the power, without the logarithms that keep it from overflow."""
-    r = (of.overhead + of.bits[rung]) / (of.symbols[k] * beta)
+    r = of.loads[rung] / (of.symbols[k] * beta)
     if r > LARGEST_RATE:
         return 0.0
     growth = math.expm1(r * LN2)
     if of.gap_slope != 0.0:
         growth *= math.exp(of.gap_slope * r)
-    return math.exp(-of.noise_to_signal[k] * beta * growth)
+    return math.exp(-of.noise_to_signal[k] * beta * growth * of.fades[rung])
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")

@@ -67,7 +67,7 @@ def world_kinds(world: World) -> tuple[int, ...]:
 
 def shape_of(world: World, kind: int) -> PieceShape:
     """How packets of a kind are cut."""
-    form, count = world.format, world.radio.segments[kind]
+    form, count = world.format, world.format.segments[kind]
     if kind == SIGN:
         return PieceShape(Kind.SIGN, 1, 0, count)
     return PieceShape(Kind.MODULUS, form.codec.bits, form.ranges, count)
@@ -75,7 +75,7 @@ def shape_of(world: World, kind: int) -> PieceShape:
 
 def parity_of(world: World, kind: int) -> int:
     """Datagrams of parity that go with a packet."""
-    return world.radio.parity if kind == SIGN else 0
+    return world.format.parity if kind == SIGN else 0
 
 
 # --- the node --------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class DatagramUplink:
     def close(self, plan: Plan, counts: NDArray[np.float32], answered: set[int]) -> Arrival:
         """End a round: uploads with the packets that arrived, the outcome, and the counts of the links after it."""
         heard, size = self.gateway.close_round(self.quiet_s), len(plan.uploads)
-        arrived = [np.zeros((size, count), np.bool_) for count in self.world.radio.segments]
+        arrived = [np.zeros((size, count), np.bool_) for count in self.world.format.segments]
         uploads, taken, sent = list(plan.uploads), np.zeros((2, size)), np.zeros((2, size))
         for row, upload in enumerate(plan.uploads):
             for name, kind in PACKETS.items():
@@ -226,7 +226,7 @@ class DatagramUplink:
 
     def measured(self, link: Link, cohort: Sequence[int], counts: NDArray[np.float32]) -> Link:
         """The link with measured rates in place of the channel model's."""
-        first, second = self.world.radio.segments
+        first, second = self.world.format.segments
         pieces = Pieces(first, second, parity_of(self.world, SIGN), self.world.config.channel.recovery)
         return measured_link(link, cohort, counts, pieces)
 

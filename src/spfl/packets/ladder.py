@@ -12,6 +12,8 @@ Each block's scale makes the estimate of whole planes exact along the block, and
 (DRIVE, EDEN); for a number of planes that was not foreseen, it is so for Gaussian coordinates. The squared error of n
 bits relative to the squared norm is `noise(n, d)`. Coordinate i of every block comes before coordinate i + 1 of any, so
 that a prefix of a plane takes as much of each block. Bits are counted from the least significant one of the first byte.
+
+A packet may be cut into segments, each with all bits of its coordinates: any of them make a sketch of the vector.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from spfl.arrays import Bytes, Floats, Vector
+from spfl.arrays import Bools, Bytes, Floats, Vector
 from spfl.packets import ladder_kernels as kernels
 
 MAX_PLANES = 4  # the sign and three of the magnitude
@@ -138,6 +140,22 @@ def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:
         table = _table(whole + 1) * np.float32(1.0 if whole else dim / rest)
         kernels.read_codes(_codes(digits, whole + 1, dim, slice(0, rest)), 0, table, deviation, estimate)
     return estimate
+
+
+def share_received(came: Bools, dim: int, block: int, bits: float) -> float:
+    """The share of the coordinates in a packet of so many bits that its segments, (segment,), brought."""
+    places = int(min(bits, dim))
+    return float(_brought(came, dim, block).T.ravel()[:places].mean()) if places else 0.0
+
+
+def thinned(estimate: Vector, came: Bools, block: int) -> Vector:
+    """What the segments that came, (segment,), leave of an estimate (dim,): 0 for the coordinates of the others."""
+    return np.asarray(estimate * _brought(came, estimate.size, block).ravel())
+
+
+def _brought(came: Bools, dim: int, block: int) -> Bools:
+    """Whether each coordinate came, (blocks, block): coordinate i of every block is in segment i mod n."""
+    return np.broadcast_to(came[np.arange(block) % came.size], (dim // block, block))
 
 
 def _codes(digits: Bytes, planes: int, dim: int, places: slice) -> Bytes:

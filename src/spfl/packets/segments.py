@@ -6,17 +6,37 @@ shares of its elements, in order. Axis vocabulary: `segment`, `dim`.
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from spfl.arrays import Bools
+import numpy as np
+from numpy.typing import ArrayLike
+
+from spfl.arrays import Bools, Floats
 from spfl.packets.container import RANGE_BITS
 
 SEGMENT_HEADER_BITS = 64  # number, count, round, device (8, 8, 8, 8 bits), CRC-32
 
 
-def segment_count(bits: int, limit: int | None) -> int:
-    """Segments of a packet of `bits`, at most `limit` each: 1 without a limit."""
-    return max(1, -(-bits // limit)) if limit else 1
+@dataclass(frozen=True)
+class Cut:
+    """How packets are cut: into segments of at most `limit` bits, or not at all (None).
+
+    `alone`: a segment is of use without the others, so each carries the side information that is in the packet.
+    `one_fade`: all segments of a packet meet the same fade. `parity`: Reed-Solomon segments beside the first packet's.
+    """
+
+    limit: int | None = None
+    alone: bool = False
+    one_fade: bool = True
+    parity: int = 0
+
+    def count(self, bits: ArrayLike) -> Floats:
+        """Segments of packets of these bits, any shape: 1 without a limit."""
+        size = np.asarray(bits, np.float64)
+        return np.ones(size.shape) if self.limit is None else np.maximum(np.ceil(size / self.limit), 1.0)
+
+
+WHOLE = Cut()
 
 
 def segment_overhead(count: int, ranges: int) -> int:

@@ -15,11 +15,17 @@ Shape = tuple[int, ...]
 
 
 def draw_many(seed: int, round_: int, sign: Shape, modulus: Shape) -> tuple[Floats, Floats]:
-    """Independent power fades |h|^2 ~ Exp(1) of these shapes, (device, segment, subband)."""
-    return (
-        server_stream(seed, round_, Purpose.FADING_SIGN).exponential(size=sign),
-        server_stream(seed, round_, Purpose.FADING_MODULUS).exponential(size=modulus),
+    """Independent power fades |h|^2 ~ Exp(1) of these shapes, (device, segment, subband).
+
+    They are drawn segment after segment, so that schemes whose packets have fewer segments meet the same first fades.
+    """
+    purposes = Purpose.FADING_SIGN, Purpose.FADING_MODULUS
+    first, second = (
+        np.moveaxis(server_stream(seed, round_, purpose).exponential(size=(segments, *shape)), 0, 1)
+        for purpose, (devices, segments, *subbands) in zip(purposes, (sign, modulus), strict=True)
+        for shape in [(devices, *subbands)]
     )
+    return first, second
 
 
 def round_correlation(doppler_hz: float, round_s: float) -> float:
@@ -48,6 +54,11 @@ class CorrelatedFades:
         return np.asarray(gain.real**2 + gain.imag**2)
 
     def _fresh(self, round_: int) -> Complexes:
+        """Of one segment after the other, as in `draw_many`."""
         rng = server_stream(self._seed, round_, self._purpose)
-        parts = rng.standard_normal((2, *self._shape)) * np.sqrt(0.5)
-        return np.asarray(parts[0] + 1j * parts[1])
+        devices, *more = self._shape
+        drawn = (more[0], 2, devices, *more[1:]) if more else (2, devices)
+        parts = rng.standard_normal(drawn) * np.sqrt(0.5)
+        if not more:
+            return np.asarray(parts[0] + 1j * parts[1])
+        return np.moveaxis(parts[:, 0] + 1j * parts[:, 1], 0, 1)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from spfl.arrays import Bools, Floats
+from spfl.arrays import Bools, Floats, Indices
 from spfl.radio.outage import Link, Outcome, PacketFades, PacketShares, Success, by_segment, conditional
 
 Recovery = Literal["all", "segment"]
@@ -43,11 +43,12 @@ class RadioLaw:
 
     `snr_gap`, `gap_slope`: Gamma(r) = snr_gap exp(gap_slope r), not that of the `Link`, by which the allocator reckons.
     `curves`: measured error rates of a segment of the sign and of the modulus packet, in place of the gap.
-    `parity` Reed-Solomon segments go with the `sign_segments` of a sign packet: as many of all as those tell it.
+    `parity` Reed-Solomon segments go with the `sign_segments` of a sign packet: as many of all as those tell it. Where
+    packets differ in length, `sign_segments` is (device,), without parity.
     """
 
     subbands: int = 1
-    sign_segments: int = 1
+    sign_segments: int | Indices = 1
     modulus_segments: int = 1
     recovery: Recovery = "all"
     snr_gap: float = 1.0
@@ -71,14 +72,12 @@ class RadioLaw:
 
     def transmit(self, link: Link, shares: PacketShares, fades: PacketFades, rng: np.random.Generator) -> Outcome:
         """Which packets arrive. `fades`: (device,) for block fading, else (device, segment, subband)."""
-        packets_, counts = (
-            self._packets(link, *shares),
-            (self.sign_segments + self.parity, self.modulus_segments),
-        )
+        packets_ = self._packets(link, *shares)
+        counts = int(np.max(self.sign_segments)) + self.parity, self.modulus_segments
         sign, modulus = (self._draw(*each, rng) for each in zip(packets_, fades, counts, strict=True))
-        sign = decoded(sign, self.sign_segments)
+        sign = decoded(sign, self.sign_segments, self.parity)
         if self.recovery == "all":
-            whole = np.asarray(sign.all(1))
+            whole = np.asarray(sign.sum(1) == self.sign_segments)
             return Outcome(whole, whole & np.asarray(modulus.all(1)))
         return by_segment(sign, modulus)
 
@@ -114,25 +113,26 @@ class RadioLaw:
         sign, modulus = self._packets(link, beta, alpha, rho)
         return self.segment_success(sign), self.segment_success(modulus)
 
-    def _recovered(self, probability: Floats, segments: int, parity: int = 0) -> Floats:
+    def _recovered(self, probability: Floats, segments: int | Indices, parity: int = 0) -> Floats:
         """Pr[a segment is recovered], or Pr[all are] with recovery of all; from Pr[one arrives], any shape."""
-        if not parity:
+        if not (parity and isinstance(segments, int)):
             return probability**segments if self.recovery == "all" else probability
         if self.recovery == "all":
             return at_least(segments, segments + parity, probability)
         others = at_least(segments, segments + parity - 1, probability)
         return probability + (1.0 - probability) * others
 
-    def _arrives(self, packet: Packet, fade: Floats, segments: int, parity: int = 0) -> Floats:
+    def _arrives(self, packet: Packet, fade: Floats, segments: int | Indices, parity: int = 0) -> Floats:
         """Pr[arrives | fade] under block fading, (device, point)."""
         rate, snr = packet.rate[:, None], self._backed_off(packet)[:, None] * fade
         if packet.curves is None:
             return np.where(rate > 0, np.log2(1.0 + snr) >= rate, True).astype(np.float64)
-        return np.where(rate > 0, self._recovered(1.0 - packet.curves(rate, snr), segments, parity), 1.0)
+        count = segments if isinstance(segments, int) else segments[:, None]
+        return np.where(rate > 0, self._recovered(1.0 - packet.curves(rate, snr), count, parity), 1.0)
 
     def _draw(self, packet: Packet, fade: Floats, segments: int, rng: np.random.Generator) -> Bools:
         """Which segments arrive, (device, segment)."""
-        fade = fade.reshape(*fade.shape, *([1] * (3 - fade.ndim)))
+        fade = fade.reshape(*fade.shape, *([1] * (3 - fade.ndim)))[:, :segments]
         rate, snr = packet.rate[:, None], self._backed_off(packet)[:, None, None]
         bits = np.log2(1.0 + snr * fade).mean(2)
         if packet.curves is None:
@@ -149,10 +149,11 @@ def at_least(least: int, count: int, probability: Floats) -> Floats:
     return np.minimum(sum(terms, np.zeros(np.shape(probability))), 1.0)
 
 
-def decoded(arrived: Bools, segments: int) -> Bools:
+def decoded(arrived: Bools, segments: int | Indices, parity: int = 0) -> Bools:
     """The data segments that are had, (device, segment), of `arrived` (device, data and parity)."""
-    enough = arrived.sum(1, keepdims=True) >= segments
-    return np.asarray(arrived[:, :segments] | enough)
+    count, place = np.reshape(segments, (-1, 1)), np.arange(arrived.shape[1])
+    enough = (arrived & (place < count + parity)).sum(1, keepdims=True) >= count
+    return np.asarray((arrived | enough) & (place < count))[:, : int(count.max())]
 
 
 def packets(link: Link, beta: Floats, alpha: Floats, rho: Floats) -> tuple[Packet, Packet]:

@@ -22,6 +22,7 @@ from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet
 from spfl.packets.ladder import MAX_PLANES, deviations
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing
+from spfl.packets.segments import WHOLE, Cut, parity_overhead, segment_overhead
 from spfl.radio.outage import Outcome
 from spfl.rng import Purpose, stream
 from spfl.scheme import Scheme
@@ -38,6 +39,7 @@ class Format:
     of its own (lossy), or reliably.
     `instantaneous`: a device's link adapts to the fade that it meets; else to its mean gain.
     `statistics`: floats of running statistics (BatchNorm) that a device tells beside its gradient.
+    `cut`: how packets are cut into segments.
     `classes` (device, class) are the label shares that devices told when they joined, for schemes that use them.
     """
 
@@ -49,6 +51,7 @@ class Format:
     side: SideInformation = "reliable"
     instantaneous: bool = False
     statistics: int = 0
+    cut: Cut = WHOLE
     classes: Floats | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -122,7 +125,8 @@ class Format:
         """What a device of a ladder scheme may send."""
         bits, dim = self.scheme.bits_per_value, self.packets.size
         fixed = None if bits is None else float(np.ceil(bits * dim))
-        return Ladder(dim, float(HEADER_BITS + (self._side_bits if self.in_packet else 0)), self.scheme.tau, fixed)
+        side = float(self._side_bits if self.in_packet else 0)
+        return Ladder(dim, HEADER_BITS + side, self.scheme.tau, fixed, self.cut, side if self.cut.alone else 0.0)
 
     @cached_property
     def link_bits(self) -> tuple[int, int]:
@@ -145,6 +149,43 @@ class Format:
         }[scheme.uplink]
         return first + (self._side_bits if self.in_packet and first and scheme.uplink != "analog" else 0), second
 
+    @cached_property
+    def segments(self) -> tuple[int, int]:
+        """Segments of the first and of the second packet, as `link_bits` counts them."""
+        whole = self.scheme.uplink in ("ideal", "analog")
+        first, second = (1 if whole else int(self.cut.count(bits)) for bits in self.link_bits)
+        return first, second
+
+    @property
+    def most_segments(self) -> int:
+        """Segments of the longest first packet that may be granted."""
+        return int(self.ladder.segments(self.ladder.rungs[-1])) if self.granted else self.segments[0]
+
+    @property
+    def granted(self) -> bool:
+        """Whether the allocator decides how long a packet is."""
+        return self.scheme.uplink == "ladder" and self.scheme.bits_per_value is None
+
+    @property
+    def parity(self) -> int:
+        """Parity segments of the first packet."""
+        return 0 if self.scheme.uplink in ("ideal", "analog", "sparse") else self.cut.parity
+
+    @cached_property
+    def packet_bits(self) -> tuple[int, int]:
+        """Bits of the first and of the second packet on the link, with what their segments add.
+
+        Segments that are of use alone all carry the side information that is in the packet, parity too.
+        """
+        held = {"split": (0, self.ranges), "single": (self.ranges, 0)}.get(self.scheme.uplink, (0, 0))
+        first, second = (
+            bits + segment_overhead(count, ranges)
+            for bits, count, ranges in zip(self.link_bits, self.segments, held, strict=True)
+        )
+        if self.in_packet and self.cut.alone and self.scheme.uplink != "sparse":
+            first += (self.segments[0] - 1 + self.parity) * self._side_bits
+        return first + parity_overhead(self.link_bits[0], self.segments[0], self.parity), second
+
     @property
     def side_bits(self) -> int:
         """Bits of side information that a device sends in a round over a channel of its own; 0 if in its packet."""
@@ -164,31 +205,31 @@ class Format:
         told = stands_in or scheme.rule == "vote" or scheme.uplink == "ladder"
         return SCALAR_BITS * (6 + (scales if told else 0) + self.packing.output_biases + self.statistics)
 
-    def payload_bits(self, allocation: AllocationResult, packets: tuple[int, int] | None = None) -> int:
+    def payload_bits(self, allocation: AllocationResult) -> int:
         """Bits that all devices with bandwidth send in a round, every attempt counted; float32 on the ideal uplink.
 
-        `packets`: bits of the two packets, where they are not those of `link_bits`.
         A split that leaves the modulus packet no bandwidth or no power (rho or alpha = 1) sends none.
         """
         scheduled = allocation.beta > 0
         if self.scheme.uplink == "ideal":
             return SCALAR_BITS * self.layout.size * int(scheduled.sum())
         if allocation.bits is not None:
-            return int((allocation.bits + self.ladder.overhead)[scheduled].sum())
-        first, second = packets or self.link_bits
+            return int(self.ladder.load(allocation.bits)[scheduled].sum())
+        first, second = self.packet_bits
         both = scheduled & (allocation.rho < 1) & (allocation.alpha < 1)
         return self.scheme.attempts * (first * int(scheduled.sum()) + second * int(both.sum()))
 
-    def received_bits(
-        self, allocation: AllocationResult, outcome: Outcome, packets: tuple[int, int] | None = None
-    ) -> int:
+    def received_bits(self, allocation: AllocationResult, outcome: Outcome) -> int:
         """Bits of the packets (or their segments) that arrived, each counted once; as `payload_bits` counts them."""
         if self.scheme.uplink == "ideal":
             return SCALAR_BITS * self.layout.size * int(outcome.sign.sum())
         if allocation.bits is not None:
-            return int((allocation.bits + self.ladder.overhead)[outcome.sign].sum())
-        first, second = packets or self.link_bits
+            came = outcome.sign.astype(np.float64)
+            if outcome.sign_segments is not None:
+                came = outcome.sign_segments.sum(1) / self.ladder.segments(allocation.bits)
+            return round(float(self.ladder.load(allocation.bits) @ came))
+        first, second = self.packet_bits
         if outcome.sign_segments is None or outcome.modulus_segments is None:
             return first * int(outcome.sign.sum()) + second * int(outcome.modulus.sum())
-        parts = outcome.sign_segments.mean(1).sum(), outcome.modulus_segments.mean(1).sum()
-        return round(first * float(parts[0]) + second * float(parts[1]))
+        signs, moduli = outcome.sign_segments.mean(1).sum(), outcome.modulus_segments.mean(1).sum()
+        return round(first * float(signs) + second * float(moduli))

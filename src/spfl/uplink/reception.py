@@ -17,7 +17,7 @@ from spfl.arrays import Bools, Floats, State, Vector
 from spfl.compensation import Received, forget, received_key, remember, residual_key
 from spfl.errors import PacketError
 from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode_signs, decode_sparse
-from spfl.packets.ladder import noise
+from spfl.packets.ladder import noise, share_received, thinned
 from spfl.packets.segments import element_mask
 from spfl.radio.outage import Outcome
 from spfl.scheme import bias_and_noise
@@ -168,8 +168,7 @@ def _decode(form: Format, arrived: Arrived, k: int, state: State, with_modulus: 
     if uplink == "sparse":
         return Decoded(decode_sparse(upload.sparse_packet, **address))
     if uplink == "ladder":
-        bits = form.ladder.fixed if arrived.allocation.bits is None else arrived.allocation.bits[k]
-        return Decoded(decode_ladder(upload.ladder_packet, upload.tensor_means, float(bits or 0), **address))
+        return Decoded(decode_ladder(upload.ladder_packet, upload.tensor_means, bits_of(form, arrived, k), **address))
     if uplink == "codec" and form.scheme.codec is not None:
         return Decoded(decode_own(form.scheme.codec, upload.own_packet, **address))
     if uplink == "analog" and upload.gradient is not None:
@@ -186,6 +185,8 @@ def _cut(form: Format, arrived: Arrived, k: int, state: State, decoded: Decoded)
     """What segments leave of a packet: 0 where no sign came, the compensatory modulus where its own did not."""
     assert arrived.outcome.sign_segments is not None
     assert arrived.outcome.modulus_segments is not None
+    if form.scheme.uplink == "ladder":
+        return _cut_ladder(form, arrived, k, decoded)
     upload, size = arrived.uploads[k], form.packets.size
     came = element_mask(arrived.outcome.sign_segments[k], size).astype(np.float32)
     signs = None if decoded.signs is None else decoded.signs * came
@@ -195,6 +196,39 @@ def _cut(form: Format, arrived: Arrived, k: int, state: State, decoded: Decoded)
     told = element_mask(arrived.outcome.modulus_segments[k], size)
     modulus = np.where(told, decoded.modulus, form.compensatory(state, upload.device, upload.tensor_means))
     return replace(decoded, vector=signs * modulus, signs=signs, modulus=whole if told.all() else None, share=came)
+
+
+def _cut_ladder(form: Format, arrived: Arrived, k: int, decoded: Decoded) -> Decoded:
+    """The sketch that segments leave of a ladder; calibrated weights are for unbiased vectors, so it is scaled then."""
+    came, block = segments_of(form, arrived, k), form.packets.sizes[0]
+    share = share_received(came, form.packets.size, block, bits_of(form, arrived, k))
+    vector = thinned(decoded.vector, came, block)
+    if form.scheme.rule != "calibrated":
+        return replace(decoded, vector=vector, share=share)
+    return replace(decoded, vector=vector / np.float32(share) if share else vector)
+
+
+def bits_of(form: Format, arrived: Arrived, k: int) -> float:
+    """Bits of the vector in the ladder packet of the k-th device."""
+    bits = arrived.allocation.bits
+    return float(form.ladder.fixed or form.packets.size) if bits is None else float(bits[k])
+
+
+def segments_of(form: Format, arrived: Arrived, k: int) -> Bools:
+    """Which segments of the ladder packet of the k-th device arrived, (segment,)."""
+    assert arrived.outcome.sign_segments is not None
+    return arrived.outcome.sign_segments[k, : int(form.ladder.segments(bits_of(form, arrived, k)))]
+
+
+def shares_received(form: Format, arrived: Arrived) -> Floats:
+    """The share of its coordinates that each device's ladder packet brought, (device,): 1 or 0 without segments."""
+    if arrived.outcome.sign_segments is None or form.scheme.uplink != "ladder":
+        return arrived.outcome.sign.astype(np.float64)
+    size, block = form.packets.size, form.packets.sizes[0]
+    devices = range(len(arrived.uploads))
+    return np.array(
+        [share_received(segments_of(form, arrived, k), size, block, bits_of(form, arrived, k)) for k in devices]
+    )
 
 
 # --- weights and memory ----------------------------------------------------------------------------------------
@@ -212,7 +246,7 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
         received = arrived.outcome.sign & (devices.weight > 0)
         told = who_told(form, received, arrived.told)
         known = auxiliary(form, arrived.uploads, told, arrived.round_, state)
-        start = _by_noise(form, arrived, devices.weight)
+        start = start_of_weights(form, arrived, devices.weight)
         return calibrated_weights(devices.weight, known, received, scheme.ridge, start)
     if scheme.rule == "mean":
         q_s, r_m = arrived.allocation.q_s, arrived.allocation.r_m
@@ -225,13 +259,16 @@ def aggregation_weights(form: Format, arrived: Arrived, state: State) -> Floats:
     )
 
 
-def _by_noise(form: Format, arrived: Arrived, weight: Floats) -> Floats | None:
-    """w_k / (tau + v_k) for a ladder whose weights know its noise; None to start from w_k."""
+def start_of_weights(form: Format, arrived: Arrived, weight: Floats) -> Floats | None:
+    """w_k / (tau + v_k) for a ladder whose weights know its noise; w_k by what came of it; None to start from w_k."""
+    share = shares_received(form, arrived)
     if not (form.scheme.noise_aware and form.scheme.uplink == "ladder"):
-        return None
-    bits = arrived.allocation.bits
-    sent = np.full(weight.shape, form.ladder.fixed or form.packets.size) if bits is None else bits
-    return weight / (form.scheme.tau + noise(np.maximum(sent, 1.0), form.packets.size))
+        return None if arrived.outcome.sign_segments is None else weight * share
+    sent = np.array([bits_of(form, arrived, k) for k in range(weight.size)])
+    v = noise(np.maximum(sent, 1.0), form.packets.size)
+    if arrived.outcome.sign_segments is not None:
+        v = (1.0 + v) / np.where(share > 0, share, 1.0) - 1.0
+    return weight / (form.scheme.tau + v)
 
 
 @dataclass(frozen=True)

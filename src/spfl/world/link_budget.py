@@ -70,14 +70,14 @@ def link_budget(world: World) -> LinkBudget:
     noise_w = link.noise_w_per_hz * link.bandwidth_hz * share
     with np.errstate(divide="ignore"):
         gain_db, snr_db = linear_to_db(cell.gain), linear_to_db(link.power_w * cell.gain / noise_w)
-    sign_bits, modulus_bits = split.radio.packet_bits
+    sign_bits, modulus_bits = split.format.packet_bits
     side = split.radio.side_channel
     side_j = 0.0 if side is None else side.joules(config.device.amplifier_efficiency)
     return LinkBudget(
         world.layout.size,
         world.radio.tau_s,
         link.bandwidth_hz * share,
-        int(single.radio.packet_bits[0]),
+        int(single.format.packet_bits[0]),
         int(sign_bits),
         int(modulus_bits),
         cell.distance_m,

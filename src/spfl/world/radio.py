@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats
 from spfl.config.schema import Config
+from spfl.config.section import unmet
 from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
 from spfl.errors import ConfigError, first_true
 from spfl.own_code import called
-from spfl.packets.segments import parity_overhead, segment_count, segment_overhead
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fade_laws import FadedLaw, fade_law
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
@@ -31,6 +32,8 @@ from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
 from spfl.uplink.side_channel import SideChannel
 from spfl.world.recorded import RAYLEIGH_ONLY, recorded_links
+
+GRANTED = {"device_csi": "mean", "sign_parity": 0}  # what segments need whose packet is as long as its grant
 
 
 @dataclass(frozen=True)
@@ -150,29 +153,6 @@ class Radio:
     # --- packets and what loses them ----------------------------------------------------------------------------
 
     @cached_property
-    def segments(self) -> tuple[int, int]:
-        """Segments of the first and of the second packet."""
-        limit = None if self.scheme.uplink in ("ideal", "analog") else self.config.channel.segment_bits
-        first, second = (segment_count(bits, limit) for bits in self.form.link_bits)
-        return first, second
-
-    @cached_property
-    def packet_bits(self) -> tuple[int, int]:
-        """Bits of the first and of the second packet on the link, with what its segments add."""
-        ranges = self.form.ranges
-        held = {"split": (0, ranges), "single": (ranges, 0)}.get(self.scheme.uplink, (0, 0))
-        first, second = (
-            bits + segment_overhead(count, r)
-            for bits, count, r in zip(self.form.link_bits, self.segments, held, strict=True)
-        )
-        return first + parity_overhead(self.form.link_bits[0], self.segments[0], self.parity), second
-
-    @property
-    def parity(self) -> int:
-        """Parity segments of the first packet."""
-        return 0 if self.scheme.uplink in ("ideal", "analog", "sparse") else self.config.channel.sign_parity
-
-    @cached_property
     def law(self) -> RadioLaw | FadedLaw | UncodedLaw | None:
         """What the link does beyond the closed form; None where that tells all."""
         law = self._law()
@@ -183,7 +163,7 @@ class Radio:
         return law
 
     def _law(self) -> RadioLaw | FadedLaw | UncodedLaw | None:
-        channel, count = self.config.channel, self.segments
+        channel, count, parity = self.config.channel, self._counts, self.form.parity
         if channel.link == "uncoded" and self.scheme.uplink != "ideal":
             check_uncoded(self.scheme)
             return UncodedLaw()
@@ -193,12 +173,17 @@ class Radio:
                 raise ConfigError(f"channel.fading = {channel.fading} is not for {self.scheme.name}, whose "
                                   "link is worked out for Rayleigh fading")  # fmt: skip
             return FadedLaw(fade, *self._coding_gap)
-        plain = self._block or (channel.fading == "independent" and max(*count, 1 + self.parity) == 1)
+        plain = self._block or (channel.fading == "independent" and max(*count, 1 + parity) == 1)
         if self.scheme.uplink in ("ideal", "analog") or (plain and channel.link != "bler"):
             return None
         subbands = channel.subbands if channel.fading == "selective" else 1
         recovery = "all" if self.scheme.uplink == "sparse" else channel.recovery  # its places need the whole packet
-        return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves(), self.parity)
+        return RadioLaw(subbands, *count, recovery, *self._coding_gap, self._error_curves(), parity)
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """Segments of the first packet, where it is longest, and of the second."""
+        return self.form.most_segments, self.form.segments[1]
 
     @property
     def _block(self) -> bool:
@@ -212,8 +197,8 @@ class Radio:
             return None
         if channel.bler_curves == "measured":
             return block_error_rate, block_error_rate
-        counts = self.segments[0] + self.parity, self.segments[1]
-        first, second = (-(-bits // count) for bits, count in zip(self.packet_bits, counts, strict=True))
+        counts = self.form.segments[0] + self.form.parity, self.form.segments[1]
+        first, second = (-(-bits // count) for bits, count in zip(self.form.packet_bits, counts, strict=True))
         return transport_curves(first), transport_curves(second)
 
     @cached_property
@@ -232,7 +217,7 @@ class Radio:
             return self.law.allocators_gap()
         if isinstance(self.law, UncodedLaw):
             return self._coding_gap
-        return allocators_gap(self.law, self._block, self.segments[0])
+        return allocators_gap(self.law, self._block, 1 if self.form.granted else self.form.segments[0])
 
     @property
     def _packet_fading(self) -> Fading:
@@ -249,7 +234,7 @@ class Radio:
     def _link(self, gain: Floats, law: Law | None) -> Link:
         channel, rho = self.config.channel, self.config.scheme.rho
         side_s = 0.0 if self.side_channel is None else self.side_channel.time_s
-        sign_bits, modulus_bits = self.packet_bits
+        sign_bits, modulus_bits = self.form.packet_bits
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
             bandwidth_hz=channel.bandwidth_hz,
@@ -266,6 +251,15 @@ class Radio:
             law=law,
             multiplex=channel.multiplex,
         )
+
+    def granted(self, link: Link, allocation: AllocationResult) -> Link:
+        """The link with the packets as they were granted, where the allocator decides how long they are."""
+        if allocation.bits is None:
+            return link
+        law, bits, ladder = link.law, allocation.bits, self.form.ladder
+        if isinstance(law, RadioLaw):
+            law = replace(law, sign_segments=ladder.segments(bits).astype(np.int64))
+        return replace(link, sign_bits=ladder.load(bits), rho=None, law=law)
 
     # --- fades --------------------------------------------------------------------------------------------------
 
@@ -299,8 +293,8 @@ class Radio:
     def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if not isinstance(self.law, RadioLaw) or self._block:
             return (devices,), (devices,)
-        first, second = self.segments[0] + self.parity, self.segments[1]
-        return (devices, first, self.law.subbands), (devices, second, self.law.subbands)
+        first, second = self._counts
+        return (devices, first + self.form.parity, self.law.subbands), (devices, second, self.law.subbands)
 
     @cached_property
     def _correlated(self) -> tuple[CorrelatedFades, CorrelatedFades] | None:
@@ -345,3 +339,13 @@ def check_uncoded(scheme: Scheme) -> None:
     }
     if what := first_true(wrong):
         raise ConfigError(f"channel.link = uncoded is not for {scheme.name}, which {what}")
+
+
+def check_granted(config: Config, scheme: Scheme) -> None:
+    """Raises ConfigError, in one line, for segments of packets whose length is decided with their bandwidth."""
+    channel, granted = config.channel, scheme.uplink == "ladder" and scheme.bits_per_value is None
+    if not granted or channel.segment_bits is None:
+        return
+    wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in GRANTED.items()}
+    if line := unmet(f"channel.segment_bits and {scheme.name}, whose packets differ in length", wanted):
+        raise ConfigError(line)

@@ -24,6 +24,7 @@ from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
 from spfl.models import build_model, image_shape
 from spfl.packets.layout import Layout
+from spfl.packets.segments import Cut
 from spfl.plugins import with_plugin
 from spfl.radio.downlink import Broadcast, LastHeard, keep_models, misses, model_heard
 from spfl.radio.outage import Link, Outcome, level
@@ -41,7 +42,7 @@ from spfl.world.attack import hostile_devices
 from spfl.world.batch_norm import average_statistics, check_batches
 from spfl.world.dealing import as_asked, check_own, dealt, tried
 from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
-from spfl.world.radio import Radio
+from spfl.world.radio import Radio, check_granted
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
 
@@ -78,11 +79,7 @@ class World:
             rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
             dataset = dataset.split_validation(data.validation_fraction, rng)
         scheme = resolve(config.scheme, custom.scheme)
-        if scheme.uplink == "ladder" and config.channel.segment_bits is not None:
-            raise ConfigError(
-                f"channel.segment_bits must be absent with {scheme.name}, whose packets differ in length, "
-                f"got {config.channel.segment_bits}"
-            )
+        check_granted(config, scheme)
         if config.torch_device is not None:
             check_supported(config, own_local=custom.local is not None)
             find_device(config.torch_device)
@@ -177,7 +174,9 @@ class World:
         adapts = channel.device_csi == "instantaneous"
         told = self._label_shares() if self.scheme.auxiliary == "labels" else None
         agreed = (self.scheme, config.scheme, self.layout, config.codec, config.seed)
-        return Format(*agreed, channel.side_information, adapts, self._statistics, told)
+        one_fade = channel.fading not in ("independent", "selective")
+        cut = Cut(channel.segment_bits, channel.recovery == "segment", one_fade, channel.sign_parity)
+        return Format(*agreed, channel.side_information, adapts, self._statistics, cut, told)
 
     @cached_property
     def _statistics(self) -> int:
