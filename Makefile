@@ -48,6 +48,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/allocation.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/population.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/memory.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/large.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/study.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/limit.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/peers.py --out $(BENCH_OUT)
 

@@ -1,10 +1,12 @@
 """Peak memory of a round over K devices and d parameters, against what the packets need.
 
-    python benchmarks/memory.py [--devices 10 100 1000] [--parameters 1e4 1e5 1e6] [--bits 3] [--out DIR]
+    python benchmarks/memory.py [--points 10x1e4 ...] [--schemes sp_fl sp_fl_plus] [--out DIR]
 
-Each point is a process of its own: two rounds of `sp_fl` on digits, the resident set at its largest (ru_maxrss). Only
-packets, of 1 + b bits a parameter, and side information may stay until the allocation; the limit is 1.3 times those
-plus 1 GiB, for Python, PyTorch, the compiled kernels and the data. "gradients": what float32 gradients would take.
+A point is devices x parameters, and a process of its own: two rounds on digits, the resident set at its largest
+(ru_maxrss). Only packets and side information may stay until the allocation. A device prepares four bits a parameter:
+a sign and three of a modulus (`sp_fl`), or the ladder, of which it then sends what it is granted (`sp_fl_plus`). The
+limit is 1.3 times those plus 1 GiB, for Python, PyTorch, the compiled kernels and the data. "gradients": what float32
+gradients would take. 20 x 11 million is the size of a ResNet-18.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from results import write
 
 LIMIT = {"times_packets": 1.3, "plus_mib": 1024}
 MIB = 2**20
+BITS = 4  # a parameter
+POINTS = ("10x1e4", "100x1e6", "1000x1e5", "1000x1e6", "20x1.1e7")
 
 
 def hidden_units(parameters: int) -> int:
@@ -30,7 +34,7 @@ def hidden_units(parameters: int) -> int:
     return max(1, round((parameters - 10) / 75))
 
 
-def point(devices: int, parameters: int, bits: int) -> dict[str, Any]:
+def point(scheme: str, devices: int, parameters: int) -> dict[str, Any]:
     """Train two rounds in this process."""
     from spfl import training
     from spfl.config.schema import build_config
@@ -41,19 +45,19 @@ def point(devices: int, parameters: int, bits: int) -> dict[str, Any]:
             "model": {"name": "mlp", "width": hidden_units(parameters)},
             "training": {"rounds": 2, "batch_size": 16, "eval_every": 10},
             "channel": {"median_snr_db": 10.0, "symbols_per_parameter": 4.0},
-            "codec": {"bits": bits},
-            "scheme": {"name": "sp_fl", "weights": "normalized", "solver": "uniform"},
+            "codec": {"bits": BITS - 1},
+            "scheme": {"name": scheme} | ({"weights": "normalized", "solver": "uniform"} if scheme == "sp_fl" else {}),
         }
     )
     began = time.perf_counter()
     records = list(training.run(config))
     size = records[-1].server.weights.size
-    packets = devices * size * (1 + bits) / 8 / MIB
+    packets = devices * size * BITS / 8 / MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
+        "scheme": scheme,
         "devices": devices,
         "parameters": size,
-        "bits": bits,
         "peak_mib": peak,
         "packets_mib": packets,
         "gradients_mib": 4 * devices * size / MIB,
@@ -65,22 +69,20 @@ def point(devices: int, parameters: int, bits: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--parameters", type=float, nargs="+", default=[1e4, 1e5, 1e6])
-    parser.add_argument("--bits", type=int, default=3)
-    parser.add_argument("--point", action="store_true", help="one point, in this process")
+    parser.add_argument("--points", nargs="+", default=list(POINTS), help="devices x parameters")
+    parser.add_argument("--schemes", nargs="+", default=["sp_fl", "sp_fl_plus"])
+    parser.add_argument("--one", action="store_true", help="one point, in this process")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    if given.point:
-        print("POINT " + json.dumps(point(given.devices[0], int(given.parameters[0]), given.bits)))
+    if given.one:
+        devices, parameters = given.points[0].split("x")
+        print("POINT " + json.dumps(point(given.schemes[0], int(devices), int(float(parameters)))))
         return
     rows = []
-    for devices in given.devices:
-        for parameters in given.parameters:
-            command = [sys.executable, __file__, "--point", "--devices", str(devices), "--parameters", str(parameters)]
-            done = subprocess.run(
-                [*command, "--bits", str(given.bits)], check=True, capture_output=True, text=True, env=dict(os.environ)
-            )
+    for scheme in given.schemes:
+        for which in given.points:
+            command = [sys.executable, __file__, "--one", "--schemes", scheme, "--points", which]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
             rows.append(json.loads(done.stdout.partition("POINT ")[2]))
             print(rows[-1], file=sys.stderr, flush=True)
     write(given.out, "memory", rows)

@@ -63,6 +63,17 @@ def linear(snr: float) -> float:
     return float(many / (rate * np.exp(-np.expm1(rate) / snr)) - 1.0)
 
 
+def told(rows: list[dict[str, float]]) -> str:
+    """The rows as a table for the page, a line a channel."""
+    head = " | ".join(f"tau = {tau:g}" for tau in TAUS)
+    lines = [f"| symbols a value | SNR (dB) | {head} |", "|---:|---:|" + "---:|" * len(TAUS)]
+    for symbols in SYMBOLS:
+        for snr_db in SNRS_DB:
+            of = [r for r in rows if (r["symbols"], r["snr_db"]) == (symbols, snr_db)]
+            lines.append(f"| {symbols:g} | {snr_db:g} | " + " | ".join(f"{100 * r['more']:.1f} %" for r in of) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path)
@@ -76,6 +87,8 @@ def main() -> None:
                 rows.append({"symbols": symbols, "snr_db": snr_db, "tau": tau, "one": one, "layers": many,
                              "more": many / one - 1.0, "more_if_linear": linear(snr)})  # fmt: skip
     write(given.out, "rungs", rows)
+    if given.out is not None:
+        (given.out / "rungs.txt").write_text(told(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

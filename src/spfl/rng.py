@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     MOVEMENT = 19
     BIT_ERRORS = 20
     JITTER = 21
+    EVALUATION = 22
 
 
 def stream(seed: int, round_: int, device: int, purpose: Purpose) -> np.random.Generator:

@@ -194,7 +194,7 @@ def complete(
         after = advance(world, server, uploads, outcome, update)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
     test_loss, test_score = None, None
-    if round_ % config.training.eval_every == 0 or round_ == config.training.rounds:
+    if round_ % world.eval_every == 0 or round_ == config.training.rounds:
         with clock("evaluate"):
             test_loss, test_score = ends.evaluate(server.weights, server.memory.get(STATISTICS))
     return RoundRecord(

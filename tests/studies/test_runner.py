@@ -170,6 +170,15 @@ def test_points_equal_single_runs_and_the_table_holds_them(write, digits, tmp_pa
     ]
 
 
+def test_the_longest_points_are_run_first_and_told_in_their_order(write, tmp_path):
+    """A long point that begins last keeps one process busy when all others have ended."""
+    points = load_points(write('[[grid]]\n"training.rounds" = [1, 4, 2, 4]\nseed = [0]\n'))[:3]
+    begun = []
+    rows = sweep(points, tmp_path / "out", processes=1, progress=lambda point, row, run: begun.append(point))
+    assert [point.config.training.rounds for point in begun] == [4, 2, 1]
+    assert [row["settings"]["training.rounds"] for row in rows] == [1, 4, 2]
+
+
 def test_keys_of_several_types_become_text(write, tmp_path):
     points = load_points(write("[[grid]]\nscheme.rho = ['proportional', 0.25]\ntraining.clip_norm = [1, 0.5]\n"))
     sweep(points, tmp_path / "out", processes=1)

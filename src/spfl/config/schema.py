@@ -261,6 +261,9 @@ class Config(Section):
             raise ValueError(
                 f"scheme.max_share must be >= 1 / {self.cohort}, an equal share, got {self.scheme.max_share}"
             )
+        if self.training.eval_samples is not None and self.data.source == "node":
+            raise ValueError("training.eval_samples must be absent with data.source = node, whose nodes evaluate, got "
+                             f"{self.training.eval_samples}")  # fmt: skip
         if self.scheme.aggregation != "mean" and self.channel.recovery == "segment":
             raise ValueError(
                 f"scheme.aggregation must be mean with channel.recovery = segment, got {self.scheme.aggregation}"

@@ -98,8 +98,18 @@ class TrainingConfig(Section):
         le=1024,
         description="Pixels by which training images are moved at random, at most, each way; their edges are mirrored.",
     )
-    eval_every: int = Field(
-        10, ge=1, le=10**9, description="Rounds between evaluations; the last round is evaluated as well."
+    eval_every: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="Rounds between evaluations; the last round is evaluated as well. When absent 10, or more where an "
+        "evaluation takes a large network longer than many rounds do.",
+    )
+    eval_samples: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="Test samples that are evaluated on, drawn once for all rounds; all of them when absent.",
     )
 
     @property

@@ -137,6 +137,11 @@ class Dataset:
         parts = (inputs[train], labels[train], inputs[test], labels[test])
         return Dataset(self.name, *parts, self.classes, self.task, clients, self.normalise)
 
+    def tested_on(self, rows: Indices) -> Dataset:
+        """A copy with these samples of the test part alone."""
+        chosen = torch.from_numpy(rows)
+        return replace(self, test_inputs=self.test_inputs[chosen], test_labels=self.test_labels[chosen])
+
     def hold_out(self, fraction: float) -> Dataset:
         """With a fixed random `fraction` of the train samples as its test part: for data that have none."""
         return self.split_validation(fraction, server_stream(0, SETUP_ROUND, Purpose.VALIDATION_SPLIT))

@@ -175,7 +175,7 @@ def _sweep(
         if point.key in rows:
             progress(point, rows[point.key], False)
     commit = read_json(folder / ENVIRONMENT)["commit"]
-    todo = [point for point in points if point.key not in rows]
+    todo = sorted((point for point in points if point.key not in rows), key=_longest_first)
     processes = processes or (1 if any(on_gpu(point.config) for point in todo) else cores())
     try:
         with appender(folder / RESULTS) as append, closing(map_processes(work, todo, processes)) as answers:
@@ -188,6 +188,12 @@ def _sweep(
         with writing(folder):
             write_tables(folder, found)
     return found
+
+
+def _longest_first(point: Point) -> float:
+    """Less for a point with more samples to compute: so no long one is left over when all others have ended."""
+    config = point.config
+    return -float(config.training.rounds * config.cohort * config.training.samples(config.training.batch_size))
 
 
 def on_gpu(config: Config) -> bool:

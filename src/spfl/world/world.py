@@ -42,6 +42,7 @@ from spfl.world.attack import hostile_devices
 from spfl.world.batch_norm import average_statistics, check_batches
 from spfl.world.dealing import as_asked, check_own, dealt, tried
 from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
+from spfl.world.evaluation import evaluated_part, rounds_between, tell_rare_evaluation
 from spfl.world.radio import Radio, check_granted
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
@@ -78,6 +79,7 @@ class World:
         if data.validation_fraction > 0:
             rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
             dataset = dataset.split_validation(data.validation_fraction, rng)
+        dataset = evaluated_part(config, dataset)
         scheme = resolve(config.scheme, custom.scheme)
         check_granted(config, scheme)
         if config.torch_device is not None:
@@ -89,11 +91,16 @@ class World:
         if config.asynchronous.on:
             check_asynchronous(scheme, bool(traits.statistics))
         if config.torch_device is not None:
-            own_local, statistics = custom.local is not None, bool(traits.statistics)
-            check_supported(config, own_local=own_local, statistics=statistics)
+            check_supported(config, own_local=custom.local is not None, statistics=bool(traits.statistics))
         world = cls(config, dataset, parts, scheme, custom, traits)
         world._check_calibration()
+        tell_rare_evaluation(config, world.eval_every, len(dataset.test_labels))
         return world
+
+    @cached_property
+    def eval_every(self) -> int:
+        """Rounds between evaluations."""
+        return rounds_between(self.config, self.dataset, self.model())
 
     @cached_property
     def task(self) -> Task:
