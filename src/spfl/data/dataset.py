@@ -222,8 +222,9 @@ def moved(images: torch.Tensor, by: Indices) -> torch.Tensor:
     """
     offsets = torch.from_numpy(by).to(images.device)
     rows, columns = (_mirrored(size, offsets[:, i]) for i, size in enumerate(images.shape[2:]))
-    image = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    places = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).flatten(1)[:, None]  # the same in all channels
+    flat = images.flatten(2)
+    return flat.gather(2, places.expand_as(flat)).view(images.shape)
 
 
 def _mirrored(size: int, offsets: torch.Tensor) -> torch.Tensor:
