@@ -267,7 +267,9 @@ def measure(config: Config, data: Dataset, rounds: int, compile_too: bool) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/cifar10.toml"))
-    parser.add_argument("--scheme", nargs="+", default=["error_free", "single_packet", "sp_fl", "sp_fl_plus_1"])
+    parser.add_argument(
+        "--scheme", nargs="+", default=["error_free", "single_packet", "sp_fl", "sp_fl_plus_1", "sp_fl_plus"]
+    )
     parser.add_argument(
         "--width", type=int, nargs="+", default=[16, 32], help="channels; all schemes at the first only"
     )

@@ -51,7 +51,7 @@ def commands(venvs: Path, rounds: int) -> dict[str, list[str]]:
     return {
         "spfl": [sys.executable, "run_spfl.py", str(rounds)],
         "spfl, a process a core": [sys.executable, "run_spfl.py", str(rounds), "error_free", str(os.cpu_count())],
-        "spfl, sp_fl_plus_1": [sys.executable, "run_spfl.py", str(rounds), "sp_fl_plus_1"],
+        "spfl, sp_fl_plus": [sys.executable, "run_spfl.py", str(rounds), "sp_fl_plus"],
         "pfl": [pfl, "run_pfl.py", str(rounds)],
         "pfl, a process a core": [*torchrun, "run_pfl.py", str(rounds)],
         "flower": [flower, "run_flower.py", str(rounds)],
@@ -126,7 +126,7 @@ def take_turns(peers: dict[str, list[str]], workload: str, repeats: int) -> list
             print(f"{workload} {name}: {turn[name]['round_s']:.3f} s a round, {spent:.0f} s in all", file=sys.stderr)
         for name, found in turn.items():
             pairs = zip(turn["spfl"]["check"], found["check"], strict=True)
-            if name != "spfl, sp_fl_plus_1" and any(abs(a - b) > 1e-3 * max(1.0, abs(a)) for a, b in pairs):
+            if name != "spfl, sp_fl_plus" and any(abs(a - b) > 1e-3 * max(1.0, abs(a)) for a, b in pairs):
                 raise SystemExit(f"{name} did not do the same work: {found['check']}, spfl {turn['spfl']['check']}")
         turns.append(turn)
     return turns
