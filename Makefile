@@ -41,17 +41,17 @@ test-flower: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow -o faulthandler_timeout=3600
 
-#: make bench   every benchmark, in under 20 minutes on two cores; figures into docs/results/performance
+#: make bench   the benchmarks of docs/performance.md, in about 20 minutes on two cores; figures into docs/results/performance
 BENCH_OUT ?= docs/results/performance
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/codec.py --out $(BENCH_OUT)
-	$(BIN)/python benchmarks/allocation.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/allocation.py --sizes 20 200 1000 20000 --repeats 2 --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/population.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/memory.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/large.py --out $(BENCH_OUT)
 	$(BIN)/python benchmarks/study.py --out $(BENCH_OUT)
-	$(BIN)/python benchmarks/limit.py --out $(BENCH_OUT)
-	$(BIN)/python benchmarks/peers.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/limit.py --rounds 6 --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/peers.py --repeats 2 --out $(BENCH_OUT)
 
 #: make docs    the site, in site/; open site/index.html
 docs: $(VENV)/.installed-dev
