@@ -156,10 +156,13 @@ def test_what_devices_got_is_that_of_the_run(compared):
     texts = {path.stem: path.read_text() for path in export(compared, "tex", compared / "tex")}
     lines = cells(texts["allocation"])
     heads = [(int(n), name) for n, name in re.findall(r"\\multicolumn{(\d)}{c}{(.*?)}(?: &| \\)", texts["allocation"])]
-    assert sorted(heads) == [(2, r"error\_free"), (2, r"single\_packet"), (3, r"sp\_f{}l")]
+    assert sorted(heads) == [(3, r"error\_free"), (3, r"single\_packet"), (4, r"sp\_f{}l")]
     assert [line[0] for line in lines[3:]] == [str(i + 1) for i in range(6)]  # of six devices
     before = sum(n for n, _ in heads[: [name for _, name in heads].index(r"error\_free")])
     assert {line[3 + before] for line in lines[3:]} == {"100"}  # nothing is lost
+    assert [line[4 + before] for line in lines[1:3]] == ["Energy", "(mJ)"]
+    spent = np.mean([_got(Run.load(compared / f"error_free-{seed}")).energy_j for seed in (0, 1)], axis=0)
+    assert [line[4 + before] for line in lines[3:]] == [three_digits(1e3 * float(x)) for x in spent]
 
 
 def test_devices_are_ranked_by_gain_and_means_are_of_the_rounds_in_which_they_took_part():

@@ -83,13 +83,14 @@ def _got(run: Run) -> Got:
 def _table(name: str, where: str, chosen: Mapping[str, Got], style: FigureStyle) -> str:
     first = next(iter(chosen.values()))
     split = {label: not np.allclose(got.signs, got.moduli) for label, got in chosen.items()}
-    heads = {label: ["Band", "Signs", "Moduli"] if split[label] else ["Band", "Packets"] for label in chosen}
+    received = {label: ["Signs", "Moduli"] if split[label] else ["Packets"] for label in chosen}
+    heads = {label: ["Band", *received[label], "Energy"] for label in chosen}
     spans, rules, start = [""] * 2, [], 3
     for label, columns in heads.items():
         spans.append(rf"\multicolumn{{{len(columns)}}}{{c}}{{{tex_text(style.text(label))}}}")
         rules.append(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}")
         start += len(columns)
-    units = ["", "(dB)", *(r"(\%)" for columns in heads.values() for _ in columns)]
+    units = ["", "(dB)", *("(mJ)" if word == "Energy" else r"(\%)" for columns in heads.values() for word in columns)]
     lines = [" & ".join(spans) + r" \\", "".join(rules)]
     lines += [" & ".join(["Rank", "Gain", *(word for columns in heads.values() for word in columns)]) + r" \\"]
     lines += [" & ".join(units) + r" \\", r"\midrule"]
@@ -99,11 +100,12 @@ def _table(name: str, where: str, chosen: Mapping[str, Got], style: FigureStyle)
         for label, got in chosen.items():
             values = (got.share, got.signs, got.moduli) if split[label] else (got.share, got.signs)
             cells += [three_digits(float(100 * of[part].mean())) for of in values]
+            cells.append(three_digits(float(1e3 * got.energy_j[part].mean())))
         lines.append(" & ".join(cells) + r" \\")
     caption = (
         "What the devices got, ranked within each seed from the strongest mean gain to the weakest: the share of the "
         "band, and how many of their packets were received; means over the rounds in which they took part, and over "
-        "seeds."
+        "seeds. The energy of a device's transmissions is a mean over all rounds."
     )
     at = f" {where[:1].upper()}{where[1:]}." if where else ""
     return environment(name.replace("_", "-"), tex_text(caption + at), "rr" + "r" * (start - 3), lines)
