@@ -11,7 +11,7 @@ import numpy as np
 from spfl.compiled import CACHE, njit
 
 SIGN = np.uint8(0x80)  # of a code: the coordinate is negative
-TILE = 64  # coordinates of a block that are looked at together; they stay in the L1 cache
+TILE = 256  # coordinates of a block that are looked at together; they stay in the L1 cache
 
 
 @njit(cache=CACHE, nogil=True)
