@@ -20,6 +20,7 @@ from spfl.errors import ConfigError, DataError, RunFolderError
 from spfl.fleet.workers import Failure, map_processes
 from spfl.runs.experiment import run_experiment
 from spfl.runs.metrics import metrics
+from spfl.studies import runner
 from spfl.studies.points import RATE, load_points
 from spfl.studies.runner import check_folder, measure, read_results, sweep
 from spfl.studies.tables import summary_text
@@ -170,12 +171,18 @@ def test_points_equal_single_runs_and_the_table_holds_them(write, digits, tmp_pa
     ]
 
 
-def test_the_longest_points_are_run_first_and_told_in_their_order(write, tmp_path):
+@pytest.mark.parametrize(("processes", "order"), [(1, [1, 4, 2]), (2, [4, 2, 1])])
+def test_of_several_processes_the_longest_points_are_run_first(write, tmp_path, monkeypatch, processes, order):
     """A long point that begins last keeps one process busy when all others have ended."""
-    points = load_points(write('[[grid]]\n"training.rounds" = [1, 4, 2, 4]\nseed = [0]\n'))[:3]
-    begun = []
-    rows = sweep(points, tmp_path / "out", processes=1, progress=lambda point, row, run: begun.append(point))
-    assert [point.config.training.rounds for point in begun] == [4, 2, 1]
+    points, given = load_points(write('[[grid]]\n"training.rounds" = [1, 4, 2]\nseed = [0]\n')), []
+
+    def spied(work, todo, processes):
+        given.extend(point.config.training.rounds for point in todo)
+        return map_processes(work, todo, processes)
+
+    monkeypatch.setattr(runner, "map_processes", spied)
+    rows = sweep(points, tmp_path / "out", processes=processes)
+    assert given == order
     assert [row["settings"]["training.rounds"] for row in rows] == [1, 4, 2]
 
 

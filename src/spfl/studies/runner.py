@@ -175,8 +175,10 @@ def _sweep(
         if point.key in rows:
             progress(point, rows[point.key], False)
     commit = read_json(folder / ENVIRONMENT)["commit"]
-    todo = sorted((point for point in points if point.key not in rows), key=_longest_first)
+    todo = [point for point in points if point.key not in rows]
     processes = processes or (1 if any(on_gpu(point.config) for point in todo) else cores())
+    if processes > 1:
+        todo.sort(key=_longest_first)
     try:
         with appender(folder / RESULTS) as append, closing(map_processes(work, todo, processes)) as answers:
             for point, answer in answers:

@@ -11,7 +11,6 @@ import warnings
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset, to_inputs
@@ -46,7 +45,9 @@ def rounds_between(config: Config, dataset: Dataset, model: FlatModel) -> int:
     training, held = config.training, len(dataset.test_labels)
     if training.eval_every is not None:
         return training.eval_every
-    if not held or held * flop_of_a_sample(model, dataset) < SLOW_FLOP:
+    places = math.prod(dataset.shape[1:] if dataset.is_images else dataset.shape)
+    at_most = 2 * model.dim * places  # of a sample: each weight is used once a place
+    if held * at_most < SLOW_FLOP or held * flop_of_a_sample(model, dataset) < SLOW_FLOP:
         return USUAL_ROUNDS
     trained = config.cohort * training.samples(len(dataset.train_labels) // config.data.devices)
     return max(USUAL_ROUNDS, math.ceil(held / max(trained, 1)))
@@ -64,6 +65,8 @@ def tell_rare_evaluation(config: Config, rounds: int, held: int) -> None:
 
 def flop_of_a_sample(model: FlatModel, dataset: Dataset) -> float:
     """Multiplications and additions of one forward pass; 0 where PyTorch cannot count them."""
+    from torch.utils.flop_counter import FlopCounterMode  # with it comes much that a small network does not need
+
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), evaluating(model.module), counter:
