@@ -26,7 +26,7 @@ def row(folder: Path) -> dict[str, Any]:
     run = Run.load(folder)
     environment = json.loads((folder / "environment.json").read_text())
     config = run.config
-    curve = [(r["round"], 100 * r["test_accuracy"]) for r in run.rounds if r["test_accuracy"] is not None]
+    curve = [(r["round"], round(100 * r["test_accuracy"], 2)) for r in run.rounds if r["test_accuracy"] is not None]
     return {
         "partition": config.data.partition,
         "scheme": config.scheme.name,
