@@ -11,16 +11,13 @@ itself included.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import write
+from results import apart, tell, write
 
 REPEATS = 3
 MIB = 2**20
@@ -46,7 +43,7 @@ def point(scheme: str, parameters: int) -> dict[str, Any]:
         upload = encode(form, gradient, {}, Origin(0, 1, 1, 1.0))
         middle = time.perf_counter()
         one = np.ones(1)
-        bits = np.array([4.0 * form.packets.size]) if form.granted else None
+        bits = np.array([4.0 * form.packets.size]) if form.scheme.grants_bits else None
         granted = AllocationResult(
             one, one, one, one, one, one, 0.0, None, None, AllocationStatus.FIXED, 0, 0.0, one < 0, bits=bits
         )
@@ -81,15 +78,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.one:
-        print("POINT " + json.dumps(point(given.schemes[0], int(given.parameters[0]))))
+        tell(point(given.schemes[0], int(given.parameters[0])))
         return
-    rows = []
-    for scheme in given.schemes:
-        for parameters in given.parameters:
-            command = [sys.executable, __file__, "--one", "--schemes", scheme, "--parameters", str(parameters)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows.append(json.loads(done.stdout.partition("POINT ")[2]))
-            print(rows[-1], file=sys.stderr, flush=True)
+    rows = [
+        apart(__file__, "--one", "--schemes", scheme, "--parameters", str(parameters))
+        for scheme in given.schemes
+        for parameters in given.parameters
+    ]
     write(given.out, "large", rows)
 
 

@@ -12,16 +12,12 @@ gradients would take. 20 x 11 million is the size of a ResNet-18.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from results import write
+from results import apart, tell, write
 
 LIMIT = {"times_packets": 1.3, "plus_mib": 1024}
 MIB = 2**20
@@ -76,15 +72,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         devices, parameters = given.points[0].split("x")
-        print("POINT " + json.dumps(point(given.schemes[0], int(devices), int(float(parameters)))))
+        tell(point(given.schemes[0], int(devices), int(float(parameters))))
         return
-    rows = []
-    for scheme in given.schemes:
-        for which in given.points:
-            command = [sys.executable, __file__, "--one", "--schemes", scheme, "--points", which]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
-            rows.append(json.loads(done.stdout.partition("POINT ")[2]))
-            print(rows[-1], file=sys.stderr, flush=True)
+    rows = [
+        apart(__file__, "--one", "--schemes", scheme, "--points", which)
+        for scheme in given.schemes
+        for which in given.points
+    ]
     write(given.out, "memory", rows)
 
 

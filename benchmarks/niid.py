@@ -24,8 +24,7 @@ PUBLISHED = {
 def row(folder: Path) -> dict[str, Any]:
     """What is told of a run."""
     run = Run.load(folder)
-    environment = json.loads((folder / "environment.json").read_text())
-    config = run.config
+    environment, config = run.environment, run.config
     curve = [(r["round"], round(100 * r["test_accuracy"], 2)) for r in run.rounds if r["test_accuracy"] is not None]
     return {
         "partition": config.data.partition,

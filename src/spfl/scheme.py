@@ -127,6 +127,11 @@ class Scheme:
             if getattr(self, name) == value and (met := getattr(self, other)) in values:
                 raise ConfigError(f"Scheme.{name} must not be {value!r} with {other} = {met!r}")
 
+    @property
+    def grants_bits(self) -> bool:
+        """Whether the allocator decides, with the bandwidth, how long the packet of each device is."""
+        return self.uplink == "ladder" and self.objective == "participation"
+
 
 def bias_and_noise(scheme: Scheme, config: SchemeConfig) -> tuple[float, float]:
     """theta and kappa of the scheme's cost (model.md, section 6): 0 and 1 where it is the squared error of the mean."""

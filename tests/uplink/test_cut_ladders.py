@@ -112,6 +112,9 @@ def test_each_segment_that_is_of_use_alone_carries_the_side_information(small_co
 def test_what_a_granted_length_does_not_allow_is_refused(
     key: str, value: Any, only: str, small_config: Any, digits: Any
 ) -> None:
-    config = small_config(scheme={"name": "sp_fl_plus"}, channel=CHANNEL | {key: value})
-    with pytest.raises(ConfigError, match=rf"channel.{key} must be {only} with channel.segment_bits and sp_fl_plus"):
-        World.build(config, digits)
+    for fixed in ({}, {"bits_per_value": 1.0}):  # with one rung the bandwidth alone is granted, by the same allocator
+        config = small_config(scheme={"name": "sp_fl_plus"} | fixed, channel=CHANNEL | {key: value})
+        with pytest.raises(
+            ConfigError, match=rf"channel.{key} must be {only} with channel.segment_bits and sp_fl_plus"
+        ):
+            World.build(config, digits)

@@ -21,11 +21,15 @@ def draw_many(seed: int, round_: int, sign: Shape, modulus: Shape) -> tuple[Floa
     """
     purposes = Purpose.FADING_SIGN, Purpose.FADING_MODULUS
     first, second = (
-        np.moveaxis(server_stream(seed, round_, purpose).exponential(size=(segments, *shape)), 0, 1)
-        for purpose, (devices, segments, *subbands) in zip(purposes, (sign, modulus), strict=True)
-        for shape in [(devices, *subbands)]
+        _drawn(server_stream(seed, round_, purpose), shape)
+        for purpose, shape in zip(purposes, (sign, modulus), strict=True)
     )
     return first, second
+
+
+def _drawn(rng: np.random.Generator, shape: Shape) -> Floats:
+    devices, segments, subbands = shape
+    return np.moveaxis(rng.exponential(size=(segments, devices, subbands)), 0, 1)
 
 
 def round_correlation(doppler_hz: float, round_s: float) -> float:

@@ -159,12 +159,7 @@ class Format:
     @property
     def most_segments(self) -> int:
         """Segments of the longest first packet that may be granted."""
-        return int(self.ladder.segments(self.ladder.rungs[-1])) if self.granted else self.segments[0]
-
-    @property
-    def granted(self) -> bool:
-        """Whether the allocator decides how long a packet is."""
-        return self.scheme.uplink == "ladder" and self.scheme.bits_per_value is None
+        return int(self.ladder.segments(self.ladder.rungs[-1])) if self.scheme.grants_bits else self.segments[0]
 
     @property
     def parity(self) -> int:

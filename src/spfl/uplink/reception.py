@@ -200,9 +200,8 @@ def _cut(form: Format, arrived: Arrived, k: int, state: State, decoded: Decoded)
 
 def _cut_ladder(form: Format, arrived: Arrived, k: int, decoded: Decoded) -> Decoded:
     """The sketch that segments leave of a ladder; calibrated weights are for unbiased vectors, so it is scaled then."""
-    came, block = segments_of(form, arrived, k), form.packets.sizes[0]
-    share = share_received(came, form.packets.size, block, bits_of(form, arrived, k))
-    vector = thinned(decoded.vector, came, block)
+    share = share_of(form, arrived, k)
+    vector = thinned(decoded.vector, segments_of(form, arrived, k), form.packets.sizes[0])
     if form.scheme.rule != "calibrated":
         return replace(decoded, vector=vector, share=share)
     return replace(decoded, vector=vector / np.float32(share) if share else vector)
@@ -220,15 +219,17 @@ def segments_of(form: Format, arrived: Arrived, k: int) -> Bools:
     return arrived.outcome.sign_segments[k, : int(form.ladder.segments(bits_of(form, arrived, k)))]
 
 
+def share_of(form: Format, arrived: Arrived, k: int) -> float:
+    """The share of its coordinates that the ladder packet of the k-th device brought, where it is cut."""
+    came = segments_of(form, arrived, k)
+    return share_received(came, form.packets.size, form.packets.sizes[0], bits_of(form, arrived, k))
+
+
 def shares_received(form: Format, arrived: Arrived) -> Floats:
     """The share of its coordinates that each device's ladder packet brought, (device,): 1 or 0 without segments."""
     if arrived.outcome.sign_segments is None or form.scheme.uplink != "ladder":
         return arrived.outcome.sign.astype(np.float64)
-    size, block = form.packets.size, form.packets.sizes[0]
-    devices = range(len(arrived.uploads))
-    return np.array(
-        [share_received(segments_of(form, arrived, k), size, block, bits_of(form, arrived, k)) for k in devices]
-    )
+    return np.array([share_of(form, arrived, k) for k in range(len(arrived.uploads))])
 
 
 # --- weights and memory ----------------------------------------------------------------------------------------

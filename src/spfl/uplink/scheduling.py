@@ -31,7 +31,7 @@ def share_resources(
     probabilities are still those of the mean gains, so the scheduled are received more often than q_s says.
     """
     scheme, config = form.scheme, form.settings
-    if scheme.uplink == "ladder" and scheme.objective == "participation":
+    if scheme.grants_bits:
         return _participation(form, devices, link, fades)
     own, most = scheme.share is not None, config.max_share or 1.0
     fixed = own or scheme.schedule != "all" or scheme.uplink in ("ideal", "analog")  # equal shares, whatever the solver

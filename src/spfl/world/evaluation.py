@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -36,18 +37,16 @@ def evaluated_part(config: Config, dataset: Dataset) -> Dataset:
     return dataset.tested_on(np.sort(rng.choice(held, wanted, replace=False)))
 
 
-def rounds_between(config: Config, dataset: Dataset, model: FlatModel) -> int:
-    """Rounds between evaluations: as configured, or ten; more for a slow network, so that they take a quarter at most.
+def rounds_between(config: Config, dataset: Dataset, size: int, model: Callable[[], FlatModel]) -> int:
+    """Rounds between evaluations: ten; more for a slow network of `size` weights, so that they take a quarter at most.
 
     By operations counted, not by a clock, so that a run is the same on every machine. A training pass counts as three
     passes forward.
     """
     training, held = config.training, len(dataset.test_labels)
-    if training.eval_every is not None:
-        return training.eval_every
     places = math.prod(dataset.shape[1:] if dataset.is_images else dataset.shape)
-    at_most = 2 * model.dim * places  # of a sample: each weight is used once a place
-    if held * at_most < SLOW_FLOP or held * flop_of_a_sample(model, dataset) < SLOW_FLOP:
+    at_most = 2 * size * places  # of a sample: each weight is used once a place
+    if held * at_most < SLOW_FLOP or held * flop_of_a_sample(model(), dataset) < SLOW_FLOP:
         return USUAL_ROUNDS
     trained = config.cohort * training.samples(len(dataset.train_labels) // config.data.devices)
     return max(USUAL_ROUNDS, math.ceil(held / max(trained, 1)))

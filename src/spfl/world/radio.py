@@ -173,7 +173,7 @@ class Radio:
                 raise ConfigError(f"channel.fading = {channel.fading} is not for {self.scheme.name}, whose "
                                   "link is worked out for Rayleigh fading")  # fmt: skip
             return FadedLaw(fade, *self._coding_gap)
-        plain = self._block or (channel.fading == "independent" and max(*count, 1 + parity) == 1)
+        plain = self.form.cut.one_fade or (channel.fading == "independent" and max(*count, 1 + parity) == 1)
         if self.scheme.uplink in ("ideal", "analog") or (plain and channel.link != "bler"):
             return None
         subbands = channel.subbands if channel.fading == "selective" else 1
@@ -184,11 +184,6 @@ class Radio:
     def _counts(self) -> tuple[int, int]:
         """Segments of the first packet, where it is longest, and of the second."""
         return self.form.most_segments, self.form.segments[1]
-
-    @property
-    def _block(self) -> bool:
-        """Whether both packets of a device meet one fade."""
-        return self.config.channel.fading not in ("independent", "selective")
 
     def _error_curves(self) -> tuple[Curves, Curves] | None:
         """Error rates of a segment of the first and of the second packet, where the link has measured ones."""
@@ -217,7 +212,7 @@ class Radio:
             return self.law.allocators_gap()
         if isinstance(self.law, UncodedLaw):
             return self._coding_gap
-        return allocators_gap(self.law, self._block, 1 if self.form.granted else self.form.segments[0])
+        return allocators_gap(self.law, self.form.cut.one_fade, 1 if self.scheme.grants_bits else self.form.segments[0])
 
     @property
     def _packet_fading(self) -> Fading:
@@ -286,12 +281,12 @@ class Radio:
             rng = server_stream(self.config.seed, round_, Purpose.FADING_SIGN)
             both = FadedLaw(law).draw(rng, (self.config.cohort,))
             return both, both
-        if self.law is None or self._block:
+        if self.law is None or self.form.cut.one_fade:
             return draw_fades(self.config.seed, round_, self.config.cohort, self._packet_fading)
         return draw_many(self.config.seed, round_, *self._fade_shapes(self.config.cohort))
 
     def _fade_shapes(self, devices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if not isinstance(self.law, RadioLaw) or self._block:
+        if not isinstance(self.law, RadioLaw) or self.form.cut.one_fade:
             return (devices,), (devices,)
         first, second = self._counts
         return (devices, first + self.form.parity, self.law.subbands), (devices, second, self.law.subbands)
@@ -343,8 +338,8 @@ def check_uncoded(scheme: Scheme) -> None:
 
 def check_granted(config: Config, scheme: Scheme) -> None:
     """Raises ConfigError, in one line, for segments of packets whose length is decided with their bandwidth."""
-    channel, granted = config.channel, scheme.uplink == "ladder" and scheme.bits_per_value is None
-    if not granted or channel.segment_bits is None:
+    channel = config.channel
+    if not scheme.grants_bits or channel.segment_bits is None:
         return
     wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in GRANTED.items()}
     if line := unmet(f"channel.segment_bits and {scheme.name}, whose packets differ in length", wanted):

@@ -100,7 +100,8 @@ class World:
     @cached_property
     def eval_every(self) -> int:
         """Rounds between evaluations."""
-        return rounds_between(self.config, self.dataset, self.model())
+        given = self.config.training.eval_every
+        return given or rounds_between(self.config, self.dataset, self.layout.size, self.model)
 
     @cached_property
     def task(self) -> Task:
@@ -178,12 +179,13 @@ class World:
     def format(self) -> Format:
         """How gradients travel: what devices and server have agreed upon."""
         config, channel = self.config, self.config.channel
-        adapts = channel.device_csi == "instantaneous"
         told = self._label_shares() if self.scheme.auxiliary == "labels" else None
         agreed = (self.scheme, config.scheme, self.layout, config.codec, config.seed)
         one_fade = channel.fading not in ("independent", "selective")
         cut = Cut(channel.segment_bits, channel.recovery == "segment", one_fade, channel.sign_parity)
-        return Format(*agreed, channel.side_information, adapts, self._statistics, cut, told)
+        return Format(
+            *agreed, channel.side_information, channel.device_csi == "instantaneous", self._statistics, cut, told
+        )
 
     @cached_property
     def _statistics(self) -> int:
