@@ -16,7 +16,7 @@ ORDER = (
     "__main__", "cli", "report", "flower", "api", "studies", "udp", "testing", "runs", "training", "fleet", "world",
     "plugins", "presets", "custom", "uplink", "schemes", "scheme", "compensation", "learning", "models",
     "sequence_models", "flat_model", "tasks", "allocation", "data",
-    "packets", "radio", "config", "figures", "terminal", "imports", "own_code", "files", "errors", "machine",
+    "packets", "radio", "config", "figures", "terminal", "own_code", "files", "errors", "machine",
     "compiled", "private_folder", "units", "rng", "arrays", "version",
 )  # fmt: skip
 MOST_FILES = 16  # in one folder

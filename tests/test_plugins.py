@@ -135,6 +135,15 @@ def test_a_network_by_its_factory_has_the_weights_of_its_seed(plugin, digits):
         World.build(build_config({"model": {"factory": "plugin.py:modul"}}), digits)
 
 
+def test_packages_of_the_current_folder_are_found_by_the_console_script_too(plugin, digits, monkeypatch):
+    """`python -m spfl` has the current folder on its path, `spfl` has not."""
+    Path("networks_here").mkdir()
+    shutil.copy(plugin, "networks_here/small.py")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place and Path(place) != Path.cwd()])
+    world = World.build(build_config({"model": {"factory": "networks_here.small:module"}}), digits)
+    assert type(world.model().module[0]).__name__ == "Flatten"
+
+
 def test_a_factory_that_is_none_is_told_in_one_line(plugin, digits, monkeypatch):
     Path("lazy.py").write_text("def __getattr__(name):\n    raise ValueError('lazy')\n")
     Path("fails_at_once.py").write_text("1 / 0\n")

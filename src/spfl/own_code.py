@@ -78,21 +78,33 @@ def failing(part: str) -> Iterator[None]:
 
 def find_object(name: str, key: str) -> Any:
     """The object "package.module:name" or "file.py:name" that a key names. Raises ConfigError when there is none."""
+    return find_source(name, key)[1]
+
+
+def find_source(name: str, key: str) -> tuple[ModuleType, Any]:
+    """The module as well. Packages of the current folder are found, however spfl was started. Raises ConfigError."""
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
         raise ConfigError(f"{key} must be package.module:name or file.py:name, got {name!r}")
     if place.endswith(".py"):
         module = run_file(place, source_digest(place))
     else:
-        try:
-            module = importlib.import_module(place)
-        except (ImportError, TypeError, ValueError) as error:
-            raise ConfigError(f"{name}: {reason(error)}") from None
-        except Exception as error:  # whatever a module raises when it is run
-            raise ConfigError(f"{place} fails: {named(error)}") from error
+        module = _import(place, name)
     try:
-        return getattr(module, attribute)
+        return module, getattr(module, attribute)
     except AttributeError:
         raise ConfigError(f"{place} has no {attribute!r}{did_you_mean(attribute, vars(module))}") from None
     except Exception as error:  # of a module that makes its names when they are asked for
         raise ConfigError(f"{name} fails: {named(error)}") from error
+
+
+def _import(place: str, name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m` has it; a console script has not
+        sys.path.append(here)
+    try:
+        return importlib.import_module(place)
+    except (ImportError, TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {reason(error)}") from None
+    except Exception as error:  # whatever a module raises when it is run
+        raise ConfigError(f"{place} fails: {named(error)}") from error

@@ -240,7 +240,7 @@ BAD_FUNCTIONS = {
     "raises": ("def f():\n    raise OSError('disk is gone')\n", "OSError: disk is gone"),
     "nothing": ("def f():\n    return None\n", r"must return \(images, labels\), got NoneType"),
     "floats": ("import numpy as np\ndef f():\n    return np.zeros((2, 8, 8)), np.zeros(2, int)\n", "must be uint8"),
-    "absent": ("g = 1\n", "has no attribute"),
+    "absent": ("g = 1\n", "has no 'f'"),
 }
 
 
@@ -261,7 +261,7 @@ def test_data_that_do_not_fit_are_told_in_words(digits, tmp_path):
     (tmp_path / "b" / "cat").mkdir(parents=True)
     with pytest.raises(DataError, match="class folder 'cat' is none of the run's classes"):
         node_data(config_of(), str(tmp_path / "b"))
-    with pytest.raises(DataError, match="must be a folder or module:function"):
+    with pytest.raises(DataError, match="must be a folder, module:function or"):
         node_data(config_of(), str(tmp_path / "nowhere"))
 
 

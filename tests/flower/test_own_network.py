@@ -78,16 +78,17 @@ def test_the_app_carries_the_file(mine, small_config):
     assert (mine / "app" / "spfl_app" / "own.py").read_text() == NETWORK
     assert 'module = "spfl_app.own:make_model"' in (mine / "app" / "pyproject.toml").read_text()
     sys.path.insert(0, str(mine / "app"))  # a copy, see `mine`
-    digests = {load_own_parts(source, 0).digest for source in ("spfl_app.own:make_model", "mine:make_model")}
+    sources = ("spfl_app.own:make_model", "mine:make_model", "mine.py:make_model")
+    digests = {load_own_parts(source, 0).digest for source in sources}
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("mine", "module:function, got 'mine'"),
-        ("nowhere:f", "cannot be imported: ModuleNotFoundError"),
-        ("mine:absent", "has no attribute 'absent'"),
+        ("mine", "flower.module must be package.module:name or file.py:name, got 'mine'"),
+        ("nowhere:f", "nowhere:f: No module named 'nowhere'"),
+        ("mine:absent", "mine has no 'absent'"),
         ("mine:make_none", "must return a torch.nn.Module, got int"),
         ("mine:raises", "ValueError: no such size"),
     ],

@@ -19,7 +19,7 @@ from spfl.data.sources import idx_pair, of_split
 from spfl.data.tables import read_rows, sequences
 from spfl.data.texts import read_characters
 from spfl.errors import ConfigError, DataError, named
-from spfl.imports import import_source
+from spfl.own_code import find_object
 
 IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 Pair = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n, ...), as `Dataset` has them
@@ -33,7 +33,9 @@ def load_own(data: DataConfig, source: str) -> tuple[Pair, Pair | None]:
     if place.is_dir():
         return _read_folder(data, place)
     if ":" not in source:
-        raise DataError(f"node data must be a folder or module:function, got {source!r}, which is no folder")
+        raise DataError(
+            f"node data must be a folder, module:function or file.py:function, got {source!r}, which is no folder"
+        )
     return _call(data, source)
 
 
@@ -42,7 +44,7 @@ def load_own(data: DataConfig, source: str) -> tuple[Pair, Pair | None]:
 
 def _call(data: DataConfig, source: str) -> tuple[Pair, Pair | None]:
     try:
-        made = import_source(source)[1]()
+        made = find_object(source, "node data")()
     except ConfigError as error:
         raise DataError(f"node data: {error}") from error
     except Exception as error:  # whatever a caller's own code raises

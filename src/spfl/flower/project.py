@@ -1,7 +1,7 @@
 """A Flower app in a folder: two modules of one line, and the configuration in pyproject.toml.
 
-A network of the user's own is `module:function` (`flower.module`): the function takes nothing and returns a
-`torch.nn.Module`. The app carries its file, and all parties must have the same.
+A network of the user's own is `module:function` or `file.py:function` (`flower.module`): the function takes nothing
+and returns a `torch.nn.Module`. The app carries its file, and all parties must have the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spfl.config.files import assign
 from spfl.custom import AS_CONFIGURED, Custom
 from spfl.errors import ConfigError, named
 from spfl.flower.settings import Settings, to_run_config
-from spfl.imports import import_source
+from spfl.own_code import find_source
 from spfl.version import __version__
 
 PACKAGE, OWN = "spfl_app", "own.py"
@@ -52,7 +52,7 @@ def load_own_parts(source: str, seed: int) -> Own:
     """What `flower.module` names. Its weights are drawn under the seed. Raises ConfigError with one line."""
     if not source:
         return Own()
-    module, made = import_source(source)
+    module, made = find_source(source, "flower.module")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -94,8 +94,8 @@ def _carried(settings: Settings) -> tuple[Settings, bytes | None]:
     if not source:
         return settings, None
     load_own_parts(source, settings.seed)
-    module, _ = import_source(source)
-    inside = f"{PACKAGE}.{OWN.removesuffix('.py')}:{source.partition(':')[2]}"
+    module, _ = find_source(source, "flower.module")
+    inside = f"{PACKAGE}.{OWN.removesuffix('.py')}:{source.rpartition(':')[2]}"
     engine = settings.flower.model_copy(update={"module": inside})
     return settings.model_copy(update={"flower": engine}), source_file(module).read_bytes()
 

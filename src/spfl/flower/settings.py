@@ -39,7 +39,9 @@ class FlowerConfig(Section):
         "",
         description="test set of the server with data.source = node: a folder or module:function; else nodes evaluate",
     )
-    module: str = Field("", description="module:function of a network of your own, which the app carries")
+    module: str = Field(
+        "", description="module:function or file.py:function of your own network, which the app carries"
+    )
     tracker: str = Field("", description="report to tensorboard, mlflow or wandb as well, on the server's host")
     packets: Literal["records", "udp"] = Field(
         "records", description="how packets travel: in Flower's records over TLS, or as authenticated UDP datagrams"
