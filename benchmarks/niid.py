@@ -3,7 +3,7 @@
     python benchmarks/niid.py RUN [RUN ...] --out docs/results/headline
 
 A run is a folder of `spfl run configs/niid/cnn.toml`, finished or not: what was evaluated so far is written, with the
-configuration, commit and machine, to niid.json, and as a table to niid.txt.
+configuration, commit and machine, to niid.json beside the rows of other settings, and all of them as a table to niid.txt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spfl.runs.results import Run
 PUBLISHED = {"dirichlet": 68.2}
 
 
-def row(folder: Path) -> dict[str, Any]:
+def row_of(folder: Path) -> dict[str, Any]:
     """What is told of a run."""
     run = Run.load(folder)
     environment, config = run.environment, run.config
@@ -29,13 +29,18 @@ def row(folder: Path) -> dict[str, Any]:
         "partition": config.data.partition,
         "scheme": config.scheme.name,
         "median_snr_db": config.channel.median_snr_db,
+        "side_information": config.channel.side_information,
         "seed": config.seed,
         "rounds": [len(run.rounds), config.training.rounds],
         "accuracy": curve,
-        "published": PUBLISHED.get(config.data.partition) if config.scheme.name == "error_free" else None,
         "commit": environment["commit"],
         "machine": f"{environment['cpu']}, {environment['cores']} cores",
     }
+
+
+def setting(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What two runs of one row have in common: the later takes the place of the earlier."""
+    return row["partition"], row["side_information"], row["scheme"], row["seed"]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -44,9 +49,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| data | scheme | " + " | ".join(f"{n} rounds" for n in every) + " | published, 50 rounds |"]
     lines.append("|---|---|" + "---:|" * (len(every) + 1))
     for row in rows:
-        at, said = dict(row["accuracy"]), row["published"]
+        at = dict(row["accuracy"])
         cells = [f"{at[n]:.1f}" if n in at else "" for n in every]
-        told = "" if said is None else f"{said}"
+        told = PUBLISHED.get(row["partition"], "") if row["scheme"] == "error_free" else ""
         lines.append(f"| {row['partition']} | `{row['scheme']}` | " + " | ".join(cells) + f" | {told} |")
     return "\n".join(lines) + "\n"
 
@@ -56,9 +61,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    rows = [row(folder) for folder in given.runs]
+    kept = given.out / "niid.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+    by_setting = {setting(row): row for row in [*known, *map(row_of, given.runs)]}
+    rows = [by_setting[key] for key in sorted(by_setting, key=str)]
     print(table(rows))
-    (given.out / "niid.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    kept.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     (given.out / "niid.txt").write_text(table(rows), encoding="utf-8")
 
 
