@@ -257,7 +257,7 @@ def test_the_error_is_log_normal(small_config, digits):
 def test_segment_arithmetic():
     assert Cut(1000).count([0, 1, 1000, 1001, 5000]).tolist() == [1, 1, 1, 2, 5]
     assert Cut().count(10**9) == 1
-    assert (segment_overhead(1, 3), segment_overhead(3, 0), segment_overhead(3, 2)) == (0, 128, 384)
+    assert (segment_overhead(1, 192), segment_overhead(3, 0), segment_overhead(3, 128)) == (0, 128, 384)
     arrived = np.array([True, False, True])
     assert element_mask(arrived, 7).tolist() == [True] * 3 + [False] * 2 + [True] * 2
 

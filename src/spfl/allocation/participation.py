@@ -37,7 +37,7 @@ from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.machine import in_chunks
 from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
-from spfl.packets.segments import SEGMENT_HEADER_BITS, WHOLE, Cut
+from spfl.packets.segments import WHOLE, Cut, segment_overhead
 from spfl.radio.outage import Link, outage_exponent
 
 POINTS, STRIDE = 192, 8  # of the grid of shares; from one share of the coarse table to the next
@@ -76,7 +76,7 @@ class Ladder:
 
     def load(self, bits: ArrayLike) -> Floats:
         """Bits on the link of such packets, with all that their segments add."""
-        more = (self.segments(bits) - 1.0) * (SEGMENT_HEADER_BITS + self.repeated)
+        more = segment_overhead(self.segments(bits), self.repeated)
         return np.asarray(self.overhead + np.asarray(bits) + more)
 
     def fades(self, bits: ArrayLike) -> Floats:

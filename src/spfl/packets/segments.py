@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spfl.arrays import Bools, Floats
-from spfl.packets.container import RANGE_BITS
 
 SEGMENT_HEADER_BITS = 64  # number, count, round, device (8, 8, 8, 8 bits), CRC-32
 
@@ -39,9 +38,9 @@ class Cut:
 WHOLE = Cut()
 
 
-def segment_overhead(count: int, ranges: int) -> int:
-    """Bits that `count` segments add to a packet: a header each after the first, with the quantiser's ranges."""
-    return (count - 1) * (SEGMENT_HEADER_BITS + RANGE_BITS * ranges)
+def segment_overhead(count: ArrayLike, repeated: float) -> Floats:
+    """Bits that `count` segments, any shape, add to a packet: each after the first has a header and `repeated` bits."""
+    return (np.asarray(count, np.float64) - 1.0) * (SEGMENT_HEADER_BITS + repeated)
 
 
 def parity_overhead(bits: int, count: int, parity: int) -> int:

@@ -18,7 +18,7 @@ from spfl.arrays import Floats, Vector
 from spfl.compensation import compensatory_modulus
 from spfl.config.radio import SideInformation
 from spfl.config.schema import CodecConfig, SchemeConfig
-from spfl.packets.container import HEADER_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
+from spfl.packets.container import HEADER_BITS, RANGE_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.packets.ladder import MAX_PLANES, deviations
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Packing
@@ -172,14 +172,14 @@ class Format:
 
         Segments that are of use alone all carry the side information that is in the packet, parity too.
         """
-        held = {"split": (0, self.ranges), "single": (self.ranges, 0)}.get(self.scheme.uplink, (0, 0))
+        side = self._side_bits if self.in_packet and self.cut.alone and self.scheme.uplink != "sparse" else 0
+        ranges = RANGE_BITS * self.ranges
+        repeated = {"split": (side, ranges), "single": (side + ranges, 0)}.get(self.scheme.uplink, (side, 0))
         first, second = (
-            bits + segment_overhead(count, ranges)
-            for bits, count, ranges in zip(self.link_bits, self.segments, held, strict=True)
+            bits + int(segment_overhead(count, more))
+            for bits, count, more in zip(self.link_bits, self.segments, repeated, strict=True)
         )
-        if self.in_packet and self.cut.alone and self.scheme.uplink != "sparse":
-            first += (self.segments[0] - 1 + self.parity) * self._side_bits
-        return first + parity_overhead(self.link_bits[0], self.segments[0], self.parity), second
+        return first + parity_overhead(self.link_bits[0], self.segments[0], self.parity) + self.parity * side, second
 
     @property
     def side_bits(self) -> int:
