@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats, Indices, State, Vector
@@ -22,7 +21,6 @@ from spfl.flat_model import PLAIN, STATISTICS, FlatModel, Traits
 from spfl.learning.asynchronous import Timeline
 from spfl.learning.local import remember_round
 from spfl.learning.selection import LOSSES, Selection, remember_losses
-from spfl.models import build_model, image_shape
 from spfl.packets.layout import Layout
 from spfl.packets.segments import Cut
 from spfl.plugins import with_plugin
@@ -31,7 +29,6 @@ from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.scheme import Scheme
 from spfl.schemes import resolve
-from spfl.sequence_models import SEQUENCE_MODELS, Sequences, build_sequence_model
 from spfl.tasks import Task, task_of
 from spfl.units import dbm_to_watt
 from spfl.uplink.format import LARGEST_ASIDE, Format
@@ -43,6 +40,7 @@ from spfl.world.batch_norm import average_statistics, check_batches
 from spfl.world.dealing import as_asked, check_own, dealt, tried
 from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
 from spfl.world.evaluation import evaluated_part, rounds_between, tell_rare_evaluation
+from spfl.world.networks import named_network
 from spfl.world.radio import Radio, check_granted
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
@@ -126,24 +124,7 @@ class World:
         """A new copy of the network with its initial weights."""
         if self.custom.module is not None:
             return FlatModel(copy_module(self.custom.module), self.task, self.traits)
-        return FlatModel(self._named_module(), self.task)
-
-    def _named_module(self) -> nn.Module:
-        """The network that `model.name` names. Raises ConfigError where it does not take these inputs."""
-        data, name = self.dataset, self.config.model.name
-        if name in SEQUENCE_MODELS:
-            return self._sequence_module()
-        size, rng = self.config.model.width, server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS)
-        sizes = {} if size is None else {"hidden": size, "base_channels": size}
-        return build_model(name, image_shape(data, name), data.classes, rng=rng, **sizes)
-
-    def _sequence_module(self) -> nn.Module:
-        data, model = self.dataset, self.config.model
-        if not data.has_indices or len(data.shape) != 1:
-            raise ConfigError(f"model.name = {model.name} needs rows of tokens, got inputs {data.shape} of {data.name}")
-        sequences = Sequences(data.vocabulary, data.shape[0], data.classes, data.task == "next_token")
-        rng = server_stream(self.config.seed, SETUP_ROUND, Purpose.INITIAL_WEIGHTS)
-        return build_sequence_model(model.name, sequences, model.width or 64, rng)
+        return FlatModel(named_network(self.config, self.dataset), self.task)
 
     def start(self) -> ServerState:
         """The server before the first round. Raises ConfigError for a trace that lacks rows of the run's cohorts."""
