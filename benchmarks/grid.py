@@ -1,6 +1,7 @@
 """The grid of the headline study: where `sp_fl_plus` leads and where it does not, over SNR, symbols and splits.
 
-python benchmarks/tiers.py add runs/grid2    # the finished points of the sweep into docs/results/headline/points.json
+python benchmarks/tiers.py add runs/grid2    # the finished points of a sweep into docs/results/headline/points.json
+python benchmarks/tiers.py add runs/again2   # fresh seeds for the cells where one seed had ours behind
 python benchmarks/grid.py                    # docs/results/headline/grid.{md,txt,png} from that file
 """
 
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from tiers import FADE, FOLDER, OURS, PACKET, POINTS, gains, grouped
 
-STUDY = "grid2"
+STUDY, AGAIN = "grid2", "again2"
 TIERS = {PACKET: "mean gains, everything in packets", FADE: "the fade of the round is known"}
 RIVALS = {PACKET: 3, FADE: 2}  # how many there are in a cell that is complete
 SPLITS, SNRS, SYMBOLS = ("0.1", "0.3", "IID"), (-3.0, 3.0, 9.0), (1.0, 2.0, 4.0)
@@ -28,12 +29,17 @@ class Cell(NamedTuple):
     snr_db: float
     symbols: float
 
+    def __str__(self) -> str:
+        split = self.split if self.split == "IID" else f"Dirichlet {self.split}"
+        return f"{split}, {self.snr_db:g} dB, {self.symbols:g} symbols a parameter"
+
 
 class Leads(NamedTuple):
-    """Ours in a cell: mean accuracy in percent, and its mean lead in points over each rival, with the seeds."""
+    """Ours in a cell: mean accuracy in percent; its mean lead in points over each rival, and the seeds it won."""
 
     ours: float
     over: dict[str, float]
+    won: dict[str, int]
     seeds: int
 
     @property
@@ -48,9 +54,9 @@ def cell_of(point: Point) -> Cell:
     return Cell(split, settings["channel.median_snr_db"], settings["channel.symbols_per_parameter"])
 
 
-def leads() -> dict[tuple[str, str], dict[Cell, Leads]]:
-    """By tier and cell."""
-    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == STUDY]
+def leads(study: str) -> dict[tuple[str, str], dict[Cell, Leads]]:
+    """By tier and cell; of the grid, cells that are complete."""
+    points = [p for p in json.loads(POINTS.read_text()) if p["study"] == study]
     cells = sorted({cell_of(p) for p in points}, key=lambda c: (SPLITS.index(c.split), c.snr_db, c.symbols))
     found: dict[tuple[str, str], dict[Cell, Leads]] = {tier: {} for tier in TIERS}
     for cell in cells:
@@ -58,15 +64,14 @@ def leads() -> dict[tuple[str, str], dict[Cell, Leads]]:
         for tier in TIERS:
             groups = grouped(here, tier)
             ours = next((seeds for name, seeds in groups.items() if name.split(" ")[0] in OURS), None)
-            if ours is None or len(groups) <= RIVALS[tier]:
+            if ours is None or (study == STUDY and len(groups) <= RIVALS[tier]):
                 continue
-            over = {
-                name.split(" ")[0]: statistics.fmean(gains(ours, seeds))
-                for name, seeds in groups.items()
-                if name.split(" ")[0] not in OURS
-            }
+            rivals = {name.split(" ")[0]: seeds for name, seeds in groups.items() if name.split(" ")[0] not in OURS}
+            leads_over = {name: gains(ours, seeds) for name, seeds in rivals.items()}
+            over = {name: statistics.fmean(lead) for name, lead in leads_over.items()}
+            won = {name: sum(x > 0 for x in lead) for name, lead in leads_over.items()}
             mean = 100 * statistics.fmean(p["accuracy_last"] for p in ours.values())
-            found[tier][cell] = Leads(mean, over, len(ours))
+            found[tier][cell] = Leads(mean, over, won, len(ours))
     return found
 
 
@@ -98,16 +103,25 @@ def sentence(found: dict[tuple[str, str], dict[Cell, Leads]]) -> str:
         lost = {cell: lead for cell, lead in least.items() if lead[0] < -TIE}
         (worst, rival), where = min((lead, cell) for cell, lead in least.items())
         mean = statistics.fmean(lead for lead, _ in least.values())
-        split = where.split if where.split == "IID" else f"Dirichlet {where.split}"
         seeds = {at.seeds for at in found[tier].values()}
         parts.append(
             f"{words[0].upper()}{words[1:]}: ahead of the best rival by more than {TIE} points in "
             f"{sum(lead > TIE for lead, _ in least.values())} of {len(least)} cells, behind by more in {len(lost)}; "
-            f"{mean:+.1f} points in the mean, at worst {worst:+.1f} (`{rival}`, {split}, "
-            f"{where.snr_db:g} dB, {where.symbols:g} symbols a parameter); "
+            f"{mean:+.1f} points in the mean, at worst {worst:+.1f} (`{rival}`, {where}); "
             f"n = {', '.join(map(str, sorted(seeds)))} a cell."
         )
     return "The best rival of a cell is picked with hindsight. " + " ".join(parts) + "\n"
+
+
+def fresh(found: dict[Cell, Leads]) -> str:
+    """What other seeds say of the cells where the grid's one seed had ours behind, in words."""
+    parts = []
+    for cell, at in found.items():
+        over = ", ".join(
+            f"{lead:+.1f} on `{name}` ({at.won[name]} of {at.seeds} seeds)" for name, lead in sorted(at.over.items())
+        )
+        parts.append(f"{cell}: {over}")
+    return "Fresh seeds for the cells where that one seed had it half a point behind: " + "; ".join(parts) + ".\n"
 
 
 def picture(found: dict[tuple[str, str], dict[Cell, Leads]]) -> Figure:
@@ -140,11 +154,12 @@ def _least(at: Leads | None) -> float:
 
 
 def main() -> None:
-    found = leads()
+    found, again = leads(STUDY), leads(AGAIN)[PACKET]
     (FOLDER / "grid.md").write_text(table(found))
-    (FOLDER / "grid.txt").write_text(sentence(found))
+    told = sentence(found) + "\n" + fresh(again)
+    (FOLDER / "grid.txt").write_text(told)
     picture(found).savefig(FOLDER / "grid.png", dpi=150)
-    print(sentence(found))
+    print(told)
 
 
 if __name__ == "__main__":

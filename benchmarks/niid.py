@@ -3,7 +3,8 @@
     python benchmarks/niid.py RUN [RUN ...] --out docs/results/headline
 
 A run is a folder of `spfl run configs/niid/cnn.toml`, finished or not: what was evaluated so far is written, with the
-configuration, commit and machine, to niid.json beside the rows of other settings, and all of them as a table to niid.txt.
+configuration, commit and machine, to niid.json beside the rows of other settings, and all of them as a table to
+niid.txt.
 """
 
 from __future__ import annotations
