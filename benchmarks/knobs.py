@@ -1,0 +1,65 @@
+"""What schemes of the headline study reach at each value of a setting of their own, on images set aside from training.
+
+python benchmarks/tiers.py add runs/knobs2     # the finished points of a sweep into docs/results/headline/points.json
+python benchmarks/tiers.py add runs/knobs16
+python benchmarks/knobs.py                     # docs/results/headline/knobs.md from that file
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from tiers import FOLDER, POINTS, interval
+
+STUDIES = {
+    "knobs2": "full resolution; rates of 0.1, 0.3, 1 have one seed, the third beside the two of rates.toml",
+    "knobs16": "images of 16 x 16",
+}
+KNOBS = {
+    "scheme.bits_per_value": "bits a value",
+    "scheme.scheduled": "devices scheduled, of 20",
+    "codec.bits": "bits of a modulus",
+    "codec.per_tensor": "a range a tensor",
+    "scheme.density": "density",
+    "training.rate": "rate",
+}
+Setting = tuple[tuple[str, Any], ...]
+
+
+def setting_of(point: dict[str, Any]) -> Setting:
+    """What is tuned, in the order of the columns."""
+    settings = point["settings"]
+    return tuple((words, settings[key]) for key, words in KNOBS.items() if key in settings)
+
+
+def rows(points: Sequence[dict[str, Any]]) -> list[str]:
+    """A row a scheme and setting, the best of each scheme in bold."""
+    found: dict[str, dict[Setting, list[float]]] = {}
+    for point in points:
+        of_scheme = found.setdefault(point["scheme"], {})
+        of_scheme.setdefault(setting_of(point), []).append(100 * point["accuracy_last"])
+    lines = ["| scheme | setting | accuracy (%) | 95 % interval | n |", "|---|---|---:|---:|---:|"]
+    for scheme, settings in sorted(found.items()):
+        best = max(statistics.fmean(values) for values in settings.values())
+        for setting, values in sorted(settings.items(), key=str):
+            told, mean = ", ".join(f"{words} {value}" for words, value in setting), statistics.fmean(values)
+            shown = f"**{mean:.1f}**" if mean == best else f"{mean:.1f}"
+            lines.append(f"| `{scheme}` | {told} | {shown} | ± {interval(values)} | {len(values)} |")
+    return lines
+
+
+def main() -> None:
+    known = json.loads(POINTS.read_text())
+    lines = ["# Settings of the schemes", "", "Made by `python benchmarks/knobs.py` from points.json.", ""]
+    for study, words in STUDIES.items():
+        points = [p for p in known if p["study"] == study]
+        if points:
+            lines += [f"## {study}: {words}", "", *rows(points), ""]
+    (FOLDER / "knobs.md").write_text("\n".join(lines).strip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
