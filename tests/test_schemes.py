@@ -207,7 +207,7 @@ def test_what_stands_in_is_shrunk_and_signed() -> None:
 
 
 def test_link_bits_by_hand() -> None:
-    signs, modulus = sign_packet_bits(7), modulus_packet_bits(7, 3)
+    signs, modulus = sign_packet_bits(7), modulus_packet_bits(7, 3, ranges=2)
     expected = {"ideal": (0, 0), "split": (signs, modulus), "single": (signs + modulus, 0), "sign": (signs, 0)}
     expected |= {"analog": (7, 0), "sparse": (HEADER_BITS + 1 * (32 + 3), 0)}
     for uplink, bits in expected.items():

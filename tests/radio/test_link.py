@@ -306,7 +306,9 @@ def test_each_segment_is_counted(small_config, digits):
     world = World.build(small_config(channel={"fading": "independent", "segment_bits": 512}), digits)
     first, second = world.format.segments
     assert min(first, second) > 1
-    extra = (first - 1) * 64 + (second - 1) * 128
+    ranges = len(world.layout.names)  # each of them in each segment
+    assert ranges > 1
+    extra = (first - 1) * 64 + (second - 1) * (64 + 64 * ranges)
     assert cut.payload_bits - plain.payload_bits == 6 * extra
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -230,6 +231,22 @@ def test_all_panels_have_common_limits(study):
     (low,), (high,) = (re.findall(rf"{end}=([-\d.]+)", text) for end in ("ymin", "ymax"))
     every = np.concatenate([line[3][:, 1] for line in lines_of(text)])
     assert float(low) < every.min() < every.max() < float(high) <= 100
+
+
+def sending(study, payloads):
+    """The study with the payloads (Mbit, evaluation) that each scheme sent."""
+    told = {name: [1e6 * x for x in sent] for name, sent in payloads.items()}
+    return replace(study, rows=[r | {"curve_payload_bits": told[r["scheme"]]} for r in study.rows])
+
+
+def test_who_sends_nothing_or_nothing_at_first_has_a_place_on_the_axis(study):
+    """A logarithm has none for 0."""
+    late = sending(study, {"sp_fl": [0, 5, 9], "drive": [1, 5, 9], "error_free": [10, 50, 90]})
+    page = curve_panels(late, "payload", "Payload sent (Mbit)")
+    (xmin,) = re.findall(r"xmode=log.* xmin=([^,]+),", panels_tex(late, page))
+    assert 0 < float(xmin) < 1
+    never = sending(study, {"sp_fl": [0, 0, 0], "drive": [1, 5, 9], "error_free": [10, 50, 90]})
+    assert "xmode=log" not in panels_tex(never, curve_panels(never, "payload", "Payload sent (Mbit)"))
 
 
 def test_every_marker_has_a_sign_of_its_own_in_latex():

@@ -105,7 +105,10 @@ def test_the_simulation_is_what_the_package_does(kind: Compensation, weights: We
     keys = [int(stream(SEED, ROUND, k, Purpose.QUANTISE).integers(0, 2**64, dtype=np.uint64)) for k in range(4)]
     uniform = np.stack([oracles.dither(key, LAYOUT.size) for key in keys])
     gradients = cell.gradients.astype(np.float64)
-    quantised, delta2 = oracles.quantise_draws(gradients, BITS, uniform[None])
+    spans = [slice(*edges) for edges in zip(LAYOUT.edges, LAYOUT.edges[1:], strict=False)]  # a range a tensor
+    parts = [oracles.quantise_draws(gradients[:, span], BITS, uniform[None, :, span]) for span in spans]
+    quantised = np.concatenate([values for values, _ in parts], axis=-1)
+    delta2 = np.sum([error for _, error in parts], axis=0)
     devices = describe(uploads)
     np.testing.assert_allclose(devices.delta2, delta2, rtol=1e-5)
     np.testing.assert_allclose(devices.vbar2, (cell.vbar**2).sum(1), rtol=1e-5)

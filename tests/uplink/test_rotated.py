@@ -99,9 +99,9 @@ def test_not_finite_aside_is_refused() -> None:
 
 def test_packets_carry_the_rotated_vector_and_nothing_else() -> None:
     signs, modulus = format_of(PLUS, LAYOUT, CodecConfig(bits=3)).link_bits
-    size = format_of(PLUS, LAYOUT).packets.size
-    assert 2000 <= size < 2000 + 256
-    assert (signs, modulus) == (size + 320, 3 * size + 64 + 320)
+    blocks = format_of(PLUS, LAYOUT).packets
+    assert 2000 <= blocks.size < 2000 + 256
+    assert (signs, modulus) == (blocks.size + 320, 3 * blocks.size + 64 * len(blocks.names) + 320)
 
 
 def test_memories_of_the_raw_gradient_are_refused() -> None:

@@ -50,7 +50,8 @@ class CodecConfig(Section):
 
     bits: int = Field(3, ge=1, le=8, description="Bits b of a quantised modulus; its sign takes one more.")
     per_tensor: bool = Field(
-        False, description="Whether each parameter tensor has a quantiser range of its own, or all share one."
+        True,
+        description="Whether each parameter tensor has a quantiser range of its own, or all share one.",
     )
 
 

@@ -78,7 +78,7 @@ def curve_panels(study: Study, along: str, xlabel: str) -> Panels:
 
     panels = [(title(s), {name: line(m) for name, m in study.series(rows).items()}) for s, rows in slices.items()]
     ends = [points.x[-1] for _, lines in panels for points in lines.values()]
-    return _panels(study, along, xlabel, Panels("", "", "", panels, kind, log=max(ends) > 4 * min(ends)))
+    return _panels(study, along, xlabel, Panels("", "", "", panels, kind, log=0 < 4 * min(ends) < max(ends)))
 
 
 def axis_panels(study: Study, axis: str) -> Panels:

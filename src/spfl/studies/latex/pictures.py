@@ -85,7 +85,7 @@ def _limits(page: Panels, share: bool) -> Iterator[str]:
     lines = [points for _, lines in page.panels for points in lines.values()]
     low, high = _padded([page.scale * part for line in lines for part in (line.mean, *(line.edges or ()))])
     yield f"ymin={max(low, 0.0) if share else low:.6g}, ymax={min(high, page.scale) if share else high:.6g}"
-    first, last = _padded([np.log10(line.x) if page.log else line.x for line in lines])
+    first, last = _padded([np.log10(line.x[line.x > 0]) if page.log else line.x for line in lines])
     yield "xmin={:.6g}, xmax={:.6g}".format(*((10**first, 10**last) if page.log else (first, last)))
 
 
