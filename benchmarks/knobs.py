@@ -20,7 +20,7 @@ STUDIES = {
 }
 KNOBS = {
     "scheme.bits_per_value": "bits a value",
-    "scheme.scheduled": "devices scheduled, of 20",
+    "scheme.scheduled": "devices scheduled",
     "codec.bits": "bits of a modulus",
     "codec.per_tensor": "a range a tensor",
     "scheme.density": "density",
@@ -44,10 +44,11 @@ def rows(points: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["| scheme | setting | accuracy (%) | 95 % interval | n |", "|---|---|---:|---:|---:|"]
     for scheme, settings in sorted(found.items()):
         best = max(statistics.fmean(values) for values in settings.values())
-        for setting, values in sorted(settings.items(), key=str):
-            told, mean = ", ".join(f"{words} {value}" for words, value in setting), statistics.fmean(values)
+        for setting, values in sorted(settings.items()):
+            told, mean = ", ".join(f"{words} = {value}" for words, value in setting), statistics.fmean(values)
             shown = f"**{mean:.1f}**" if mean == best else f"{mean:.1f}"
-            lines.append(f"| `{scheme}` | {told} | {shown} | ± {interval(values)} | {len(values)} |")
+            spread = f"± {interval(values)}" if len(values) > 1 else ""
+            lines.append(f"| `{scheme}` | {told} | {shown} | {spread} | {len(values)} |")
     return lines
 
 
