@@ -21,6 +21,7 @@ STUDIES = {
 KNOBS = {
     "scheme.bits_per_value": "bits a value",
     "scheme.scheduled": "devices scheduled",
+    "scheme.tau": "tau",
     "codec.bits": "bits of a modulus",
     "codec.per_tensor": "a range a tensor",
     "scheme.density": "density",
