@@ -40,7 +40,8 @@ def rows(points: Sequence[dict[str, Any]]) -> list[str]:
     """A row a scheme and setting, the best of each scheme in bold."""
     found: dict[str, dict[Setting, list[float]]] = {}
     for point in points:
-        of_scheme = found.setdefault(point["scheme"], {})
+        known = point["settings"].get("channel.device_csi") == "instantaneous"
+        of_scheme = found.setdefault(f"`{point['scheme']}`" + (", fade known" if known else ""), {})
         of_scheme.setdefault(setting_of(point), []).append(100 * point["accuracy_last"])
     lines = ["| scheme | setting | accuracy (%) | 95 % interval | n |", "|---|---|---:|---:|---:|"]
     for scheme, settings in sorted(found.items()):
@@ -49,7 +50,7 @@ def rows(points: Sequence[dict[str, Any]]) -> list[str]:
             told, mean = ", ".join(f"{words} = {value}" for words, value in setting), statistics.fmean(values)
             shown = f"**{mean:.1f}**" if mean == best else f"{mean:.1f}"
             spread = f"± {interval(values)}" if len(values) > 1 else ""
-            lines.append(f"| `{scheme}` | {told} | {shown} | {spread} | {len(values)} |")
+            lines.append(f"| {scheme} | {told} | {shown} | {spread} | {len(values)} |")
     return lines
 
 
