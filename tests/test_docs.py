@@ -190,7 +190,7 @@ def test_links_from_page_to_page_exist(page):
 KNOWN_AS = (DOCS / "known-as.md").read_text(encoding="utf-8")
 NAMES = (
     "FedAvg", "FedSGD", "FedProx", "SCAFFOLD", "FedDyn", "FedPAQ", "QSGD", "TernGrad", "signSGD", "DRIVE", "EDEN",
-    "GoMORE", "FedTOE", "HARQ", "MIFA", "Rician",
+    "GoMORE", "FedTOE", "FedAuto", "FedCGD", "HARQ", "MIFA", "Rician",
 )  # fmt: skip
 
 
