@@ -5,8 +5,8 @@ gradient for the wrong mixture. Every device also sends a short auxiliary vector
 gradient of the output layer's bias, one float a class). Its mean over *all* devices is known, so the weights of
 the received are moved, as little as possible, until their auxiliary mean agrees: the calibration estimator of survey
 sampling (Deville and Sarndal 1992), with a ridge because auxiliary vectors are noisy. Where the auxiliary vector is the
-device's label shares (`scheme.auxiliary = "labels"`), it has the aim of FedAuto (Wang et al. 2025, arXiv 2512.22035): the
-mixture of classes among the received is to be that of all.
+device's label shares (`scheme.auxiliary = "labels"`), it has the aim of FedAuto (Wang et al. 2025, arXiv 2512.22035):
+the mixture of classes among the received is to be that of all.
 """
 
 from __future__ import annotations
