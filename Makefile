@@ -21,7 +21,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow"
 
 #: make flower-demo    three rounds on a SuperLink and two SuperNodes with TLS on this machine; a line with the accuracy
 flower-demo: $(VENV)/.installed-flower
