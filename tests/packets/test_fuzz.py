@@ -27,7 +27,9 @@ def test_mutated_packets_are_refused_or_harmless():
 def test_no_packet_takes_more_memory_than_a_few_vectors():
     """In a process of its own: before Python 3.12.9, tracemalloc may crash where other threads allocate (gh-128679)."""
     line = "import packets; print(packets.peak_bytes(3_000))"
-    done = subprocess.run([sys.executable, "-c", line], cwd=Path(packets.__file__).parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", line], cwd=Path(packets.__file__).parent, capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 64 * 1024  # a header may claim 2^64 elements
 
 
