@@ -48,10 +48,8 @@ def rows(points: Sequence[dict[str, Any]]) -> list[str]:
         best = max(statistics.fmean(values) for values in settings.values())
         same = set.intersection(*map(set, settings)) if len(settings) > 1 else set()  # a sweep tells idle keys too
         for setting, values in sorted(settings.items()):
-            told, mean = (
-                ", ".join(f"{key} = {value}" for key, value in setting if (key, value) not in same),
-                statistics.fmean(values),
-            )
+            told = ", ".join(f"{words} = {value}" for words, value in setting if (words, value) not in same)
+            mean = statistics.fmean(values)
             shown = f"**{mean:.1f}**" if mean == best else f"{mean:.1f}"
             spread = f"± {interval(values)}" if len(values) > 1 else ""
             lines.append(f"| {scheme} | {told} | {shown} | {spread} | {len(values)} |")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -163,6 +164,7 @@ def test_moduli_for_the_running_mean_are_summed_as_they_come() -> None:
         received.add(k, given)
         del given
     assert [ref for ref in kept if ref() is not None] == []
+    assert len(pickle.dumps(received)) < 4 * moduli[0].nbytes
     summed = remember("ema", {}, received.moduli(), moduli[0])
     together = remember("ema", {}, dict(enumerate(moduli)), moduli[0])
     np.testing.assert_array_equal(summed["compensation/vector"], together["compensation/vector"])
