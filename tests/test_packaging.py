@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import sysconfig
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,30 @@ def test_extras():
     for name, needs in extras.items():
         for inner in (word for need in needs if need.startswith("spfl[") for word in need[5:-1].split(",")):
             assert inner in extras, name
+
+
+def test_what_is_imported_is_declared():
+    """A package that only another of ours brings along is gone on the day when that one does without it."""
+    of_module = packages_distributions()
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src" / "spfl").rglob("*.py")]
+    lines = [line for tree in trees for line in ast.walk(tree) if isinstance(line, ast.Import | ast.ImportFrom)]
+    imported = {name.split(".")[0] for line in lines for name in imported_by(line)} - sys.stdlib_module_names - {"spfl"}
+    declared = {
+        normal(re.match(r"[\w-]+", need)[0])
+        for needs in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+        for need in needs
+    }
+    missing = {name for name in imported if not declared & {normal(d) for d in of_module.get(name, [name])}}
+    assert missing - {"pytest"} == set()  # spfl.testing is for a test suite of one's own
+    assert {"numpy", "click", "flwr", "tomli_w"} <= imported
+
+
+def imported_by(line: ast.Import | ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in line.names] if isinstance(line, ast.Import) else [line.module]
+
+
+def normal(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 @pytest.fixture(scope="module")
