@@ -20,7 +20,7 @@ from spfl.runs.results import Run
 # (commit 61b901a). It has no row for IID data without noise.
 PUBLISHED = {"dirichlet": 68.2}
 DATA = {"dirichlet": "Dirichlet 0.5", "iid": "IID"}
-SHOWN = (5, 10, 15, 30, 50)  # rounds
+SHOWN = (5, 10, 15, 20, 25, 30, 50)  # rounds
 
 
 def row_of(folder: Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "rounds": [len(run.rounds), config.training.rounds],
         "accuracy": curve,
         "commit": environment["commit"],
-        "machine": f"{environment['cpu']}, {environment['cores']} cores",
+        "machine": environment.get("torch_device") or f"{environment['cpu']}, {environment['cores']} cores",
     }
 
 
@@ -48,7 +48,7 @@ def setting(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows for the page: accuracy after some rounds, as far as the run went."""
-    lines = ["| data | scheme | " + " | ".join(f"{n} rounds" for n in SHOWN) + " | published |"]
+    lines = ["| data | scheme, rounds: | " + " | ".join(map(str, SHOWN)) + " | published |"]
     lines.append("|---|---|" + "---:|" * (len(SHOWN) + 1))
     for row in rows:
         at, whole = dict(row["accuracy"]), row["scheme"] == "error_free"

@@ -114,3 +114,15 @@ def test_commands_stand_in_the_order_of_use():
     names = app.list_commands(typer.Context(app))
     assert set(names) <= set(ORDER), "a new command needs its place in spfl.cli.ending.ORDER"
     assert names == [name for name in ORDER if name in names]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["runn"], "run"), (["flower", "helth"], "health"), (["run", "--sedd"], "--seed")]
+)
+def test_a_slip_is_answered_once(words, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.app(words, prog_name="spfl")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"'{meant}'" in said
+    assert said.count("\n") == said.lower().count("did you mean") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,10 +20,10 @@ from spfl.cli import commands as cli
 from spfl.config.schema import Config
 from spfl.data.dataset import Dataset
 from spfl.errors import ConfigError
-from spfl.flat_model import FlatModel
+from spfl.flat_model import PLAIN, FlatModel
 from spfl.fleet import gpu as torch_fleet
 from spfl.fleet.gpu_packets import OnDevice, OnHost, packets_for
-from spfl.fleet.gpu_steps import Steps
+from spfl.fleet.gpu_steps import ReplayedModel, Steps
 from spfl.fleet.graphs import Graphs
 from spfl.packets import gpu as batched
 from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
@@ -34,6 +36,7 @@ from spfl.runs.verification import verify
 from spfl.schemes import SCHEMES
 from spfl.studies.points import load_points
 from spfl.studies.runner import on_gpu, sweep
+from spfl.tasks import CLASSIFICATION
 from spfl.world.torch_device import find_device, makes_packets, repeatable
 from spfl.world.world import World
 
@@ -370,6 +373,7 @@ def test_chunks_of_a_gpu_fit_its_memory(digits: Dataset, small_config: Build, mo
         with torch_fleet.TorchFleet(world) as fleet:
             fleet._device = torch.device("cuda")
             sizes.append(fleet.chunk)
+            fleet._device = torch.device("cpu")
             packets = 8 * torch_fleet.WORDS * world.layout.size
         assert 1 < fleet.chunk < 0.5 * 80 * 2**30 / packets
     assert sizes[0] > sizes[1] > sizes[0] / 2  # activations double with the batch, the codec's words do not
@@ -401,8 +405,38 @@ def test_too_little_memory_is_said_in_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(torch_fleet.TorchFleet, "_gradients", full)
-    with pytest.raises(ConfigError, match=r"'cpu' is out of memory with 4 devices at a time; .*batch_size"):
+    with pytest.raises(ConfigError, match=r"'cpu' is out of memory with 4 devices at a time: .*batch_size"):
         weights_after(small_config(), digits)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_lies_on_the_device_goes_with_the_fleet_not_with_a_garbage_collection(
+    steps: int, digits: Dataset, small_config: Build
+) -> None:
+    """A sweep's process runs point after point; what it keeps of each, the other processes on the GPU lack."""
+    config = small_config(training={"local_steps": steps}).model_copy(update={"torch_device": "cpu"})
+    world = World.build(config, digits)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch_fleet.TorchFleet(world) as fleet:
+            fleet.uploads(world.start(), range(4), 1)
+            data, network = weakref.ref(fleet._data), weakref.ref(fleet._module)
+        assert data() is None
+        assert network() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_whose_passes_are_replayed_goes_without_a_garbage_collection() -> None:
+    gc.disable()
+    try:
+        model = ReplayedModel(torch.nn.Linear(3, 2), CLASSIFICATION, PLAIN)
+        gone = weakref.ref(model)
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # --- folders, errors, the command line -------------------------------------------------------------------------------

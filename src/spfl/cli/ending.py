@@ -99,6 +99,8 @@ def _damaged_folder(words: Iterable[str]) -> str | None:
 
 def _usage(error: click.UsageError) -> str:
     where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    if "Did you mean" in error.message:  # typer says so, and click from 8.4 on would say it again
+        vars(error)["possibilities"] = None
     return f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}"
 
 

@@ -66,7 +66,11 @@ class TorchFleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Give the device's memory back, which other processes wait for; a garbage collection does not see it."""
         self._packets.close()
+        del self._many, self._steps, self._module, self._data  # `_many` knows this object: a cycle
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     # --- the devices' side ---------------------------------------------------------------------------------------
 
@@ -79,10 +83,10 @@ class TorchFleet:
         try:
             return self._uploads(server, list(cohort), round_)
         except torch.OutOfMemoryError:
-            name, many = self._world.config.torch_device, self.chunk
+            name, many = self._world.config.torch_device, min(self.chunk, self._world.config.cohort)
             raise ConfigError(
-                f"torch_device {name!r} is out of memory with {many} devices at a time; if nothing else runs on it, "
-                "lower training.batch_size or model.width"
+                f"torch_device {name!r} is out of memory with {many} devices at a time: let less run on it at once "
+                "(--workers of a sweep), or lower training.batch_size or model.width"
             ) from None
 
     def _uploads(self, server: ServerState, cohort: list[int], round_: int) -> tuple[list[Upload], float]:

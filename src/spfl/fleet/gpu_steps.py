@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,20 +27,22 @@ class ReplayedModel(FlatModel):
 
     def __init__(self, module: nn.Module, task: Task, traits: Traits) -> None:
         super().__init__(module, task, traits)
-        self._pass = Graphs(self._compute)
-
-    def _compute(self, inputs: torch.Tensor, labels: torch.Tensor) -> Tensors:
-        self.gradient.zero_()
-        with torch.enable_grad():
-            loss = self.task.loss(self.module(inputs), labels)
-        loss.backward()
-        return (loss.detach(),)
+        self._pass = Graphs(partial(_pass, module, task, self.gradient))
 
     def loss_and_gradient(self, inputs: torch.Tensor, labels: torch.Tensor, seed: int | None = None) -> float:
         """See `FlatModel.loss_and_gradient`."""
         if seed is not None:
             return super().loss_and_gradient(inputs, labels, seed)
         return float(self._pass(inputs, labels)[0].item())
+
+
+def _pass(module: nn.Module, task: Task, gradient: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> Tensors:
+    """The loss of a minibatch, and its gradient in `gradient`. No method: a graph that knows its model is a cycle."""
+    gradient.zero_()
+    with torch.enable_grad():
+        loss = task.loss(module(inputs), labels)
+    loss.backward()
+    return (loss.detach(),)
 
 
 class Steps:
