@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from tiers import FADE, FOLDER, PACKET, POINTS, gains, grouped
 
-# of two runs of a cell, scheme and seed the first is taken; in grid2, the first pass, accuracy is of the last round alone
+# of two runs of a cell, scheme and seed the first is taken; in grid2, the first pass, accuracy is of the last round
 STUDIES = ("grid5", "again2", "headline2", "tight2", "mild2", "grid2")
 TIERS = {PACKET: "mean gains, everything in packets", FADE: "the fade of the round is known"}
 RIVALS = {

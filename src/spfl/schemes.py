@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from spfl.allocation.equal_outage import equal_outage
 from spfl.config.schema import SchemeConfig
 from spfl.errors import ConfigError, did_you_mean
 from spfl.packets.vector_codecs import FLOAT32, TERNGRAD, qsgd
 from spfl.scheme import Scheme
+
+
+def _like(other: Scheme, name: str, source: str, summary: str, **changes: Any) -> Scheme:
+    """A scheme that is as another but for some fields."""
+    return replace(other, name=name, source=source, summary=summary, **changes)
+
 
 _SINGLE = Scheme(
     "single_packet",
@@ -18,14 +25,9 @@ _SINGLE = Scheme(
 )
 _SIGN = Scheme("sign_mean", "ours", "signs alone, each device's scaled by its mean modulus per tensor", "sign")
 _SP_FL = Scheme(
-    "sp_fl",
-    "Yue et al. 2026, our reading",
-    "sign and modulus packets, bandwidth and power by the one-step bound",
-    uplink="split",
-    weights="unbiased",
-    compensation="global",
-    solver="alternating",
-)
+    "sp_fl", "Yue et al. 2026, our reading", "sign and modulus packets, bandwidth and power by the one-step bound",
+    uplink="split", weights="unbiased", compensation="global", solver="alternating",
+)  # fmt: skip
 _SP_FL_PLUS_1 = Scheme(
     "sp_fl_plus_1",
     "ours",
@@ -45,11 +47,11 @@ _DRIVE = Scheme(
     rotated=True,
     bits_per_value=1.0,
 )
-_SP_FL_PLUS = replace(
+_SP_FL_PLUS = _like(
     _DRIVE,
-    name="sp_fl_plus",
-    source="ours",
-    summary="important bits first: bandwidth and bits by who takes part, noise-aware calibrated weights",
+    "sp_fl_plus",
+    "ours",
+    "important bits first: bandwidth and bits by who takes part, noise-aware calibrated weights",
     bits_per_value=None,
     solver="exact",
     objective="participation",
@@ -65,80 +67,76 @@ SCHEMES: dict[str, Scheme] = {
     for scheme in (
         Scheme("error_free", "upper limit", "exact gradients, nothing lost, no quantisation", uplink="ideal"),
         _SINGLE,
-        replace(
+        _like(
             _SINGLE,
-            name="single_packet_unbiased",
-            summary="single packet with inverse-probability weights",
+            "single_packet_unbiased",
+            "conventional",
+            "single packet with inverse-probability weights",
             weights="unbiased",
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="single_packet_optimised",
-            source="ours",
-            summary="single packet, its bandwidth by the exact solver",
+            "single_packet_optimised",
+            "ours",
+            "single packet, its bandwidth by the exact solver",
             solver="exact",
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="retransmit",
-            summary="single packet sent twice, each time for half the time at the same power",
+            "retransmit",
+            "conventional",
+            "single packet sent twice, each time for half the time at the same power",
             attempts=2,
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="harq",
-            source="Caire, Tuninetti 2001 (HARQ-IR)",
-            summary="as retransmit, with new parity the second time, decoded with the first",
+            "harq",
+            "Caire, Tuninetti 2001 (HARQ-IR)",
+            "as retransmit, with new parity the second time, decoded with the first",
             attempts=2,
             combining="incremental",
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="mifa",
-            source="Gu et al. 2021 (MIFA)",
-            summary="single packet; the vector last received of a lost device stands in for it",
+            "mifa",
+            "Gu et al. 2021 (MIFA)",
+            "single packet; the vector last received of a lost device stands in for it",
             rule="memory",
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="reuse_last",
-            source="ours",
-            summary="single packet; the last global update stands in for lost devices",
+            "reuse_last",
+            "ours",
+            "single packet; the last global update stands in for lost devices",
             rule="reuse",
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="schedule_channel",
-            source=f"{_AMIRI} (BC)",
-            summary="only the best instantaneous channels send; needs more channel knowledge than sp_fl",
+            "schedule_channel",
+            f"{_AMIRI} (BC)",
+            "only the best instantaneous channels send; needs more channel knowledge than sp_fl",
             schedule="channel",
         ),
-        replace(
+        _like(_SINGLE, "schedule_norm", f"{_AMIRI} (BN2)", "only the largest gradient norms send", schedule="norm"),
+        _like(
             _SINGLE,
-            name="schedule_norm",
-            source=f"{_AMIRI} (BN2)",
-            summary="only the largest gradient norms send",
-            schedule="norm",
-        ),
-        replace(
-            _SINGLE,
-            name="schedule_channel_norm",
-            source=f"{_AMIRI} (BC-BN2)",
-            summary="of twice as many best instantaneous channels, the largest norms send",
+            "schedule_channel_norm",
+            f"{_AMIRI} (BC-BN2)",
+            "of twice as many best instantaneous channels, the largest norms send",
             schedule="channel_norm",
         ),
-        replace(
+        _like(
             _SIGN,
-            name="majority_vote",
-            source="Bernstein et al. 2018",
-            summary="signs alone; sign of their weighted sum times the mean modulus per tensor",
+            "majority_vote",
+            "Bernstein et al. 2018",
+            "signs alone; sign of their weighted sum times the mean modulus per tensor",
             rule="vote",
         ),
-        replace(
+        _like(
             _SIGN,
-            name="scaled_sign",
-            source="Karimireddy et al. 2019",
-            summary="signs alone, each device's scaled by its mean modulus",
+            "scaled_sign",
+            "Karimireddy et al. 2019",
+            "signs alone, each device's scaled by its mean modulus",
             one_mean=True,
         ),
         _SIGN,
@@ -159,131 +157,127 @@ SCHEMES: dict[str, Scheme] = {
         ),
         _SP_FL,
         _SP_FL_PLUS_1,
-        replace(
+        _like(
             _SP_FL_PLUS_1,
-            name="sp_fl_plus_1_uncalibrated",
-            source=_PLUS_1_ABLATION,
-            summary="sp_fl_plus_1 with normalized weights",
+            "sp_fl_plus_1_uncalibrated",
+            _PLUS_1_ABLATION,
+            "sp_fl_plus_1 with normalized weights",
             rule="mean",
         ),
-        replace(
-            _SP_FL_PLUS_1,
-            name="sp_fl_plus_1_unrotated",
-            source=_PLUS_1_ABLATION,
-            summary="sp_fl_plus_1 on the raw gradient",
-            rotated=False,
+        _like(
+            _SP_FL_PLUS_1, "sp_fl_plus_1_unrotated", _PLUS_1_ABLATION, "sp_fl_plus_1 on the raw gradient", rotated=False
         ),
-        replace(
+        _like(
             _SP_FL_PLUS_1,
-            name="sp_fl_plus_1_uniform",
-            source=_PLUS_1_ABLATION,
-            summary="sp_fl_plus_1, nothing optimised: the conventional point",
+            "sp_fl_plus_1_uniform",
+            _PLUS_1_ABLATION,
+            "sp_fl_plus_1, nothing optimised: the conventional point",
             solver="uniform",
             allocate_split=False,
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="single_packet_plus",
-            source="ours",
-            summary="single packet rotated and calibrated as in sp_fl_plus_1, bandwidth by the exact solver",
+            "single_packet_plus",
+            "ours",
+            "single packet rotated and calibrated as in sp_fl_plus_1, bandwidth by the exact solver",
             solver="exact",
             rule="calibrated",
             rotated=True,
             objective="error",
         ),
         _DRIVE,
-        replace(
+        _like(
             _DRIVE,
-            name="eden",
-            source="Vargaftik et al. 2022 (EDEN)",
-            summary="scheme.bits_per_value rotated bits a value (2), equal bandwidths, mean of the received",
+            "eden",
+            "Vargaftik et al. 2022 (EDEN)",
+            "scheme.bits_per_value rotated bits a value (2), equal bandwidths, mean of the received",
             bits_per_value=2.0,
         ),
-        replace(
+        _like(
             _DRIVE,
-            name="drive_exact",
-            source="DRIVE; bandwidths ours",
-            summary="drive with bandwidths by the exact solver",
+            "drive_exact",
+            "DRIVE; bandwidths ours",
+            "drive with bandwidths by the exact solver",
             solver="exact",
             objective="error",
         ),
-        replace(
+        _like(
             _DRIVE,
-            name="drive_calibrated",
-            source="DRIVE; weights after Deville, Sarndal 1992",
-            summary="drive with calibrated weights",
+            "drive_calibrated",
+            "DRIVE; weights after Deville, Sarndal 1992",
+            "drive with calibrated weights",
             rule="calibrated",
         ),
-        replace(
+        _like(
             _DRIVE,
-            name="eden_adaptive",
-            source="EDEN; bits of each device by its link",
-            summary="bits of each device by its link, equal bandwidths, mean of the received",
+            "eden_adaptive",
+            "EDEN; bits of each device by its link",
+            "bits of each device by its link, equal bandwidths, mean of the received",
             bits_per_value=None,
             objective="participation",
         ),
-        replace(
+        _like(
             _DRIVE,
-            name="eden_calibrated",
-            source="EDEN; weights after Deville, Sarndal 1992",
-            summary="eden_adaptive with calibrated weights",
+            "eden_calibrated",
+            "EDEN; weights after Deville, Sarndal 1992",
+            "eden_adaptive with calibrated weights",
             bits_per_value=None,
             objective="participation",
             rule="calibrated",
         ),
-        replace(
+        _like(
             _DRIVE,
-            name="schedule_capacity",
-            source=f"after {_AMIRI}; EDEN",
-            summary="the best instantaneous channels send as many bits as their links carry",
+            "schedule_capacity",
+            f"after {_AMIRI}; EDEN",
+            "the best instantaneous channels send as many bits as their links carry",
             bits_per_value=None,
             objective="participation",
             schedule="channel",
         ),
-        replace(
+        _like(
             _DRIVE,
-            name="schedule_capacity_fair",
-            source=f"after {_AMIRI}; EDEN",
-            summary="as schedule_capacity, by the channel relative to its mean",
+            "schedule_capacity_fair",
+            f"after {_AMIRI}; EDEN",
+            "as schedule_capacity, by the channel relative to its mean",
             bits_per_value=None,
             objective="participation",
             schedule="fair",
         ),
         _SP_FL_PLUS,
-        replace(
+        _like(
             _SP_FL_PLUS,
-            name="sp_fl_plus_uniform",
-            source="ablation of sp_fl_plus, ours",
-            summary="sp_fl_plus with equal bandwidths",
+            "sp_fl_plus_uniform",
+            "ablation of sp_fl_plus, ours",
+            "sp_fl_plus with equal bandwidths",
             solver="uniform",
         ),
-        replace(
+        _like(
             _SP_FL_PLUS,
-            name="sp_fl_plus_plain",
-            source="ablation of sp_fl_plus, ours",
-            summary="sp_fl_plus with the mean of the received",
+            "sp_fl_plus_plain",
+            "ablation of sp_fl_plus, ours",
+            "sp_fl_plus with the mean of the received",
             rule="mean",
             noise_aware=False,
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="fedtoe",
-            source="after Wang et al. 2021 (FedTOE)",
-            summary="single packet, bandwidths at which all devices have the same outage",
+            "fedtoe",
+            "after Wang et al. 2021 (FedTOE)",
+            "single packet, bandwidths at which all devices have the same outage",
             share=equal_outage,
         ),
-        replace(
+        _like(
             _SINGLE,
-            name="schedule_fair",
-            source="proportional-fair scheduling",
-            summary="only the best channels relative to their mean send",
+            "schedule_fair",
+            "proportional-fair scheduling",
+            "only the best channels relative to their mean send",
             schedule="fair",
         ),
-        replace(
+        _like(
             _SIGN,
-            name="scaled_sign_feedback",
-            source="Karimireddy et al. 2019 (EF-signSGD)",
-            summary="scaled_sign with the error feedback that its paper is about, plain weights",
+            "scaled_sign_feedback",
+            "Karimireddy et al. 2019 (EF-signSGD)",
+            "scaled_sign with the error feedback that its paper is about, plain weights",
             one_mean=True,
             error_feedback=True,
             weights="plain",
@@ -297,42 +291,36 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("float32", "conventional", "32 bits a value in one packet", uplink="codec", codec=FLOAT32),
         Scheme("qsgd", "Alistarh et al. 2017", "7 levels of the norm, 4 bits a value", uplink="codec", codec=qsgd(7)),
         Scheme("terngrad", "Wen et al. 2017", "-1, 0 or 1, 1.6 bits a value", uplink="codec", codec=TERNGRAD),
-        replace(
+        _like(
             _SINGLE,
-            name="gomore",
-            source="Yao et al. 2023 (GoMORE)",
-            summary="single packet; a lost local model is replaced by the outdated global one",
+            "gomore",
+            "Yao et al. 2023 (GoMORE)",
+            "single packet; a lost local model is replaced by the outdated global one",
             weights="plain",
         ),
-        replace(_SP_FL, name="sp_fl_exact", source="ours", summary="sp_fl with the exact solver", solver="exact"),
-        replace(
+        _like(_SP_FL, "sp_fl_exact", "ours", "sp_fl with the exact solver", solver="exact"),
+        _like(
             _SP_FL,
-            name="sp_fl_normalized",
-            source="ours",
-            summary="sp_fl with normalized weights and the layer mean as compensation",
+            "sp_fl_normalized",
+            "ours",
+            "sp_fl with normalized weights and the layer mean as compensation",
             weights="normalized",
             compensation="layer",
         ),
-        replace(_SP_FL, name="sp_fl_uniform", source=_ABLATION, summary="sp_fl, nothing optimised", solver="uniform"),
-        replace(
-            _SP_FL, name="sp_fl_no_band", source=_ABLATION, summary="sp_fl with equal bandwidths", allocate_band=False
+        _like(_SP_FL, "sp_fl_uniform", _ABLATION, "sp_fl, nothing optimised", solver="uniform"),
+        _like(_SP_FL, "sp_fl_no_band", _ABLATION, "sp_fl with equal bandwidths", allocate_band=False),
+        _like(
+            _SP_FL, "sp_fl_no_power", _ABLATION, "sp_fl with power in proportion to the packets", allocate_power=False
         ),
-        replace(
-            _SP_FL,
-            name="sp_fl_no_power",
-            source=_ABLATION,
-            summary="sp_fl with power in proportion to the packets",
-            allocate_power=False,
-        ),
-        replace(
-            _SP_FL,
-            name="sp_fl_no_compensation",
-            source=_ABLATION,
-            summary="sp_fl without compensatory modulus",
-            compensation="zero",
-        ),
+        _like(_SP_FL, "sp_fl_no_compensation", _ABLATION, "sp_fl without compensatory modulus", compensation="zero"),
     )
 }
+
+
+KEYS = (
+    "weights", "compensation", "shrink", "solver", "objective", "error_feedback", "bits_per_value", "tau", "auxiliary",
+    "ridge",
+)  # fmt: skip
 
 
 def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
@@ -345,19 +333,7 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
     """
     if own is None and config.name not in SCHEMES:
         raise ConfigError(f"unknown scheme '{config.name}'" + did_you_mean(config.name, SCHEMES))
-    keys = (
-        "weights",
-        "compensation",
-        "shrink",
-        "solver",
-        "objective",
-        "error_feedback",
-        "bits_per_value",
-        "tau",
-        "auxiliary",
-        "ridge",
-    )
-    given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    given = {key: getattr(config, key) for key in KEYS if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given
     if own is None or "density" in config.model_fields_set:
