@@ -30,6 +30,7 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "channel.symbols_per_parameter": (3.0, {"channel.tau_s": 0.001}),
     "channel.subbands": (9, {}),
     "channel.round_s": (1.0, {}),
+    "channel.phase_error_rad": (0.5, {}),
     "channel.bler_curves": ("sionna", {}),
     "channel.carrier_hz": (28e9, {}),
     "channel.bs_height_m": (30.0, {}),
@@ -99,6 +100,13 @@ def test_with_the_other_key_out_of_the_way_it_counts(key: str) -> None:
     before, after = configured(**SMALL), configured(**SMALL | {key: other})
     assert key not in without_effect(before)
     assert learned(before) != pytest.approx(learned(after), rel=1e-6)
+
+
+def test_what_another_scheme_of_a_comparison_may_use_is_not_called_idle() -> None:
+    config = configured(**{"channel.phase_error_rad": 0.5})
+    assert len(told_idle(config)) == 1
+    assert told_idle(config, compared=True) == []
+    assert told_idle(configured(**{"channel.phase_error_rad": 0.5, "scheme.name": "analog_mean"})) == []
 
 
 def test_a_sweep_of_an_idle_key_is_refused() -> None:

@@ -19,11 +19,13 @@ from four_devices import (
     send,
 )
 from rounds import format_of, received
+from spfl.packets.layout import Layout
 from spfl.radio import over_the_air
 from spfl.radio.outage import Link
 from spfl.schemes import SCHEMES
 from spfl.uplink.delivery import deliver
 from spfl.uplink.scheduling import share_resources
+from spfl.uplink.upload import Origin, encode
 from stats import assert_mean, assert_proportion
 
 
@@ -131,3 +133,34 @@ def test_without_room_for_the_signs_nothing_is_sent() -> None:
     assert not allocation.q_s.any()
     assert not outcome.sign.any()
     assert not received(format_of(scheme, LAYOUT), uploads, outcome, allocation).gradient.any()
+
+
+@pytest.mark.parametrize("dim", [2, 7, 400])
+def test_a_phase_error_turns_complex_symbols(dim: int) -> None:
+    """The slow twin: two values a symbol, one after the other; of an odd number, the last has no partner."""
+    rng = np.random.default_rng(17)
+    values = rng.normal(size=dim).astype(np.float32)
+    for angle in rng.normal(0.0, 2.0, 20):
+        expected = []
+        for i in range(0, dim, 2):
+            symbol = complex(values[i], values[i + 1] if i + 1 < dim else 0.0) * np.exp(1j * angle)
+            expected += [symbol.real, symbol.imag]
+        np.testing.assert_allclose(over_the_air.turned(values, angle), expected[:dim], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_phases_that_are_off_cost_what_theory_says(sigma: float) -> None:
+    """E|v e^(j theta) - v|^2 = 2 (1 - e^(-sigma^2 / 2)) |v|^2, with nothing lost and no noise to speak of."""
+    scheme, dim, rng = SCHEMES["analog_mean"], 64, np.random.default_rng(18)
+    link = replace(make_link(gain=(1e12,), bits=dim, symbols=1e4), phase_error_rad=sigma)
+    gradient, errors = rng.normal(size=dim).astype(np.float32), []
+    layout = Layout(names=("w",), shapes=((dim,),))
+    upload = encode(format_of(scheme, layout), gradient, {}, Origin(0, 1, 10, 0.0))
+    allocation = share_resources(format_of(scheme, layout), make_devices(1), link, (np.ones(1), np.ones(1)))
+    for _ in range(2000):
+        outcome = deliver(scheme, [upload], link, allocation, (np.ones(1), np.ones(1)), rng)
+        update = received(format_of(scheme, layout), [upload], outcome, allocation).gradient
+        errors.append(np.sum((update - gradient) ** 2) / np.sum(gradient**2))
+    assert_mean(np.array(errors), 2 * (1 - math.exp(-(sigma**2) / 2)))
+    with pytest.raises(AssertionError):
+        assert_mean(np.array(errors), 2.4 * (1 - math.exp(-(sigma**2) / 2)))

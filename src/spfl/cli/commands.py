@@ -140,6 +140,7 @@ def run(
             check_own_code(out, read_config(out))
     given = [*(overrides or []), *([f"scheme.name={scheme}"] if scheme else [])]
     config = _resolve(config_path, given, seed=seed, workers=workers, torch_device=device, **_plugin(plugin))
+    _tell_idle(config)
     folder = out or new_folder(f"{config.scheme.name}-{config.seed}")
     from spfl.data.sources import load_dataset
     from spfl.runs.experiment import check_free, run_experiment
@@ -203,6 +204,7 @@ def compare(
         _resolve(config_path, overrides, workers=workers, torch_device=device, **_plugin(plugin)),
         _existing(overwrite, resume),
     )
+    _tell_idle(config, compared=True)
     folder = out or new_folder("compare")
     from spfl.data.sources import load_dataset
     from spfl.runs import comparison
@@ -288,13 +290,16 @@ def schema() -> None:
 
 
 def _resolve(path: Path | None, overrides: list[str] | None, **given: int | str | None) -> Config:
-    from spfl.config.effects import told_idle
     from spfl.config.files import load_config
 
-    config = load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
-    for line in told_idle(config):
+    return load_config(path, [*(overrides or []), *(f"{k}={v}" for k, v in given.items() if v is not None)])
+
+
+def _tell_idle(config: Config, *, compared: bool = False) -> None:
+    from spfl.config.effects import told_idle
+
+    for line in told_idle(config, compared=compared):
         typer.echo(f"warning: {line}", err=True)
-    return config
 
 
 def _plugin(path: str | None) -> dict[str, str | None]:

@@ -12,18 +12,22 @@ from typing import Any
 
 from spfl.config.data import READING
 from spfl.config.files import dotted
-from spfl.config.names import EMBEDDED_NAMES, MODELS
+from spfl.config.names import ANALOGUE, EMBEDDED_NAMES, MODELS
 from spfl.config.schema import Config
 from spfl.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Overridden:
-    """Keys without effect on what is learned, when `holds`, and the reason in words."""
+    """Keys without effect on what is learned, when `holds`, and the reason in words.
+
+    by_scheme: whether it is so for the scheme that the configuration names, and may not be for others in a comparison.
+    """
 
     keys: tuple[str, ...]
     holds: Callable[[Config], bool]
     reason: str
+    by_scheme: bool = False
 
 
 def _scaled(config: Config) -> bool:
@@ -56,6 +60,12 @@ OVERRIDDEN = (
         ("channel.round_s",),
         lambda c: c.channel.doppler_hz is None and c.channel.movement == "none",
         "it needs channel.doppler_hz or movement",
+    ),
+    Overridden(
+        ("channel.phase_error_rad",),
+        lambda c: c.scheme.name not in ANALOGUE and c.plugin.path is None,
+        f"it needs scheme.name = {' or '.join(ANALOGUE)}",
+        by_scheme=True,
     ),
     Overridden(("channel.bler_curves",), lambda c: c.channel.link != "bler", "it needs channel.link = bler"),
     Overridden(
@@ -105,15 +115,16 @@ OVERRIDDEN = (
 )
 
 
-def without_effect(config: Config) -> dict[str, str]:
-    """Every key that the configuration makes idle, whatever its value, and why."""
-    return {key: rule.reason for rule in OVERRIDDEN if rule.holds(config) for key in rule.keys}
+def without_effect(config: Config, *, compared: bool = False) -> dict[str, str]:
+    """Every key that the configuration makes idle, whatever its value, and why; `compared`: in several schemes."""
+    rules = (rule for rule in OVERRIDDEN if not (compared and rule.by_scheme))
+    return {key: rule.reason for rule in rules if rule.holds(config) for key in rule.keys}
 
 
-def told_idle(config: Config) -> list[str]:
-    """A line for every key that was moved from its default and changes nothing."""
+def told_idle(config: Config, *, compared: bool = False) -> list[str]:
+    """A line for every key that was moved from its default and changes nothing; `compared`: in several schemes."""
     now, default = dotted(config.model_dump()), _defaults()
-    idle = without_effect(config).items()
+    idle = without_effect(config, compared=compared).items()
     return [f"{key} has no effect on what is learned: {reason}" for key, reason in idle if now[key] != default[key]]
 
 

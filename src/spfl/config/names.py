@@ -8,6 +8,7 @@ WeightsName = Literal["unbiased", "normalized", "mmse", "plain"]
 CompensationName = Literal["global", "last", "layer", "constant", "ema", "scaled_ema", "zero"]
 AggregationName = Literal["mean", "trimmed_mean", "median", "sign_majority"]
 COMPARED = ("error_free", "single_packet", "sp_fl", "sp_fl_plus")  # schemes, where none are named
+ANALOGUE = ("over_the_air", "analog_mean")  # schemes whose devices send at once, for the air to add up
 EMBEDDED_NAMES = ("digits", "breast_cancer", "wine", "diabetes", "sentences")
 MODELS = ("softmax", "mlp", "small_cnn", "resnet18", "lstm", "transformer")
 TaskName = Literal["classification", "multi_label", "regression", "next_token"]

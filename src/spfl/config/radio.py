@@ -112,6 +112,13 @@ class ChannelConfig(Section):
     csi_error_db: float = Field(
         0.0, ge=0, le=100, description="Standard deviation in dB of the error of the mean gains that the server knows."
     )
+    phase_error_rad: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Standard deviation in rad of the phase error that is left of a device when it has inverted its "
+        "channel, new in each round (analogue schemes).",
+    )
     side_information: SideInformation = Field(
         "in_packet",
         description="How norms, scales and other floats of a device travel: within its first packet, paid for and lost "

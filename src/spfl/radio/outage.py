@@ -49,6 +49,8 @@ class Link:
             all the same.
         multiplex: `orthogonal`: each packet in bandwidth of its own. `superposed`: both in all of the device's at
             once, the signs decoded first and then cancelled; `rho` then means nothing.
+        phase_error_rad: Standard deviation of the phase at which a device's inverted channel arrives, in rad; of
+            analogue uplinks only.
 
     Raises:
         ValueError: A value is outside its range, or a shape does not broadcast.
@@ -67,6 +69,7 @@ class Link:
     gap_slope: float = 0.0
     law: Law | None = None
     multiplex: Multiplex = "orthogonal"
+    phase_error_rad: float = 0.0
 
     def __post_init__(self) -> None:
         shape = np.shape(self.gain)
@@ -82,6 +85,7 @@ class Link:
             raise ValueError(f"rho must lie in [0, 1], got {self.rho}")
         least_gap = 1.0 if self.law is None else 0.0  # with a law, the gap is of the allocator's approximation
         least = {"bandwidth_hz": 0.0, "noise_w_per_hz": 0.0, "snr_gap": least_gap, "gap_slope": 0.0}
+        least["phase_error_rad"] = 0.0
         for name, bound in least.items():
             value, open_ = getattr(self, name), name in ("bandwidth_hz", "noise_w_per_hz")
             if not (math.isfinite(value) and (value > bound if open_ else value >= bound)):

@@ -7,7 +7,8 @@ its own power. The server learns the sum of the signs plus noise, and no packet.
 
 Ours, because the link here is quasi-static and the mean gains differ: the power P is a limit in every round, as it is
 for the other schemes, not a mean over fades; each sign is repeated as often as the bandwidth and time of all devices
-together allow; and the common receive power is chosen by the mean gains (`receive_power`). Linear gains, watt.
+together allow; and the common receive power is chosen by the mean gains (`receive_power`). A device may know its phase
+badly: its symbols then arrive turned by an angle that stays for the round (`turned`). Linear gains, watt.
 """
 
 from __future__ import annotations
@@ -62,11 +63,25 @@ def receive_power(link: Link, active: NDArray[np.bool_]) -> float:
     return float(powers[np.argmax(received**2 / (received + noise))])
 
 
+def turned(values: NDArray[np.float32], angle_rad: float) -> NDArray[np.float32]:
+    """Real values (dim,), two a complex symbol, as they arrive when the carrier is off by an angle.
+
+    The values at even places are the real part, those at odd places the imaginary part; a phase error mixes the two.
+    """
+    cos, sin = np.float32(math.cos(angle_rad)), np.float32(math.sin(angle_rad))
+    out = values * cos
+    pairs = len(values) - len(values) % 2
+    real, imaginary = values[0:pairs:2], values[1:pairs:2]
+    out[0:pairs:2] -= imaginary * sin
+    out[1:pairs:2] += real * sin
+    return out
+
+
 def superpose(
-    signs: Iterable[NDArray[np.float32]], dim: int, variance: float, rng: np.random.Generator
+    values: Iterable[NDArray[np.float32]], dim: int, variance: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Sum of the signs (dim,) of the devices taking part, with noise, in votes."""
+    """Sum of the signs or values (dim,) of the devices taking part, with noise, in votes."""
     votes = np.zeros(dim, np.float32)
-    for vector in signs:
+    for vector in values:
         votes += vector
     return votes + np.float32(math.sqrt(variance)) * rng.standard_normal(dim, np.float32)

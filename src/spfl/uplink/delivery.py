@@ -84,6 +84,9 @@ def _superpose(
         gradients = [weight * gradient for weight, gradient in zip(weights, gradients, strict=True)]
     else:
         gradients = [signs_of(gradient) for gradient in gradients]
+    if link.phase_error_rad:
+        angles = rng.normal(0.0, link.phase_error_rad, len(uploads))[sent]
+        gradients = [over_the_air.turned(*pair) for pair in zip(gradients, angles, strict=True)]
     return Outcome(sent, sent, over_the_air.superpose(gradients, int(link.sign_bits.max()), variance, rng))
 
 

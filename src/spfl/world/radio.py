@@ -245,6 +245,7 @@ class Radio:
             gap_slope=self.gap[1],
             law=law,
             multiplex=channel.multiplex,
+            phase_error_rad=channel.phase_error_rad,
         )
 
     def granted(self, link: Link, allocation: AllocationResult) -> Link:
