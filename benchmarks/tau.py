@@ -97,13 +97,14 @@ def sentence(measured: dict[str, Any]) -> str:
     values = [stage["about the mean"] for stage in measured.values()]
     apart = [stage["unexplained"] for stage in measured.values()]
     gains = [stage["knowing"] for stage in measured.values()]
+    most = {name: 100 * max(gain[name] for gain in gains) for name in gains[0]}
     return (
         f"Measured (training without loss, the mean over 20 devices): {rounds}; "
         f"{min(v['least'] for v in values):.1f} to {max(v['largest'] for v in values):.1f} over devices. "
         f"What no combination of the other devices' gradients explains is less, "
         f"{min(v['mean'] for v in apart):.2f} to {max(v['mean'] for v in apart):.2f}. "
-        f"An allocation that knew each device's own would gain {100 * max(g['about the mean'] for g in gains):.1f} % of "
-        f"the objective by it at most, or {100 * max(g['unexplained'] for g in gains):.1f} % by what is not explained.\n"
+        f"An allocation that knew each device's own would gain {most['about the mean']:.1f} % of the objective by it at "
+        f"most, or {most['unexplained']:.1f} % by what is not explained.\n"
     )
 
 
