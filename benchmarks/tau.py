@@ -103,8 +103,8 @@ def sentence(measured: dict[str, Any]) -> str:
         f"{min(v['least'] for v in values):.1f} to {max(v['largest'] for v in values):.1f} over devices. "
         f"What no combination of the other devices' gradients explains is less, "
         f"{min(v['mean'] for v in apart):.2f} to {max(v['mean'] for v in apart):.2f}. "
-        f"An allocation that knew each device's own would gain {most['about the mean']:.1f} % of the objective by it at "
-        f"most, or {most['unexplained']:.1f} % by what is not explained.\n"
+        f"An allocation that knew each device's own would gain {most['about the mean']:.1f} % of the objective by "
+        f"it at most, or {most['unexplained']:.1f} % by what is not explained.\n"
     )
 
 
