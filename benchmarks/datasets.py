@@ -1,0 +1,96 @@
+"""The studies of digits and Fashion-MNIST by tiers of knowledge, as tables for their pages.
+
+python benchmarks/tiers.py add runs/digits2     # the finished points of a sweep into docs/results/headline/points.json
+python benchmarks/tiers.py add runs/fashion2
+python benchmarks/datasets.py                   # docs/results/digits/tiers.txt, fashion_mnist/tiers.txt from that file
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from tiers import AIR, FADE, PACKET, POINTS, Point, gains, grouped, paired, rows
+
+LADDER = "sp_fl_plus (labels)"
+TIERS = {
+    PACKET: "Mean gains, everything in packets",
+    FADE: "The fade of the round is known",
+    AIR: "Amplitude and phase aligned over the air, beside the digital scheme that knows the fade",
+}
+SYMBOLS, SNR, DEVICES = "channel.symbols_per_parameter", "channel.median_snr_db", "data.devices"
+
+
+class Setting(NamedTuple):
+    """Where a point of the digits lies: the starved point, but for one thing."""
+
+    snr_db: float = -3.0
+    symbols: float = 2.0
+    devices: int = 20
+
+    def __str__(self) -> str:
+        starved = Setting()
+        if self.snr_db != starved.snr_db:
+            return f"{self.snr_db:g} dB"
+        if self.symbols != starved.symbols:
+            return f"{self.symbols:g} {'symbol' if self.symbols == 1 else 'symbols'} a parameter"
+        return f"{self.devices} devices" if self.devices != starved.devices else "the starved point"
+
+
+def of_tier(points: list[Point], tier: tuple[str, str]) -> dict[str, dict[int, Point]]:
+    """The schemes of a tier; beside the air, our digital scheme that knows the fade."""
+    groups = grouped(points, tier)
+    return {LADDER: grouped(points, FADE)[LADDER]} | groups if tier == AIR and groups else groups
+
+
+def mean(seeds: dict[int, Point]) -> float:
+    return 100 * statistics.fmean(point["accuracy_last"] for point in seeds.values())
+
+
+def by_setting(points: list[Point]) -> str:
+    """A table a tier: a row a setting, ours in percent and its lead over each rival, with the seeds that it won."""
+    found: dict[Setting, list[Point]] = {}
+    for point in points:
+        at = point["settings"]
+        found.setdefault(Setting(at[SNR], at[SYMBOLS], at[DEVICES]), []).append(point)
+    ordered = sorted(found, key=lambda s: (s.devices != 20, s.symbols != 2, s.snr_db != -3, s))
+    lines = []
+    for tier, words in TIERS.items():
+        rivals = sorted({name for setting in ordered for name in of_tier(found[setting], tier)} - {LADDER})
+        lines += [f"**{words}.**", "", f"| | `{LADDER}` | " + " | ".join(f"`{name}`" for name in rivals) + " |"]
+        lines += ["|---|---:|" + "---:|" * len(rivals)]
+        for setting in ordered:
+            groups = of_tier(found[setting], tier)
+            leads = {name: gains(groups[LADDER], groups[name]) for name in rivals}
+            told = [
+                f"{statistics.fmean(lead):+.1f} ({sum(x > 0 for x in lead)}/{len(lead)})" for lead in leads.values()
+            ]
+            lines.append(f"| {setting} | {mean(groups[LADDER]):.1f} % | {' | '.join(told)} |")
+        lines.append("")
+    free = {setting: [p for p in found[setting] if p["scheme"] == "error_free"] for setting in ordered}
+    told = [f"{mean(dict(enumerate(of))):.1f} % ({s})" for s, of in free.items() if of]
+    return "\n".join([*lines, f"Without any loss: {', '.join(told)}."]) + "\n"
+
+
+def at_one_point(points: list[Point]) -> str:
+    """A table a tier: means with intervals, and paired differences."""
+    lines = []
+    for tier, words in TIERS.items():
+        groups = of_tier(points, tier)
+        lines += [f"**{words}.**", "", *rows(groups), "", *paired(groups), ""]
+    free = [p for p in points if p["scheme"] == "error_free"]
+    return "\n".join([*lines, f"Without any loss: {mean(dict(enumerate(free))):.1f} % (n = {len(free)})."]) + "\n"
+
+
+def main() -> None:
+    every: list[Point] = json.loads(POINTS.read_text())
+    for study, folder, told in (("digits2", "digits", by_setting), ("fashion2", "fashion_mnist", at_one_point)):
+        if points := [p for p in every if p["study"] == study]:
+            (Path("docs/results") / folder / "tiers.txt").write_text(told(points))
+            print(told(points))
+
+
+if __name__ == "__main__":
+    main()
