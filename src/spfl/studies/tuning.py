@@ -38,7 +38,8 @@ class Tuned:
     @property
     def at_edge(self) -> bool:
         """Whether the best rate is the smallest or largest tried: the grid should then be extended."""
-        return len(self.scores) > 1 and self.best in (min(self.scores), max(self.scores))
+        tried = self.scores.keys() | self.refused.keys()  # beyond one that did not train there is nothing to find
+        return len(self.scores) > 1 and self.best in (min(tried), max(tried))
 
 
 def check_tunable(configs: Sequence[Config], swept: Iterable[str]) -> None:
