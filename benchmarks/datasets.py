@@ -1,8 +1,9 @@
-"""The studies of digits and Fashion-MNIST by tiers of knowledge, as tables for their pages.
+"""The studies of digits, Fashion-MNIST and a larger network by tiers of knowledge, as tables for their pages.
 
 python benchmarks/tiers.py add runs/digits2     # the finished points of a sweep into docs/results/headline/points.json
 python benchmarks/tiers.py add runs/fashion2
-python benchmarks/datasets.py                   # docs/results/digits/tiers.txt, fashion_mnist/tiers.txt from that file
+python benchmarks/tiers.py add runs/resnet2
+python benchmarks/datasets.py    # docs/results/{digits/tiers,fashion_mnist/tiers,headline/resnet}.txt from that file
 """
 
 from __future__ import annotations
@@ -84,13 +85,35 @@ def at_one_point(points: list[Point]) -> str:
     return "\n".join([*lines, f"Without any loss: {mean(dict(enumerate(free))):.1f} % (n = {len(free)})."]) + "\n"
 
 
+def few(points: list[Point]) -> str:
+    """One table of all tiers, for a study of few runs."""
+    lines = ["| known of the channel | scheme | accuracy (%) | n | received of 20 |", "|---|---|---:|---:|---:|"]
+    free = {"error_free": {p["seed"]: p for p in points if p["scheme"] == "error_free"}}
+    for words, groups in (
+        ("nothing is lost", free),
+        *((words, grouped(points, tier)) for tier, words in TIERS.items()),
+    ):
+        for name, seeds in groups.items():
+            received = statistics.fmean(p["signs_received_per_round"] for p in seeds.values())
+            told = words[0].lower() + words[1:]
+            lines.append(f"| {told} | `{name}` | {mean(seeds):.1f} | {len(seeds)} | {received:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "digits2": ("digits/tiers.txt", by_setting),
+    "fashion2": ("fashion_mnist/tiers.txt", at_one_point),
+    "resnet2": ("headline/resnet.txt", few),
+}
+
+
 def main() -> None:
     every: list[Point] = json.loads(POINTS.read_text())
-    for point in every:  # both studies set it for all their points, so that these do not tell it
+    for point in every:  # these studies set it for all their points, so that these do not tell it
         point["settings"].setdefault("channel.side_information", "in_packet")
-    for study, folder, told in (("digits2", "digits", by_setting), ("fashion2", "fashion_mnist", at_one_point)):
+    for study, (place, told) in PAGES.items():
         if points := [p for p in every if p["study"] == study]:
-            (Path("docs/results") / folder / "tiers.txt").write_text(told(points))
+            (Path("docs/results") / place).write_text(told(points))
             print(told(points))
 
 
