@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator
-from typing import Any
 
 from matplotlib.figure import Figure
-from tiers import FOLDER, POINTS
+from tiers import FOLDER, POINTS, Point, gains, mean_accuracy
 
 STUDY, AIR, DIGITAL = "air2", "analog_mean", "sp_fl_plus"
 SNR, PHASE, DEVICES = "channel.median_snr_db", "channel.phase_error_rad", "data.devices"
@@ -22,10 +21,10 @@ WHATS = {
     SNR: "median SNR on an equal share (dB)",
     DEVICES: "devices in the same band and time",
 }
-Seeds = dict[int, dict[str, Any]]
+Seeds = dict[int, Point]
 
 
-def along(points: list[dict[str, Any]], key: str, scheme: str) -> dict[float, Seeds]:
+def along(points: list[Point], key: str, scheme: str) -> dict[float, Seeds]:
     """The points of a scheme in which only `key` moves, by its value, then by seed."""
     found: dict[float, Seeds] = {}
     for point in points:
@@ -37,37 +36,31 @@ def along(points: list[dict[str, Any]], key: str, scheme: str) -> dict[float, Se
     return dict(sorted(found.items()))
 
 
-def reached(seeds: Seeds) -> list[float]:
-    return [100 * point["accuracy_last"] for _, point in sorted(seeds.items())]
-
-
-def rows(points: list[dict[str, Any]]) -> Iterator[str]:
+def rows(points: list[Point]) -> Iterator[str]:
     yield f"| what is moved | value | `{AIR}` (%) | `{DIGITAL}` (%) | digital less air, each seed | energy (mJ), both |"
     yield "|---|---:|---:|---:|---|---:|"
     for key, what in WHATS.items():
         air, digital = along(points, key, AIR), along(points, key, DIGITAL)
         for value, seeds in air.items():
             theirs = digital.get(value) or (digital[BASE[key]] if key == PHASE else {})
-            mean = f"{statistics.fmean(reached(theirs)):.1f}" if theirs else ""
-            common = sorted(seeds.keys() & theirs.keys())
-            leads = ", ".join(f"{100 * (theirs[s]['accuracy_last'] - seeds[s]['accuracy_last']):+.1f}" for s in common)
+            mean = f"{mean_accuracy(theirs):.1f}" if theirs else ""
+            leads = ", ".join(f"{lead:+.1f}" for lead in gains(theirs, seeds))
             energy = [
                 1e3 * statistics.fmean(p["joules_per_round"] for p in of.values()) for of in (seeds, theirs) if of
             ]
             told = " and ".join(f"{mj:.1f}" for mj in energy)
-            yield f"| {what} | {value:g} | {statistics.fmean(reached(seeds)):.1f} | {mean} | {leads} | {told} |"
+            yield f"| {what} | {value:g} | {mean_accuracy(seeds):.1f} | {mean} | {leads} | {told} |"
 
 
-def picture(points: list[dict[str, Any]]) -> Figure:
+def picture(points: list[Point]) -> Figure:
     figure = Figure(figsize=(7.16, 2.5), layout="constrained")
     for axes, (key, what) in zip(figure.subplots(1, len(WHATS), sharey=True), WHATS.items(), strict=True):
-        for scheme, style in ((AIR, "o--"), (DIGITAL, "s-")):
-            found = along(points, key, scheme)
+        for scheme, style in ((AIR, "C0o--"), (DIGITAL, "C1s-")):
+            means = {value: mean_accuracy(seeds) for value, seeds in along(points, key, scheme).items()}
             if key == PHASE and scheme == DIGITAL:  # which has no phases to be off
-                axes.axhline(statistics.fmean(reached(found[0.0])), color="C1", label=scheme)
-                continue
-            means = [statistics.fmean(reached(seeds)) for seeds in found.values()]
-            axes.plot(list(found), means, style, color="C0" if scheme == AIR else "C1", label=scheme)
+                axes.axhline(means[0.0], color="C1", label=scheme)
+            else:
+                axes.plot(list(means), list(means.values()), style, label=scheme)
         axes.set_xlabel(what, fontsize=8)
         axes.tick_params(labelsize=8)
     figure.axes[0].set_ylabel("test accuracy (%)", fontsize=8)

@@ -13,9 +13,22 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from tiers import AIR, FADE, PACKET, POINTS, Point, gains, grouped, paired, rows
+from tiers import (
+    AIR,
+    FADE,
+    LADDER,
+    PACKET,
+    POINTS,
+    Point,
+    gains,
+    grouped,
+    mean_accuracy,
+    of_tier,
+    paired,
+    rows,
+    without_loss,
+)  # fmt: skip
 
-LADDER = "sp_fl_plus (labels)"
 TIERS = {
     PACKET: "Mean gains, everything in packets",
     FADE: "The fade of the round is known",
@@ -40,16 +53,6 @@ class Setting(NamedTuple):
         return f"{self.devices} devices" if self.devices != starved.devices else "the starved point"
 
 
-def of_tier(points: list[Point], tier: tuple[str, str]) -> dict[str, dict[int, Point]]:
-    """The schemes of a tier; beside the air, our digital scheme that knows the fade."""
-    groups = grouped(points, tier)
-    return {LADDER: grouped(points, FADE)[LADDER]} | groups if tier == AIR and groups else groups
-
-
-def mean(seeds: dict[int, Point]) -> float:
-    return 100 * statistics.fmean(point["accuracy_last"] for point in seeds.values())
-
-
 def by_setting(points: list[Point]) -> str:
     """A table a tier: a row a setting, ours in percent and its lead over each rival, with the seeds that it won."""
     found: dict[Setting, list[Point]] = {}
@@ -68,10 +71,10 @@ def by_setting(points: list[Point]) -> str:
             told = [
                 f"{statistics.fmean(lead):+.1f} ({sum(x > 0 for x in lead)}/{len(lead)})" for lead in leads.values()
             ]
-            lines.append(f"| {setting} | {mean(groups[LADDER]):.1f} % | {' | '.join(told)} |")
+            lines.append(f"| {setting} | {mean_accuracy(groups[LADDER]):.1f} % | {' | '.join(told)} |")
         lines.append("")
-    free = {setting: [p for p in found[setting] if p["scheme"] == "error_free"] for setting in ordered}
-    told = [f"{mean(dict(enumerate(of))):.1f} % ({s})" for s, of in free.items() if of]
+    free = {setting: without_loss(found[setting]) for setting in ordered}
+    told = [f"{mean_accuracy(seeds):.1f} % ({setting})" for setting, seeds in free.items() if seeds]
     return "\n".join([*lines, f"Without any loss: {', '.join(told)}."]) + "\n"
 
 
@@ -81,22 +84,19 @@ def at_one_point(points: list[Point]) -> str:
     for tier, words in TIERS.items():
         groups = of_tier(points, tier)
         lines += [f"**{words}.**", "", *rows(groups), "", *paired(groups), ""]
-    free = [p for p in points if p["scheme"] == "error_free"]
-    return "\n".join([*lines, f"Without any loss: {mean(dict(enumerate(free))):.1f} % (n = {len(free)})."]) + "\n"
+    free = without_loss(points)
+    return "\n".join([*lines, f"Without any loss: {mean_accuracy(free):.1f} % (n = {len(free)})."]) + "\n"
 
 
 def few(points: list[Point]) -> str:
     """One table of all tiers, for a study of few runs."""
     lines = ["| known of the channel | scheme | accuracy (%) | n | received of 20 |", "|---|---|---:|---:|---:|"]
-    free = {"error_free": {p["seed"]: p for p in points if p["scheme"] == "error_free"}}
-    for words, groups in (
-        ("nothing is lost", free),
-        *((words, grouped(points, tier)) for tier, words in TIERS.items()),
-    ):
+    known = {"nothing is lost": {"error_free": without_loss(points)}}
+    known |= {words[0].lower() + words[1:]: grouped(points, tier) for tier, words in TIERS.items()}
+    for words, groups in known.items():
         for name, seeds in groups.items():
             received = statistics.fmean(p["signs_received_per_round"] for p in seeds.values())
-            told = words[0].lower() + words[1:]
-            lines.append(f"| {told} | `{name}` | {mean(seeds):.1f} | {len(seeds)} | {received:.1f} |")
+            lines.append(f"| {words} | `{name}` | {mean_accuracy(seeds):.1f} | {len(seeds)} | {received:.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -109,10 +109,11 @@ PAGES = {
 
 def main() -> None:
     every: list[Point] = json.loads(POINTS.read_text())
-    for point in every:  # these studies set it for all their points, so that these do not tell it
-        point["settings"].setdefault("channel.side_information", "in_packet")
     for study, (place, told) in PAGES.items():
-        if points := [p for p in every if p["study"] == study]:
+        points = [p for p in every if p["study"] == study]
+        for point in points:  # these studies set it for all their points, so that these do not tell it
+            point["settings"].setdefault("channel.side_information", "in_packet")
+        if points:
             (Path("docs/results") / place).write_text(told(points))
             print(told(points))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from tiers import FADE, FOLDER, PACKET, POINTS, gains, grouped
+from tiers import FADE, FOLDER, LADDER, PACKET, POINTS, Point, gains, grouped, mean_accuracy
 
 # of two runs of a cell, scheme and seed the first is taken; in grid2, the first pass, accuracy is of the last round
 STUDIES = ("grid5", "again2", "headline2", "tight2", "mild2", "grid2")
@@ -20,10 +20,8 @@ RIVALS = {
     PACKET: ("drive", "drive_calibrated (labels)", "eden_adaptive"),
     FADE: ("eden_adaptive", "eden_calibrated (labels)", "schedule_capacity"),
 }
-LADDER = "sp_fl_plus (labels)"
 SPLITS, SNRS, SYMBOLS = ("0.1", "0.3", "IID"), (-3.0, 3.0, 9.0), (1.0, 2.0, 4.0)
 TIE = 0.5  # points: behind by more is a loss
-Point = dict[str, Any]
 
 
 class Cell(NamedTuple):
@@ -70,9 +68,7 @@ def cell_of(point: Point) -> Cell:
 def leads() -> dict[tuple[str, str], dict[Cell, Leads]]:
     """By tier and cell, of all studies that have points there."""
     every: list[Point] = json.loads(POINTS.read_text())
-    ordered = [
-        p for study in reversed(STUDIES) for p in every if p["study"] == study
-    ]  # later ones replace earlier ones
+    ordered = [p for study in reversed(STUDIES) for p in every if p["study"] == study]  # a later one takes its place
     cells = [Cell(split, snr, symbols) for split in SPLITS for snr in SNRS for symbols in SYMBOLS]
     found: dict[tuple[str, str], dict[Cell, Leads]] = {tier: {} for tier in TIERS}
     for cell in cells:
@@ -80,8 +76,8 @@ def leads() -> dict[tuple[str, str], dict[Cell, Leads]]:
         for tier, rivals in RIVALS.items():
             groups = grouped(here, tier)
             ours = groups[LADDER]
-            mean = 100 * statistics.fmean(p["accuracy_last"] for p in ours.values())
-            found[tier][cell] = Leads(mean, {name.split(" ")[0]: gains(ours, groups[name]) for name in rivals})
+            over = {name.split(" ")[0]: gains(ours, groups[name]) for name in rivals}
+            found[tier][cell] = Leads(mean_accuracy(ours), over)
     return found
 
 
@@ -134,12 +130,11 @@ def picture(found: dict[tuple[str, str], dict[Cell, Leads]]) -> Figure:
     panels = figure.subplots(len(TIERS), len(SPLITS), sharex=True, sharey=True)
     for row, (tier, words) in zip(panels, TIERS.items(), strict=True):
         for axes, split in zip(row, SPLITS, strict=True):
-            field = [[_least(found[tier].get(Cell(split, snr, symbols))) for symbols in SYMBOLS] for snr in SNRS]
+            field = [[found[tier][Cell(split, snr, symbols)].least[0] for symbols in SYMBOLS] for snr in SNRS]
             image = axes.imshow(field, cmap="RdBu", vmin=-8, vmax=8, origin="lower", aspect="auto")
             for i, values in enumerate(field):
                 for j, value in enumerate(values):
-                    told = f"{value:+.1f}" if value == value else ""
-                    axes.text(j, i, told, ha="center", va="center", fontsize=8, color="black")
+                    axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8, color="black")
             axes.set_title("IID" if split == "IID" else f"Dirichlet {split}", fontsize=8)
             axes.set_xticks(range(3), [f"{s:g}" for s in SYMBOLS])
             axes.set_yticks(range(3), [f"{s:g}" for s in SNRS])
@@ -151,10 +146,6 @@ def picture(found: dict[tuple[str, str], dict[Cell, Leads]]) -> Figure:
     bar.set_label("lead over the best rival (points)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return figure
-
-
-def _least(at: Leads | None) -> float:
-    return float("nan") if at is None else at.least[0]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp
 
+from spfl.config.names import ANALOGUE
 from spfl.figures.drawing import half_width
 
 FOLDER = Path("docs/results/headline")
@@ -32,6 +33,7 @@ KEPT = (
     "joules_per_round",
 )
 OURS = ("sp_fl_plus",)
+LADDER = "sp_fl_plus (labels)"  # as a table calls ours with label shares
 STUDIES = {
     "headline2": "-3 dB, two symbols a parameter, Dirichlet 0.3, full resolution, on a GPU",
     "tight2": "-3 dB, one symbol a parameter, Dirichlet 0.1, full resolution, on a GPU",
@@ -40,7 +42,6 @@ STUDIES = {
     "starved2": "images of 16 x 16, on a CPU",
 }
 PACKET, FADE, AIR = ("in_packet", "mean"), ("in_packet", "instantaneous"), ("air", "phase")
-ANALOG = ("analog_mean", "over_the_air")
 CLOSEST = 3  # rivals that the sentence names
 TIERS = {
     PACKET: "0. Mean gains; all side information in packets",
@@ -52,8 +53,8 @@ STAIRS = (  # what is added, and the scheme that has it: tier, label
     ("the conventional packet", PACKET, "single_packet"),
     ("one rotated bit a value instead (DRIVE)", PACKET, "drive"),
     ("weights calibrated by label shares", PACKET, "drive_calibrated (labels)"),
-    ("a ladder of bits, and an allocation that knows participation", PACKET, "sp_fl_plus (labels)"),
-    ("the fade of the round is known", FADE, "sp_fl_plus (labels)"),
+    ("a ladder of bits, and an allocation that knows participation", PACKET, LADDER),
+    ("the fade of the round is known", FADE, LADDER),
 )
 Point = dict[str, Any]
 
@@ -84,7 +85,7 @@ def save(path: Path, points: Sequence[Point]) -> None:
 
 def tier_of(point: Point) -> tuple[str, str]:
     settings = point["settings"]
-    if point["scheme"] in ANALOG:
+    if point["scheme"] in ANALOGUE:
         return AIR
     side = settings.get("channel.side_information") or "reliable"
     return side, settings.get("channel.device_csi") or "mean"
@@ -101,27 +102,21 @@ def table(study: str) -> str:
     lines = [f"# CIFAR-10, {STUDIES[study]}", ""]
     lines += [f"Made by `python benchmarks/tiers.py table` from points.json ({len(points)} points of {study}).", ""]
     for tier, title in TIERS.items():
-        groups = grouped(points, tier)
-        if tier == AIR and groups:
-            groups = {
-                name: seeds for name, seeds in grouped(points, FADE).items() if name.split(" ")[0] in OURS
-            } | groups
-        if groups:
+        if groups := of_tier(points, tier):
             lines += [f"## Tier {title}", "", *rows(groups), "", *paired(groups), ""]
-    free = [100 * p["accuracy_last"] for p in points if p["scheme"] == "error_free"]
-    if free:
-        lines += [f"Without any loss (`error_free`): {statistics.fmean(free):.1f} % (n = {len(free)})."]
+    if free := without_loss(points):
+        lines += [f"Without any loss (`error_free`): {mean_accuracy(free):.1f} % (n = {len(free)})."]
     return "\n".join(lines).strip() + "\n"
 
 
 def at_full_resolution(study: str, where: str) -> str:
     """The closest schemes of the tiers at full resolution, in words."""
     points = [p for p in json.loads(POINTS.read_text()) if p["study"] == study]
-    free = statistics.fmean(100 * p["accuracy_last"] for p in points if p["scheme"] == "error_free")
+    free = mean_accuracy(without_loss(points))
     parts = [f"{where}, where training without any loss reaches {free:.1f} %:"]
     told = {FADE: "With links that adapt to the fade", PACKET: "With mean gains and everything in packets"}
     for tier, words in told.items():
-        ours = grouped(points, tier)["sp_fl_plus (labels)"]
+        ours = grouped(points, tier)[LADDER]
         rivals = {name: seeds for name, seeds in grouped(points, tier).items() if name.split(" ")[0] not in OURS}
         rivals |= {
             name: seeds for name, seeds in grouped(points, AIR).items() if tier == FADE and name == "analog_mean"
@@ -131,8 +126,7 @@ def at_full_resolution(study: str, where: str) -> str:
             f"{mean:+.1f} on `{name}` ({sum(g > 0 for g in gain)} of {len(gain)} seeds)"
             for mean, name, gain in found[:CLOSEST]
         )
-        reached = statistics.fmean(100 * p["accuracy_last"] for p in ours.values())
-        parts.append(f"{words} `sp_fl_plus` reaches {reached:.1f} % (n = {len(ours)}): {ahead}.")
+        parts.append(f"{words} `sp_fl_plus` reaches {mean_accuracy(ours):.1f} % (n = {len(ours)}): {ahead}.")
     return " ".join(parts) + "\n"
 
 
@@ -149,6 +143,24 @@ def grouped(points: Sequence[Point], tier: tuple[str, str]) -> dict[str, dict[in
         if tier_of(point) == tier and point["scheme"] != "error_free":
             groups.setdefault(label(point), {})[point["seed"]] = point
     return groups
+
+
+def of_tier(points: Sequence[Point], tier: tuple[str, str]) -> dict[str, dict[int, Point]]:
+    """What the table of a tier has, by name and seed: its schemes, and beside the air ours of tier 2."""
+    groups = grouped(points, tier)
+    if tier != AIR or not groups:
+        return groups
+    return {name: seeds for name, seeds in grouped(points, FADE).items() if name.split(" ")[0] in OURS} | groups
+
+
+def without_loss(points: Sequence[Point]) -> dict[int, Point]:
+    """Training without any loss, by seed."""
+    return {point["seed"]: point for point in points if point["scheme"] == "error_free"}
+
+
+def mean_accuracy(seeds: dict[int, Point]) -> float:
+    """In percent."""
+    return 100 * statistics.fmean(point["accuracy_last"] for point in seeds.values())
 
 
 def rows(groups: dict[str, dict[int, Point]]) -> list[str]:
@@ -177,16 +189,15 @@ def sentence(study: str) -> str:
 
     packet, side, fade, _ = TIERS
     n = len({p["seed"] for p in points})
-    ladder = "sp_fl_plus (labels)"
     return (
         f"CIFAR-10 at 16 x 16, -3 dB, two symbols a parameter, Dirichlet 0.3, {n} seeds, test accuracy; "
         f"{mean(('', ''), 'error_free'):.1f} % without any loss. "
-        f"With mean gains and everything in packets `sp_fl_plus` reaches {mean(packet, ladder):.1f} %, "
+        f"With mean gains and everything in packets `sp_fl_plus` reaches {mean(packet, LADDER):.1f} %, "
         f"DRIVE with the same calibrated weights {mean(packet, 'drive_calibrated (labels)'):.1f} %, "
         f"plain DRIVE {mean(packet, 'drive'):.1f} %, the conventional packet {mean(packet, 'single_packet'):.1f} %. "
         f"A side channel that always works adds next to nothing ({mean(side, 'sp_fl_plus'):.1f} %; `sp_fl_plus_1` has "
         f"{mean(side, 'sp_fl_plus_1'):.1f} %). Links that adapt to the fade of the round bring `sp_fl_plus` to "
-        f"{mean(fade, ladder):.1f} %, EDEN with the same links and plain weights to "
+        f"{mean(fade, LADDER):.1f} %, EDEN with the same links and plain weights to "
         f"{mean(fade, 'eden_adaptive'):.1f} %.\n"
     )
 

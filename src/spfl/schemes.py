@@ -317,7 +317,7 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-KEYS = (
+_KEYS = (
     "weights", "compensation", "shrink", "solver", "objective", "error_feedback", "bits_per_value", "tau", "auxiliary",
     "ridge",
 )  # fmt: skip
@@ -333,7 +333,7 @@ def resolve(config: SchemeConfig, own: Scheme | None = None) -> Scheme:
     """
     if own is None and config.name not in SCHEMES:
         raise ConfigError(f"unknown scheme '{config.name}'" + did_you_mean(config.name, SCHEMES))
-    given = {key: getattr(config, key) for key in KEYS if getattr(config, key) is not None}
+    given = {key: getattr(config, key) for key in _KEYS if getattr(config, key) is not None}
     if given.get("error_feedback"):
         given = {"weights": "plain"} | given
     if own is None or "density" in config.model_fields_set:

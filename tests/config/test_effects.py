@@ -9,10 +9,12 @@ import pytest
 from spfl import training
 from spfl.config.effects import OVERRIDDEN, check_swept, told_idle, without_effect
 from spfl.config.files import assign, dotted, load_config
+from spfl.config.names import ANALOGUE
 from spfl.config.schema import Config, build_config
 from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError
 from spfl.runs.metrics import metrics
+from spfl.schemes import SCHEMES
 
 SMALL = {
     "data.devices": 4, "training.rounds": 2, "model.name": "softmax", "training.eval_every": 1, "workers": 1,
@@ -100,6 +102,10 @@ def test_with_the_other_key_out_of_the_way_it_counts(key: str) -> None:
     before, after = configured(**SMALL), configured(**SMALL | {key: other})
     assert key not in without_effect(before)
     assert learned(before) != pytest.approx(learned(after), rel=1e-6)
+
+
+def test_the_analogue_schemes_are_those_of_the_table() -> None:
+    assert set(ANALOGUE) == {name for name, scheme in SCHEMES.items() if scheme.uplink == "analog"}
 
 
 def test_what_another_scheme_of_a_comparison_may_use_is_not_called_idle() -> None:

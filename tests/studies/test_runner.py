@@ -494,9 +494,8 @@ def test_a_rate_that_did_not_train_is_never_chosen():
     a, b = tune(rows)
     assert (a.best, a.refused) == (0.2, {0.1: lost["health"]["lost loss"]})
     assert rates_text([a, b]).splitlines()[1].endswith("0.2: 50.0 %; at the edge of the grid; 0.1 did not train")
-    a, _ = tune([row | lost if row in ROWS[2:4] else row for row in ROWS])  # beyond the best rate nothing trains
-    assert (a.best, a.at_edge) == (0.1, False)
-    a, b = tune(rows)
+    beyond, _ = tune([row | lost if row in ROWS[2:4] else row for row in ROWS])  # beyond the best rate nothing trains
+    assert (beyond.best, beyond.at_edge) == (0.1, False)
     *_, b = tune([row | lost if row["scheme"] == "b" else row for row in ROWS])
     assert b.best is None
     assert rates_text([a, b]).splitlines()[2].startswith("# b: no rate trained  # validation, n = 1; 0.1 did not")

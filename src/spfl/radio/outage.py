@@ -84,8 +84,8 @@ class Link:
         if (self.split > 1).any():
             raise ValueError(f"rho must lie in [0, 1], got {self.rho}")
         least_gap = 1.0 if self.law is None else 0.0  # with a law, the gap is of the allocator's approximation
-        least = {"bandwidth_hz": 0.0, "noise_w_per_hz": 0.0, "snr_gap": least_gap, "gap_slope": 0.0}
-        least["phase_error_rad"] = 0.0
+        least = {"bandwidth_hz": 0.0, "noise_w_per_hz": 0.0, "snr_gap": least_gap}
+        least |= {"gap_slope": 0.0, "phase_error_rad": 0.0}
         for name, bound in least.items():
             value, open_ = getattr(self, name), name in ("bandwidth_hz", "noise_w_per_hz")
             if not (math.isfinite(value) and (value > bound if open_ else value >= bound)):
