@@ -23,7 +23,7 @@ from spfl.runs import experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATA_DIR = os.environ.get("SPFL_DATA_DIR")
-SPFL = [sys.executable, "-c", "from spfl.cli.commands import main; main()"]
+SPFL = [sys.executable, "-m", "spfl"]
 QUICK = ["--set", "training.rounds=2", "--set", "data.devices=5", "--set", "model.name=softmax"]
 
 
@@ -447,3 +447,25 @@ def test_a_run_in_which_nobody_was_received_says_so(call, tmp_path, snr_db, sile
     assert call("report", "silence")[0] == 0
     page = (tmp_path / "silence" / "report.html").read_text(encoding="utf-8")
     assert ("nobody was received in 2 of 2 rounds" in page) == silent
+
+
+def test_a_process_ends_after_threads_and_exit_functions_and_is_not_taken_down():
+    code = """
+import atexit, sys, threading, time
+import spfl.cli.commands as commands
+from spfl.__main__ import run
+
+class Late:
+    def __del__(self):
+        print("taken down", flush=True)
+
+def main():
+    atexit.register(lambda: print("exit function"))
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    raise SystemExit(3)
+
+sys.late, commands.main = Late(), main
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "thread\nexit function\n", "")
