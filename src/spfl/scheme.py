@@ -37,6 +37,7 @@ CONFLICTS: tuple[tuple[str, object, str, tuple[object, ...]], ...] = (
     ("rule", "calibrated", "uplink", ("ideal", "analog")),  # which send no output bias as side information
     ("allocate_split", True, "uplink", ONE_PACKET),  # there is nothing to split
     ("uplink", "ladder", "rotated", (False,)),  # its planes are those of rotated blocks
+    ("peaks", True, "uplink", ("ideal", "split", "single", "sign", "sparse", "analog", "codec")),
     ("uplink", "codec", "codec", (None,)),  # which makes the packet
     ("combining", "incremental", "attempts", (1, *range(3, 99))),  # the law is that of two
     ("combining", "incremental", "uplink", ("ideal", "split", "sparse", "analog", "ladder", "codec")),
@@ -81,6 +82,7 @@ class Scheme:
         allocate_split: Whether the split of the bandwidth (rho) is optimised as well.
         share: Your own allocation in place of a solver: from (devices, link) to beta and alpha, each (device,).
         bits_per_value: Bits a value of a `ladder`, for every device; None lets the allocator choose for each.
+        peaks: Whether a `ladder` tells the largest values of small groups first (`spfl.packets.peaks`).
         tau: Part of a device's gradient that no other device can tell, relative to its squared norm (model.md, section
             11).
         noise_aware: Whether calibrated weights count how noisy what was received of a device is.
@@ -115,6 +117,7 @@ class Scheme:
     allocate_split: bool = False
     share: OwnShares | None = None
     bits_per_value: Annotated[float, Field(gt=0)] | None = None
+    peaks: bool = False
     tau: float = 1.0
     noise_aware: bool = False
     auxiliary: Auxiliary = "bias"

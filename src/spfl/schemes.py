@@ -318,8 +318,8 @@ SCHEMES: dict[str, Scheme] = {
 
 
 _KEYS = (
-    "weights", "compensation", "shrink", "solver", "objective", "error_feedback", "bits_per_value", "tau", "auxiliary",
-    "ridge",
+    "weights", "compensation", "shrink", "solver", "objective", "error_feedback", "bits_per_value", "peaks", "tau",
+    "auxiliary", "ridge",
 )  # fmt: skip
 
 

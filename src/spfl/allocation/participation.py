@@ -37,6 +37,7 @@ from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.machine import in_chunks
 from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
+from spfl.packets.peaks import grades, kept
 from spfl.packets.segments import WHOLE, Cut, segment_overhead
 from spfl.radio.outage import Link, outage_exponent
 
@@ -55,7 +56,7 @@ class Ladder:
 
     `tau` is the part of a device's gradient that nobody else can tell, relative to its squared norm. `fixed`: the only
     number of bits, where devices do not choose. `cut`: into which segments; each after the first has `repeated` bits of
-    the overhead again.
+    the overhead again. `group`: coordinates among which peaks are told; 1 for none.
     """
 
     dim: int
@@ -64,6 +65,7 @@ class Ladder:
     fixed: float | None = None
     cut: Cut = WHOLE
     repeated: float = 0.0
+    group: int = 1
 
     @property
     def rungs(self) -> Floats:
@@ -84,9 +86,21 @@ class Ladder:
         segments = self.segments(bits)
         return np.ones_like(segments) if self.cut.alone or self.cut.one_fade else segments
 
+    def noise(self, bits: ArrayLike) -> Floats:
+        """v(n): squared error of these bits of a vector, relative to its squared norm, any shape; inf for none."""
+        if self.group == 1:
+            return noise(bits, self.dim)
+        with np.errstate(divide="ignore"):
+            return np.asarray(1.0 / kept(bits, self.dim, self.group) - 1.0)
+
     def gain(self, bits: Floats) -> Floats:
         """1 / (1 + v(n) / tau): what a device that is received with these bits adds to the knowledge of the mean."""
-        return np.asarray(1.0 / (1.0 + noise(bits, self.dim) / self.tau))
+        return np.asarray(1.0 / (1.0 + self.noise(bits) / self.tau))
+
+    @property
+    def steps(self) -> Floats:
+        """Bits a value of the grades of `packets.peaks`, and the energy that they keep, (2, grade); (2, 0) for none."""
+        return np.array([(g.share, g.kept) for g in grades(self.group)]).T if self.group > 1 else np.empty((2, 0))
 
 
 def allocate_bits(
@@ -173,7 +187,7 @@ class BitTables:
         fade = np.full(link.size, -1.0) if self.fade is None else np.maximum(self.fade, 0.0)
         return Worth(
             ladder.rungs, ladder.gain(ladder.rungs), ladder.load(ladder.rungs), ladder.fades(ladder.rungs),
-            plane_noise(), float(ladder.dim), ladder.overhead, ladder.tau,
+            plane_noise(), ladder.steps, float(ladder.dim), ladder.overhead, ladder.tau,
             np.asarray(link.bandwidth_hz * link.tau_s), np.where(self.active, link.noise_to_signal, np.inf),
             float(link.gap_slope), fade,
         )  # fmt: skip

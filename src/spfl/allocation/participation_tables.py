@@ -33,7 +33,8 @@ class Worth(NamedTuple):
     """All that G_k depends on.
 
     `bits`, `gains`, `loads`, `fades` (rung,): n, g(n), bits on the link, and how many fades must all be survived.
-    `noise_at` (plane,): v after whole planes, for bits between rungs. `dim`, `overhead`, `tau`: of the ladder.
+    `noise_at` (plane,): v after whole planes, for bits between rungs. `steps` (2, grade): bits a value and the energy that
+    they keep, where peaks are told. `dim`, `overhead`, `tau`: of the ladder.
     `symbols`, `noise_to_signal`, `fade` (device,): B tau, Gamma B N_0 / (P zeta), and the power fade that the link
     adapts to, negative where only mean gains are known; a device that cannot send has infinite noise.
     """
@@ -43,6 +44,7 @@ class Worth(NamedTuple):
     loads: Floats
     fades: Floats
     noise_at: Floats
+    steps: Floats
     dim: float
     overhead: float
     tau: float
@@ -71,10 +73,22 @@ class Grid(NamedTuple):
 
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
+def _kept(share: float, steps: Floats) -> float:
+    """`packets.peaks.kept` at so many bits a value."""
+    for i in range(1, steps.shape[1]):
+        if share < steps[0, i]:
+            part = (share - steps[0, i - 1]) / (steps[0, i] - steps[0, i - 1])
+            return float(steps[1, i - 1] + part * (steps[1, i] - steps[1, i - 1]))
+    return float(steps[1, -1])
+
+
+@njit(cache=CACHE, nogil=True, error_model="numpy")
 def _gain(bits: float, of: Worth) -> float:
     """g(n) for any number of bits, at least one."""
     share = bits / of.dim
-    if share < 1.0:
+    if of.steps.size:
+        noise = 1.0 / _kept(share, of.steps) - 1.0
+    elif share < 1.0:
         noise = (1.0 + of.noise_at[0]) / share - 1.0
     else:
         plane = min(int(share), of.noise_at.size)

@@ -99,6 +99,11 @@ class SchemeConfig(Section):
         le=4,
         description="Bits of a value in a ladder of rotated bits, the same for every device; below 1 a sketch.",
     )
+    peaks: bool | None = Field(
+        None,
+        description="Whether a ladder tells where the largest values of small groups are before all signs, and before "
+        "magnitudes (packets/peaks.py).",
+    )
     tau: float | None = Field(
         None,
         gt=0,

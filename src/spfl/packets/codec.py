@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spfl.arrays import Vector
 from spfl.errors import ConfigError, PacketError
-from spfl.packets import ladder
+from spfl.packets import ladder, peaks
 from spfl.packets import quantiser as kernels
 from spfl.packets.container import (
     HEADER,
@@ -108,13 +108,16 @@ def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, d
 def encode_ladder(vector: Vector, planes: int, *, layout: Layout, round_: int, device: int) -> bytes:
     """A rotated vector (dim,) as all bits of its first planes, of which the radio sends as many as it is granted.
 
+    With `peaks.DIGITS` planes, as what `packets.peaks` makes a packet of any length from.
+
     Raises PacketError as `encode_signs` does.
     """
     values = _vector(vector, layout.size, "vector")
     if not np.isfinite(values).all():
         raise PacketError("gradient must be finite, got NaN or infinity")
     packet, _, codes = blank(Kind.LADDER, planes, 0, layout, round_, device)
-    codes[:] = ladder.encode(values, layout.sizes[0], planes)
+    block = layout.sizes[0]
+    codes[:] = peaks.encode(values, block) if planes == peaks.DIGITS else ladder.encode(values, block, planes)
     return seal(packet)
 
 
@@ -139,6 +142,8 @@ def encode_own(
 def decode_ladder(packet: bytes, deviation: Vector, bits: float, *, layout: Layout, round_: int, device: int) -> Vector:
     """The estimate from the first bits of a ladder, float32 (dim,). Raises PacketError as `decode_signs` does."""
     header, _, codes = open_packet(packet, Kind.LADDER, layout, round_, device)
+    if header.bits == peaks.DIGITS:
+        return peaks.decode(codes, deviation, layout.sizes[0], int(bits))
     return ladder.decode(codes, deviation, layout.sizes[0], min(int(bits), header.bits * layout.size))
 
 

@@ -118,14 +118,27 @@ def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
     return out
 
 
+def digits(vector: Vector, block: int, planes: int) -> Bytes:
+    """The digits of the first planes of a rotated vector (dim,), in its own order: not 0 for a one, (planes, dim)."""
+    blocks = vector.size // block
+    return np.asarray(_placed(vector, block, planes).reshape(planes, block, blocks).swapaxes(1, 2) != 0).reshape(
+        planes, -1
+    )
+
+
+def _placed(vector: Vector, block: int, planes: int) -> Bytes:
+    """The digits of each plane in the order of a packet, not 0 for a one, (planes, place)."""
+    codes, placed = np.empty(vector.size, np.uint8), np.empty((planes, vector.size), np.uint8)
+    kernels.write_codes(vector, _spreads(vector, block), codebook(planes).inner, codes)
+    placed[0] = codes >= kernels.SIGN
+    for plane in range(1, planes):
+        np.bitwise_and(codes, np.uint8(1 << (planes - 1 - plane)), out=placed[plane])
+    return placed
+
+
 def encode(vector: Vector, block: int, planes: int) -> Bytes:
     """All bits of the first planes of a rotated vector (dim,), uint8 (ceil(planes dim / 8),)."""
-    codes, digits = np.empty(vector.size, np.uint8), np.empty((planes, vector.size), np.uint8)
-    kernels.write_codes(vector, _spreads(vector, block), codebook(planes).inner, codes)
-    digits[0] = codes >= kernels.SIGN
-    for plane in range(1, planes):
-        np.bitwise_and(codes, np.uint8(1 << (planes - 1 - plane)), out=digits[plane])
-    return np.packbits(digits.ravel(), bitorder="little")
+    return np.packbits(_placed(vector, block, planes).ravel(), bitorder="little")
 
 
 def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:

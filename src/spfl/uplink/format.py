@@ -21,6 +21,7 @@ from spfl.config.schema import CodecConfig, SchemeConfig
 from spfl.packets.container import HEADER_BITS, RANGE_BITS, modulus_packet_bits, sign_packet_bits, sparse_packet_bits
 from spfl.packets.ladder import MAX_PLANES, deviations
 from spfl.packets.layout import Layout
+from spfl.packets.peaks import DIGITS, group_of
 from spfl.packets.rotation import Packing
 from spfl.packets.segments import WHOLE, Cut, parity_overhead, segment_overhead
 from spfl.radio.outage import Outcome
@@ -91,8 +92,8 @@ class Format:
     def scales(self, vector: Vector) -> Vector:
         """What a sign alone stands for in each tensor or block, (tensor,); the deviations of a ladder's blocks."""
         if self.scheme.uplink == "ladder":
-            fixed = self.scheme.bits_per_value
-            return deviations(vector, self.packets.sizes[0], 1 if fixed is None else self.planes)
+            scaled = 1 if self.scheme.bits_per_value is None or self.scheme.peaks else self.planes
+            return deviations(vector, self.packets.sizes[0], scaled)
         if self.scheme.one_mean:
             return np.full(len(self.packets.names), np.abs(vector).mean(dtype=np.float64), np.float32)
         return self.packing.scales(vector)
@@ -116,8 +117,10 @@ class Format:
 
     @property
     def planes(self) -> int:
-        """Planes of a ladder that a device prepares."""
+        """Digits of each value that a device prepares for a ladder: planes, and one more for its peaks."""
         bits = self.scheme.bits_per_value
+        if self.scheme.peaks:
+            return DIGITS
         return MAX_PLANES if bits is None else max(1, int(np.ceil(bits)))
 
     @cached_property
@@ -126,7 +129,10 @@ class Format:
         bits, dim = self.scheme.bits_per_value, self.packets.size
         fixed = None if bits is None else float(np.ceil(bits * dim))
         side = float(self._side_bits if self.in_packet else 0)
-        return Ladder(dim, HEADER_BITS + side, self.scheme.tau, fixed, self.cut, side if self.cut.alone else 0.0)
+        group = group_of(self.packets.sizes[0]) if self.scheme.peaks else 1
+        return Ladder(
+            dim, HEADER_BITS + side, self.scheme.tau, fixed, self.cut, side if self.cut.alone else 0.0, group
+        )
 
     @cached_property
     def link_bits(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from spfl.arrays import Bools, Floats, State, Vector
 from spfl.compensation import Received, forget, received_key, remember, residual_key
 from spfl.errors import PacketError
 from spfl.packets.codec import decode_ladder, decode_modulus, decode_own, decode_signs, decode_sparse
-from spfl.packets.ladder import noise, share_received, thinned
+from spfl.packets.ladder import share_received, thinned
 from spfl.packets.segments import element_mask
 from spfl.radio.outage import Outcome
 from spfl.scheme import bias_and_noise
@@ -266,7 +266,7 @@ def start_of_weights(form: Format, arrived: Arrived, weight: Floats) -> Floats |
     if not (form.scheme.noise_aware and form.scheme.uplink == "ladder"):
         return None if arrived.outcome.sign_segments is None else weight * share
     sent = np.array([bits_of(form, arrived, k) for k in range(weight.size)])
-    v = noise(np.maximum(sent, 1.0), form.packets.size)
+    v = form.ladder.noise(np.maximum(sent, 1.0))
     if arrived.outcome.sign_segments is not None:
         v = (1.0 + v) / np.where(share > 0, share, 1.0) - 1.0
     return weight / (form.scheme.tau + v)

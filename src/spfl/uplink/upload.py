@@ -25,7 +25,6 @@ from spfl.packets.codec import (
     encode_sparse,
     gradient_stats,
 )
-from spfl.packets.ladder import noise
 from spfl.rng import Purpose, stream
 from spfl.uplink.format import Format
 
@@ -92,7 +91,7 @@ def encode(form: Format, gradient: Vector, state: Mapping[str, Vector], origin: 
     stats = gradient_stats(vector, form.compensatory(state, device, means))
     kept = gradient.copy() if keep else None
     if form.scheme.uplink == "ladder" and form.ladder.fixed is not None:
-        delta2 = stats[0] * float(noise(form.ladder.fixed, form.packets.size))
+        delta2 = stats[0] * float(form.ladder.noise(form.ladder.fixed))
     return Upload(
         device, origin.samples, origin.loss, means, *stats, delta2, gradient=kept, output_bias=output_bias, **sent
     )

@@ -338,8 +338,13 @@ def check_uncoded(scheme: Scheme) -> None:
 
 
 def check_granted(config: Config, scheme: Scheme) -> None:
-    """Raises ConfigError, in one line, for segments of packets whose length is decided with their bandwidth."""
+    """Raises ConfigError, in one line, for segments of packets of peaks, or whose length is decided with their bandwidth."""
     channel = config.channel
+    if scheme.peaks and channel.segment_bits is not None:
+        raise ConfigError(
+            f"scheme.peaks must be false with channel.segment_bits, got true and {channel.segment_bits}: a segment would "
+            "lose the groups that it ends in"
+        )
     if not scheme.grants_bits or channel.segment_bits is None:
         return
     wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in GRANTED.items()}

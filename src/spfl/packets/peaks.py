@@ -1,0 +1,171 @@
+"""Where the largest values are: what a few bits tell best of a rotated vector.
+
+A sign alone costs one bit and tells 2/pi of the energy of a Gaussian coordinate. The place and the sign of the largest
+of L coordinates, its peak, cost log2 L + 1 bits and tell more for each of them: 1.5 times as much with L = 128. So
+below one bit a value a packet tells peaks in place of the signs of a part. Above one bit it tells all signs, and then
+peaks before any magnitude, for of a few coordinates the largest is worth most.
+
+A group of up to 128 coordinates is told in one of these grades (those on the upper hull of energy over bits):
+
+* the peak of each L of its coordinates, L = 128, 64, ... 4: log2 L + 1 bits each,
+* all signs and the peak of each L: 1 bit a coordinate, and log2 L for each peak,
+* all signs and planes of the magnitude (`packets.ladder`).
+
+A packet of n bits has two neighbouring grades: as many groups have the better one as fit. Group j of every block comes
+before group j + 1 of any. Each code stands for E[x | code], divided by the energy that is told, `kept`, so that the
+estimate is unbiased for Gaussian coordinates and its squared error is 1 / kept - 1 of the squared norm.
+
+A device prepares signs, planes, and a knockout tournament of every group: one bit for each match, 1 where the right
+half has the larger modulus. Every grade can be read off these, so that the bits of a packet may be granted later.
+Position coding of the largest values is old (pulses in speech coders; top-k); its use on rotated gradients as the
+steps of one ladder is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.integrate import quad
+from scipy.special import ndtr
+
+from spfl.arrays import Bytes, Floats, Vector
+from spfl.packets import ladder
+from spfl.packets.ladder import MAX_PLANES, codebook
+
+LARGEST_GROUP = 128
+DIGITS = MAX_PLANES + 1  # of a coordinate that a device prepares: the planes, and one of the tournaments
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One way to tell a group: `planes` of each coordinate, and the largest of each `peak` of them (1: of none).
+
+    `share`: bits a coordinate. `kept`: the part of the energy that is told. `values`: E[|x|] of a peak and of the
+    others where peaks are told, of each cell of the magnitude elsewhere.
+    """
+
+    share: float
+    kept: float
+    planes: int
+    peak: int
+    values: Floats
+
+
+NOTHING = Grade(0.0, 0.0, 0, 1, np.zeros(1))
+
+
+def _largest(count: int) -> float:
+    """E[max |x_i|] of so many standard normal x_i."""
+    return float(quad(lambda x: 1.0 - (2.0 * ndtr(x) - 1.0) ** count, 0.0, 12.0)[0])
+
+
+def _peaks(planes: int, peak: int) -> Grade:
+    """All signs, or none, and the places of peaks."""
+    top = _largest(peak)
+    rest = (peak * _largest(1) - top) / (peak - 1) if planes else 0.0
+    bits = planes * peak + int(np.log2(peak)) + (0 if planes else 1)
+    return Grade(bits / peak, (top**2 + (peak - 1) * rest**2) / peak, planes, peak, np.array([top, rest]))
+
+
+def _planes(planes: int) -> Grade:
+    book = codebook(planes)
+    kept = 1.0 / (1.0 + book.noise)
+    return Grade(float(planes), kept, planes, 1, book.values * kept)
+
+
+@lru_cache(maxsize=8)
+def grades(group: int) -> tuple[Grade, ...]:
+    """The grades on the upper hull of the energy over the bits, from nothing to all planes."""
+    sizes = [2**k for k in range(1, group.bit_length())]
+    known = [_peaks(planes, size) for planes in (0, 1) for size in sizes]
+    known += [_planes(planes) for planes in range(1, MAX_PLANES + 1)]
+    hull = [NOTHING]
+    for grade in sorted(known, key=lambda g: (g.share, g.kept)):
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], grade):
+            hull.pop()
+        hull.append(grade)
+    return tuple(hull)
+
+
+def _slope(a: Grade, b: Grade) -> float:
+    return (b.kept - a.kept) / (b.share - a.share) if b.share > a.share else np.inf
+
+
+def kept(bits: ArrayLike, dim: int, group: int) -> Floats:
+    """The part of the energy of a vector (dim,) that so many bits tell: linear in the bits between two grades."""
+    steps = grades(group)
+    share = np.asarray(bits, np.float64) / dim
+    return np.asarray(np.interp(share, [g.share for g in steps], [g.kept for g in steps]))
+
+
+def group_of(block: int) -> int:
+    """Coordinates that are told together: no more than a block, which is a power of two."""
+    return min(LARGEST_GROUP, block)
+
+
+def encode(vector: Vector, block: int) -> Bytes:
+    """All that a device prepares of a rotated vector (dim,), uint8 (ceil(DIGITS dim / 8),).
+
+    Signs, planes and tournaments, one after the other; in each the coordinates in their own order. Match m of a group
+    lies at place m: 1 is the final, and the winners of 2 m and 2 m + 1 meet in m.
+    """
+    group = group_of(block)
+    digits = np.empty((DIGITS, vector.size), np.uint8)
+    digits[:MAX_PLANES] = ladder.digits(vector, block, MAX_PLANES)
+    matches = digits[MAX_PLANES].reshape(-1, group)
+    matches[:, 0] = 0
+    left = np.abs(vector).reshape(-1, group)
+    while left.shape[1] > 1:
+        pairs = left.reshape(len(left), -1, 2)
+        matches[:, pairs.shape[1] : 2 * pairs.shape[1]] = pairs[:, :, 1] > pairs[:, :, 0]
+        left = pairs.max(2)
+    return np.packbits(digits.ravel(), bitorder="little")
+
+
+def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:
+    """The estimate of a packet of so many bits, float32 (dim,): nothing else of what was prepared is looked at."""
+    dim, group = block * len(deviation), group_of(block)
+    lower, upper, count = granted(bits, dim, group)
+    digits = np.unpackbits(payload, count=DIGITS * dim, bitorder="little").reshape(DIGITS, -1, group)
+    row, per_block = np.arange(dim // group), block // group
+    better = row % per_block * len(deviation) + row // per_block < count
+    estimate = np.zeros((dim // group, group), np.float32)
+    told = 0.0
+    for grade, rows in ((lower, ~better), (upper, better)):
+        estimate[rows] = _read(grade, digits[:, rows])
+        told += grade.kept * rows.mean()
+    scale = np.repeat(deviation, per_block) / np.float32(told) if told else np.zeros(dim // group, np.float32)
+    estimate *= scale[:, None]
+    return estimate.ravel()
+
+
+def granted(bits: int, dim: int, group: int) -> tuple[Grade, Grade, int]:
+    """The two grades of a packet of so many bits, and how many groups have the better one."""
+    steps, groups = grades(group), dim // group
+    at = int(np.searchsorted([g.share for g in steps], bits / dim, side="right")) - 1
+    if at == len(steps) - 1:
+        return steps[-1], steps[-1], groups
+    lower, upper = steps[at], steps[at + 1]
+    spare = bits - round(lower.share * group) * groups
+    return lower, upper, int(spare // round((upper.share - lower.share) * group))
+
+
+def _read(grade: Grade, digits: Bytes) -> Vector:
+    """E[x | code] of groups in units of their deviation, float32 (row, group), from (DIGITS, row, group)."""
+    signs = np.float32(1.0) - np.float32(2.0) * digits[0]
+    values = grade.values.astype(np.float32)
+    if grade.peak == 1:
+        cells = np.zeros(signs.shape, np.uint8)
+        for plane in range(1, grade.planes):
+            cells = 2 * cells + digits[plane]
+        return np.asarray(signs * values[cells])
+    rows, group = signs.shape
+    match = np.tile(np.arange(group // grade.peak, 2 * group // grade.peak), (rows, 1))
+    while match.size and match[0, 0] < group:
+        match = 2 * match + np.take_along_axis(digits[MAX_PLANES], match, 1)
+    told = np.full(signs.shape, values[1])
+    np.put_along_axis(told, match - group, values[0], 1)
+    return np.asarray(signs * told)
