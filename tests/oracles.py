@@ -388,6 +388,74 @@ def ladder_estimate(vector: np.ndarray, block: int, bits: int) -> np.ndarray:
     return estimate.ravel()
 
 
+def _graded(size: int, block: int, bits: int, begin: int) -> list:
+    """(block, first coordinate, grade) of each group, in the order of a packet (packets.peaks)."""
+    from spfl.packets.peaks import grades
+
+    group = min(128, block)
+    groups, steps = size // group, grades(min(128, block))
+    at = max(i for i, grade in enumerate(steps) if round(grade.share * group) * groups <= bits)
+    left, out = bits - round(steps[at].share * group) * groups, []
+    more = round((steps[at + 1].share - steps[at].share) * group) if at + 1 < len(steps) else math.inf
+    for place in range(groups):
+        start = (place + begin) % groups * group
+        better = left >= more
+        left -= more if better else 0
+        out.append((start // block, start % block, steps[at + better]))
+    return out
+
+
+def peaks_code(vector: np.ndarray, block: int, bits: int, begin: int) -> list[int]:
+    """The packet of `packets.peaks` of at most so many bits, written bit by bit."""
+    from spfl.packets.ladder import codebook
+    from spfl.packets.peaks import order_of
+
+    code: list[int] = []
+    for b, first, grade in _graded(vector.size, block, bits, begin):
+        whole = vector[b * block : (b + 1) * block].astype(np.float64)[order_of(block)]
+        x, spread = whole[first : first + min(128, block)], np.float32(np.sqrt(np.mean(whole**2)) or 1.0)
+        if grade.planes:
+            code += [int(value < 0) for value in x]
+        if grade.planes > 1:
+            for value in x:
+                cell = sum(abs(np.float32(value)) / spread >= edge for edge in codebook(grade.planes).edges[1:-1])
+                code += [int(digit) for digit in f"{cell:0{grade.planes - 1}b}"]
+        if grade.peak > 1:
+            for start in range(0, x.size, grade.peak):
+                place = int(np.abs(x[start : start + grade.peak]).argmax())
+                code += [int(digit) for digit in f"{place:0{grade.peak.bit_length() - 1}b}"]
+                code += [] if grade.planes else [int(x[start + place] < 0)]
+    return code
+
+
+def peaks_estimate(code: list[int], deviation: np.ndarray, block: int, bits: int, begin: int) -> np.ndarray:
+    """What such a packet tells, bit by bit."""
+    from spfl.packets.peaks import order_of
+
+    size, group = block * len(deviation), min(128, block)
+    plan, rest = _graded(size, block, bits, begin), iter(code)
+    kept, estimate = sum(grade.kept for *_, grade in plan) / len(plan), np.zeros(size)
+    for b, first, grade in plan:
+        x = np.ones(group)
+        if grade.planes:
+            x = np.array([1.0 - 2.0 * next(rest) for _ in range(group)])
+        if grade.planes > 1:
+            cells = [int("".join(str(next(rest)) for _ in range(grade.planes - 1)), 2) for _ in range(group)]
+            x *= grade.values[cells]
+        elif grade.peak == 1:
+            x *= grade.values[0]
+        else:
+            told = np.full(group, grade.values[1])
+            for start in range(0, group, grade.peak):
+                place = start + int("".join(str(next(rest)) for _ in range(grade.peak.bit_length() - 1)), 2)
+                told[place] = grade.values[0]
+                x[place] *= 1.0 if grade.planes else 1.0 - 2.0 * next(rest)
+            x *= told
+        places = b * block + order_of(block)[first : first + group]
+        estimate[places] = x * deviation[b] / (kept or 1.0)
+    return estimate
+
+
 def best_participation(importance: np.ndarray, gains: np.ndarray, shares: np.ndarray) -> float:
     """The largest sum of importance times gain over all combinations of these shares that sum to one at most."""
     from itertools import product

@@ -99,6 +99,21 @@ def test_no_device_is_given_more_than_the_largest_share() -> None:
     assert one.beta.max() == 0.15
 
 
+@pytest.mark.parametrize("fading", ["mean", "instantaneous"])
+def test_peaks_make_bits_worth_more_and_the_tables_know(fading: str) -> None:
+    rng = np.random.default_rng(6)
+    link, importance, fade = make_link(10 ** rng.normal(-1, 1, 6)), rng.random(6), rng.exponential(size=6)
+    fade = fade if fading == "instantaneous" else None
+    plain, peaks = Ladder(DIM, 300.0), Ladder(DIM, 300.0, group=128)
+    tables = BitTables(link, peaks, fade, np.ones(6, bool))
+    shares = tables.grid.shares[::8]
+    expected = oracles.participation_table(link, peaks, fade, shares)
+    np.testing.assert_allclose(tables.table(shares).gains, expected, rtol=1e-9, atol=1e-12)
+    assert (
+        allocate_bits(importance, link, peaks, fade).objective < allocate_bits(importance, link, plain, fade).objective
+    )
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_segments_are_paid_for_and_all_needed_unless_each_is_of_use_alone(alone: bool) -> None:
     rng = np.random.default_rng(12)

@@ -143,7 +143,9 @@ def decode_ladder(packet: bytes, deviation: Vector, bits: float, *, layout: Layo
     """The estimate from the first bits of a ladder, float32 (dim,). Raises PacketError as `decode_signs` does."""
     header, _, codes = open_packet(packet, Kind.LADDER, layout, round_, device)
     if header.bits == peaks.DIGITS:
-        return peaks.decode(codes, deviation, layout.sizes[0], int(bits))
+        groups = layout.size // peaks.group_of(layout.sizes[0])
+        first = peaks.first_group(groups, round_, device)
+        return peaks.decode(codes, deviation, layout.sizes[0], int(bits), first)
     return ladder.decode(codes, deviation, layout.sizes[0], min(int(bits), header.bits * layout.size))
 
 

@@ -11,9 +11,10 @@ A group of up to 128 coordinates is told in one of these grades (those on the up
 * all signs and the peak of each L: 1 bit a coordinate, and log2 L for each peak,
 * all signs and planes of the magnitude (`packets.ladder`).
 
-A packet of n bits has two neighbouring grades: as many groups have the better one as fit. Group j of every block comes
-before group j + 1 of any. Each code stands for E[x | code], divided by the energy that is told, `kept`, so that the
-estimate is unbiased for Gaussian coordinates and its squared error is 1 / kept - 1 of the squared norm.
+A packet of n bits has two neighbouring grades: as many groups have the better one as fit, from another group on in
+every round and for every device, so that each has it as often. Each code stands for E[x | code], divided by the part of
+the energy that is told, `kept`. So the estimate is unbiased for Gaussian coordinates, and its squared error is
+1 / kept - 1 of the squared norm.
 
 A device prepares signs, planes, and a knockout tournament of every group: one bit for each match, 1 where the right
 half has the larger modulus. Every grade can be read off these, so that the bits of a packet may be granted later.
@@ -23,6 +24,7 @@ steps of one ladder is ours.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,11 +33,12 @@ from numpy.typing import ArrayLike
 from scipy.integrate import quad
 from scipy.special import ndtr
 
-from spfl.arrays import Bytes, Floats, Vector
+from spfl.arrays import Bytes, Floats, Indices, Vector
 from spfl.packets import ladder
 from spfl.packets.ladder import MAX_PLANES, codebook
 
 LARGEST_GROUP = 128
+GOLDEN, SILVER = (math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0
 DIGITS = MAX_PLANES + 1  # of a coordinate that a device prepares: the planes, and one of the tournaments
 
 
@@ -101,6 +104,16 @@ def kept(bits: ArrayLike, dim: int, group: int) -> Floats:
     return np.asarray(np.interp(share, [g.share for g in steps], [g.kept for g in steps]))
 
 
+@lru_cache(maxsize=16)
+def order_of(block: int) -> Indices:
+    """In which order the coordinates of a block fall into groups, (block,): mixed once and for all.
+
+    Neighbouring rows of a Hadamard matrix depend on each other (four of them multiply to one), which would make the
+    estimate of a large parameter biased by a tenth and more.
+    """
+    return np.random.default_rng(block).permutation(block)
+
+
 def group_of(block: int) -> int:
     """Coordinates that are told together: no more than a block, which is a power of two."""
     return min(LARGEST_GROUP, block)
@@ -109,15 +122,16 @@ def group_of(block: int) -> int:
 def encode(vector: Vector, block: int) -> Bytes:
     """All that a device prepares of a rotated vector (dim,), uint8 (ceil(DIGITS dim / 8),).
 
-    Signs, planes and tournaments, one after the other; in each the coordinates in their own order. Match m of a group
+    Signs, planes and tournaments, one after the other; in each the groups in their order. Match m of a group
     lies at place m: 1 is the final, and the winners of 2 m and 2 m + 1 meet in m.
     """
     group = group_of(block)
+    mixed = np.ascontiguousarray(vector.reshape(-1, block)[:, order_of(block)]).ravel()
     digits = np.empty((DIGITS, vector.size), np.uint8)
-    digits[:MAX_PLANES] = ladder.digits(vector, block, MAX_PLANES)
+    digits[:MAX_PLANES] = ladder.digits(mixed, block, MAX_PLANES)
     matches = digits[MAX_PLANES].reshape(-1, group)
     matches[:, 0] = 0
-    left = np.abs(vector).reshape(-1, group)
+    left = np.abs(mixed).reshape(-1, group)
     while left.shape[1] > 1:
         pairs = left.reshape(len(left), -1, 2)
         matches[:, pairs.shape[1] : 2 * pairs.shape[1]] = pairs[:, :, 1] > pairs[:, :, 0]
@@ -125,21 +139,30 @@ def encode(vector: Vector, block: int) -> Bytes:
     return np.packbits(digits.ravel(), bitorder="little")
 
 
-def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:
-    """The estimate of a packet of so many bits, float32 (dim,): nothing else of what was prepared is looked at."""
+def first_group(groups: int, round_: int, device: int) -> int:
+    """Where the better grade begins: multiples of irrational numbers, which fill the groups evenly."""
+    return int(groups * math.modf(round_ * GOLDEN + device * SILVER)[0])
+
+
+def decode(payload: Bytes, deviation: Vector, block: int, bits: int, first: int = 0) -> Vector:
+    """The estimate of a packet of so many bits, float32 (dim,): nothing else of what was prepared is looked at.
+
+    `first`: the group from which on the better grade is given.
+    """
     dim, group = block * len(deviation), group_of(block)
     lower, upper, count = granted(bits, dim, group)
     digits = np.unpackbits(payload, count=DIGITS * dim, bitorder="little").reshape(DIGITS, -1, group)
-    row, per_block = np.arange(dim // group), block // group
-    better = row % per_block * len(deviation) + row // per_block < count
+    better = (np.arange(dim // group) - first) % (dim // group) < count
     estimate = np.zeros((dim // group, group), np.float32)
     told = 0.0
     for grade, rows in ((lower, ~better), (upper, better)):
         estimate[rows] = _read(grade, digits[:, rows])
         told += grade.kept * rows.mean()
-    scale = np.repeat(deviation, per_block) / np.float32(told) if told else np.zeros(dim // group, np.float32)
+    scale = np.repeat(deviation, block // group) / np.float32(told) if told else np.zeros(dim // group, np.float32)
     estimate *= scale[:, None]
-    return estimate.ravel()
+    out = np.empty((len(deviation), block), np.float32)
+    out[:, order_of(block)] = estimate.reshape(-1, block)
+    return out.ravel()
 
 
 def granted(bits: int, dim: int, group: int) -> tuple[Grade, Grade, int]:
