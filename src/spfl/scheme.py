@@ -37,7 +37,6 @@ CONFLICTS: tuple[tuple[str, object, str, tuple[object, ...]], ...] = (
     ("rule", "calibrated", "uplink", ("ideal", "analog")),  # which send no output bias as side information
     ("allocate_split", True, "uplink", ONE_PACKET),  # there is nothing to split
     ("uplink", "ladder", "rotated", (False,)),  # its planes are those of rotated blocks
-    ("peaks", True, "uplink", ("ideal", "split", "single", "sign", "sparse", "analog", "codec")),
     ("uplink", "codec", "codec", (None,)),  # which makes the packet
     ("combining", "incremental", "attempts", (1, *range(3, 99))),  # the law is that of two
     ("combining", "incremental", "uplink", ("ideal", "split", "sparse", "analog", "ladder", "codec")),

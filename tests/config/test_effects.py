@@ -9,7 +9,7 @@ import pytest
 from spfl import training
 from spfl.config.effects import OVERRIDDEN, check_swept, told_idle, without_effect
 from spfl.config.files import assign, dotted, load_config
-from spfl.config.names import ANALOGUE
+from spfl.config.names import ANALOGUE, CALIBRATED, LADDER_FIXED, LADDER_GRANTED, SPARSE
 from spfl.config.schema import Config, build_config
 from spfl.data.sources import load_dataset
 from spfl.errors import ConfigError
@@ -58,6 +58,12 @@ IDLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "scheme.theta": (0.5, {"scheme.objective": "error"}),
     "scheme.kappa": (0.5, {"scheme.objective": "error"}),
     "scheme.trim": (0.3, {}),
+    "scheme.bits_per_value": (0.5, {}),
+    "scheme.peaks": (True, {}),
+    "scheme.tau": (9.0, {}),
+    "scheme.auxiliary": ("labels", {}),
+    "scheme.ridge": (9.0, {}),
+    "scheme.density": (0.5, {}),
     "attack.devices": (2, {}),
     "attack.factor": (3.0, {}),
     "attack.kind": ("sign_flip", {}),
@@ -104,8 +110,18 @@ def test_with_the_other_key_out_of_the_way_it_counts(key: str) -> None:
     assert learned(before) != pytest.approx(learned(after), rel=1e-6)
 
 
-def test_the_analogue_schemes_are_those_of_the_table() -> None:
-    assert set(ANALOGUE) == {name for name, scheme in SCHEMES.items() if scheme.uplink == "analog"}
+@pytest.mark.parametrize(
+    ("names", "has"),
+    [
+        (ANALOGUE, lambda scheme: scheme.uplink == "analog"),
+        (LADDER_FIXED, lambda scheme: scheme.uplink == "ladder" and not scheme.grants_bits),
+        (LADDER_GRANTED, lambda scheme: scheme.grants_bits),
+        (CALIBRATED, lambda scheme: scheme.rule == "calibrated"),
+        (SPARSE, lambda scheme: scheme.uplink == "sparse"),
+    ],
+)
+def test_the_schemes_that_have_what_a_key_is_about_are_those_of_the_table(names, has) -> None:
+    assert set(names) == {name for name, scheme in SCHEMES.items() if has(scheme)}
 
 
 def test_what_another_scheme_of_a_comparison_may_use_is_not_called_idle() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
+import spfl
 from spfl.errors import ConfigError, PacketError
 from spfl.packets import ladder, peaks
 from spfl.packets.codec import decode_ladder, encode_ladder
@@ -103,12 +104,7 @@ def test_a_damaged_packet_is_refused_and_the_length_of_a_sound_one_tells_what_it
         decode_ladder(bytes(broken), deviation, 20, **address)
 
 
-def test_where_peaks_cannot_be_is_said_in_one_line() -> None:
-    import spfl
-    from spfl.schemes import SCHEMES, replace
-
-    with pytest.raises(ConfigError, match="Scheme.peaks must not be True with uplink = 'split'"):
-        replace(SCHEMES["sp_fl"], peaks=True)
+def test_peaks_and_segments_exclude_each_other() -> None:
     cut = {"scheme.peaks": True, "channel.segment_bits": 512, "channel.recovery": "segment"}
     with pytest.raises(ConfigError, match="peaks must be false with channel.segment_bits"):
         spfl.run("configs/demo.toml", scheme="sp_fl_plus", overrides=cut)

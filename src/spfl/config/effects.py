@@ -1,6 +1,6 @@
 """Keys that change nothing because another key decides: found from the configuration alone, told before a run.
 
-Keys of `[scheme]` are not here: they hold for every scheme of a comparison, and serve some of them only.
+A key of `[scheme]` that only some schemes have is idle with the others, but not in a comparison of several.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from spfl.config.data import READING
 from spfl.config.files import dotted
-from spfl.config.names import ANALOGUE, EMBEDDED_NAMES, MODELS
+from spfl.config.names import ANALOGUE, CALIBRATED, EMBEDDED_NAMES, LADDER_FIXED, LADDER_GRANTED, MODELS, SPARSE
 from spfl.config.schema import Config
 from spfl.errors import ConfigError
 
@@ -38,7 +38,22 @@ def _scaled(config: Config) -> bool:
     } == {"perfect", None}
 
 
+def _of(names: tuple[str, ...], *keys: str) -> Overridden:
+    """Keys that are for these schemes only, and for those of a plugin."""
+    return Overridden(
+        keys,
+        lambda c: c.scheme.name not in names and c.plugin.path is None,
+        f"it needs scheme.name = {' or '.join(names)}",
+        by_scheme=True,
+    )
+
+
 OVERRIDDEN = (
+    _of(ANALOGUE, "channel.phase_error_rad"),
+    _of((*LADDER_FIXED, *LADDER_GRANTED), "scheme.bits_per_value", "scheme.peaks"),
+    _of(LADDER_GRANTED, "scheme.tau"),
+    _of(CALIBRATED, "scheme.auxiliary", "scheme.ridge"),
+    _of(SPARSE, "scheme.density"),
     Overridden(
         ("channel.power_dbm", "channel.noise_dbm_per_hz", "channel.noise_figure_db"),
         _scaled,
@@ -60,12 +75,6 @@ OVERRIDDEN = (
         ("channel.round_s",),
         lambda c: c.channel.doppler_hz is None and c.channel.movement == "none",
         "it needs channel.doppler_hz or movement",
-    ),
-    Overridden(
-        ("channel.phase_error_rad",),
-        lambda c: c.scheme.name not in ANALOGUE and c.plugin.path is None,
-        f"it needs scheme.name = {' or '.join(ANALOGUE)}",
-        by_scheme=True,
     ),
     Overridden(("channel.bler_curves",), lambda c: c.channel.link != "bler", "it needs channel.link = bler"),
     Overridden(

@@ -340,7 +340,7 @@ def check_uncoded(scheme: Scheme) -> None:
 def check_granted(config: Config, scheme: Scheme) -> None:
     """Raises ConfigError, in one line, for segments of packets of peaks, or whose length is decided with their bandwidth."""
     channel = config.channel
-    if scheme.peaks and channel.segment_bits is not None:
+    if scheme.uplink == "ladder" and scheme.peaks and channel.segment_bits is not None:
         raise ConfigError(
             f"scheme.peaks must be false with channel.segment_bits, got true and {channel.segment_bits}: a segment would "
             "lose the groups that it ends in"

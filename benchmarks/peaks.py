@@ -1,0 +1,65 @@
+"""What the places of peaks tell, and what they add to `sp_fl_plus` (scheme.peaks).
+
+python benchmarks/tiers.py add runs/peaks2    # the finished points of configs/study2/peaks.toml into points.json
+python benchmarks/peaks.py                    # docs/results/headline/peaks.txt, and docs/theory/peaks.txt
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tiers import FOLDER, POINTS, Point, gains, interval, mean_accuracy
+
+from spfl.packets.ladder import noise
+from spfl.packets.peaks import LARGEST_GROUP, grades
+
+STUDY, THEORY = "peaks2", Path(__file__).parents[1] / "docs" / "theory"
+PLACE = ("channel.median_snr_db", "channel.symbols_per_parameter", "data.dirichlet_alpha")
+KNOWN = {"mean": "mean gains", "instantaneous": "the fade of the round"}
+
+
+def told() -> Iterator[str]:
+    """A row a grade: its bits, its noise, that of the plain ladder, and Shannon's limit for a Gaussian."""
+    yield "| bits a value | what is told | noise $v$ | without peaks | limit |"
+    yield "|---:|---|---:|---:|---:|"
+    for grade in grades(LARGEST_GROUP)[1:]:
+        parts = ["all signs"] * (grade.planes > 0) + [f"the largest of each {grade.peak}"] * (grade.peak > 1)
+        parts += [f"{grade.planes - 1} bits of each magnitude"] * (grade.planes > 1)
+        plain = float(noise(grade.share * 1e6, 10**6))
+        limit = 1.0 / (2.0 ** (2.0 * grade.share) - 1.0)
+        yield f"| {grade.share:.3g} | {', '.join(parts)} | {1 / grade.kept - 1:.3g} | {plain:.3g} | {limit:.3g} |"
+
+
+def rows(points: list[Point]) -> Iterator[str]:
+    """A row a point of the study and a tier: accuracy with and without, and the paired gain."""
+    yield "| known of the channel | SNR (dB), symbols, Dirichlet | without (%) | with peaks (%) | gain | better in |"
+    yield "|---|---|---:|---:|---:|---:|"
+    found: dict[tuple[str, tuple[float, ...]], dict[bool, dict[int, Point]]] = {}
+    for point in points:
+        settings = point["settings"]
+        place = (settings["channel.device_csi"], tuple(settings[key] for key in PLACE))
+        found.setdefault(place, {}).setdefault(settings["scheme.peaks"], {})[point["seed"]] = point
+    for (csi, place), sides in found.items():
+        both = sides.get(True, {}).keys() & sides.get(False, {}).keys()
+        ours, plain = ({seed: sides[side][seed] for seed in sorted(both)} for side in (True, False))
+        if not both:
+            continue
+        leads = list(gains(ours, plain))
+        spread = f" ± {interval(leads)}" if len(leads) > 1 else ""
+        mean = sum(leads) / len(leads)
+        yield (
+            f"| {KNOWN[csi]} | {', '.join(f'{value:g}' for value in place)} | {mean_accuracy(plain):.1f} | "
+            f"{mean_accuracy(ours):.1f} | {mean:+.1f}{spread} | {sum(lead > 0 for lead in leads)} of {len(leads)} |"
+        )
+
+
+def main() -> None:
+    points = [point for point in json.loads(POINTS.read_text()) if point["study"] == STUDY]
+    (FOLDER / "peaks.txt").write_text("\n".join(rows(points)) + "\n")
+    (THEORY / "peaks.txt").write_text("\n".join(told()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
