@@ -26,7 +26,7 @@ def told() -> Iterator[str]:
     yield "|---:|---|---:|---:|---:|"
     for grade in grades(LARGEST_GROUP)[1:]:
         parts = ["all signs"] * (grade.planes > 0) + [f"the largest of each {grade.peak}"] * (grade.peak > 1)
-        parts += [f"{grade.planes - 1} bits of each magnitude"] * (grade.planes > 1)
+        parts += [f"{grade.planes - 1} bit{'s' * (grade.planes > 2)} of each magnitude"] * (grade.planes > 1)
         plain = float(noise(grade.share * 1e6, 10**6))
         limit = 1.0 / (2.0 ** (2.0 * grade.share) - 1.0)
         yield f"| {grade.share:.3g} | {', '.join(parts)} | {1 / grade.kept - 1:.3g} | {plain:.3g} | {limit:.3g} |"

@@ -85,6 +85,10 @@ def counted(weights, update, memory, round_):
     return weights - 0.1 / np.sqrt(np.maximum(made, 1)) * update, {"made": made}
 
 
+class TestPeaks(SchemeContract):
+    scheme = replace(SCHEMES["sp_fl_plus"], name="sp_fl_plus_peaks", peaks=True)
+
+
 class TestRulesOfYourOwn(SchemeContract):
     scheme = SP_FL
     local = staticmethod(pulled)

@@ -33,8 +33,8 @@ class Worth(NamedTuple):
     """All that G_k depends on.
 
     `bits`, `gains`, `loads`, `fades` (rung,): n, g(n), bits on the link, and how many fades must all be survived.
-    `noise_at` (plane,): v after whole planes, for bits between rungs. `steps` (2, grade): bits a value and the energy that
-    they keep, where peaks are told. `dim`, `overhead`, `tau`: of the ladder.
+    `noise_at` (plane,): v after whole planes, for bits between rungs. `steps` (2, grade): bits a value and the energy
+    that they keep, where peaks are told. `dim`, `overhead`, `tau`: of the ladder.
     `symbols`, `noise_to_signal`, `fade` (device,): B tau, Gamma B N_0 / (P zeta), and the power fade that the link
     adapts to, negative where only mean gains are known; a device that cannot send has infinite noise.
     """

@@ -130,9 +130,7 @@ class Format:
         fixed = None if bits is None else float(np.ceil(bits * dim))
         side = float(self._side_bits if self.in_packet else 0)
         group = group_of(self.packets.sizes[0]) if self.scheme.peaks else 1
-        return Ladder(
-            dim, HEADER_BITS + side, self.scheme.tau, fixed, self.cut, side if self.cut.alone else 0.0, group
-        )
+        return Ladder(dim, HEADER_BITS + side, self.scheme.tau, fixed, self.cut, side if self.cut.alone else 0.0, group)
 
     @cached_property
     def link_bits(self) -> tuple[int, int]:

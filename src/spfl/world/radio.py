@@ -338,12 +338,12 @@ def check_uncoded(scheme: Scheme) -> None:
 
 
 def check_granted(config: Config, scheme: Scheme) -> None:
-    """Raises ConfigError, in one line, for segments of packets of peaks, or whose length is decided with their bandwidth."""
+    """Raises ConfigError, in one line, for segments of packets of peaks, and of those that their grant makes."""
     channel = config.channel
     if scheme.uplink == "ladder" and scheme.peaks and channel.segment_bits is not None:
         raise ConfigError(
-            f"scheme.peaks must be false with channel.segment_bits, got true and {channel.segment_bits}: a segment would "
-            "lose the groups that it ends in"
+            f"scheme.peaks must be false with channel.segment_bits = {channel.segment_bits}, which would cut groups of "
+            "values, got true"
         )
     if not scheme.grants_bits or channel.segment_bits is None:
         return
