@@ -100,7 +100,7 @@ def noise(bits: ArrayLike, dim: int) -> Floats:
     return np.asarray(np.where(share < 1.0, sketch, whole))
 
 
-def _spreads(vector: Vector, block: int) -> Vector:
+def spreads_of(vector: Vector, block: int) -> Vector:
     """The root mean square of each block, float32 (blocks,); 1 where it is 0."""
     out = np.empty(vector.size // block, np.float32)
     kernels.spreads(vector, block, out)
@@ -112,33 +112,20 @@ def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
 
     Near the root mean square of the block: ||x||^2 / <x, c(x)> with the codebook's values c, as in EDEN.
     """
-    spread, book = _spreads(vector, block), codebook(planes)
+    spread, book = spreads_of(vector, block), codebook(planes)
     out = np.empty(spread.size, np.float32)
     kernels.deviations(vector, spread, book.inner, book.values, out)
     return out
 
 
-def digits(vector: Vector, block: int, planes: int) -> Bytes:
-    """The digits of the first planes of a rotated vector (dim,), in its own order: not 0 for a one, (planes, dim)."""
-    blocks = vector.size // block
-    return np.asarray(_placed(vector, block, planes).reshape(planes, block, blocks).swapaxes(1, 2) != 0).reshape(
-        planes, -1
-    )
-
-
-def _placed(vector: Vector, block: int, planes: int) -> Bytes:
-    """The digits of each plane in the order of a packet, not 0 for a one, (planes, place)."""
-    codes, placed = np.empty(vector.size, np.uint8), np.empty((planes, vector.size), np.uint8)
-    kernels.write_codes(vector, _spreads(vector, block), codebook(planes).inner, codes)
-    placed[0] = codes >= kernels.SIGN
-    for plane in range(1, planes):
-        np.bitwise_and(codes, np.uint8(1 << (planes - 1 - plane)), out=placed[plane])
-    return placed
-
-
 def encode(vector: Vector, block: int, planes: int) -> Bytes:
     """All bits of the first planes of a rotated vector (dim,), uint8 (ceil(planes dim / 8),)."""
-    return np.packbits(_placed(vector, block, planes).ravel(), bitorder="little")
+    codes, digits = np.empty(vector.size, np.uint8), np.empty((planes, vector.size), np.uint8)
+    kernels.write_codes(vector, spreads_of(vector, block), codebook(planes).inner, codes)
+    digits[0] = codes >= kernels.SIGN
+    for plane in range(1, planes):
+        np.bitwise_and(codes, np.uint8(1 << (planes - 1 - plane)), out=digits[plane])
+    return np.packbits(digits.ravel(), bitorder="little")
 
 
 def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:

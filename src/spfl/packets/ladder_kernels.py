@@ -30,7 +30,7 @@ def spreads(vector, block, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=CACHE, nogil=True)
-def _cells(x, spread, edges, modulus, cells):  # type: ignore[no-untyped-def]
+def cells_of(x, spread, edges, modulus, cells):  # type: ignore[no-untyped-def]
     """The cell of each |x| / spread: how many edges do not exceed it. Floats all along, as SIMD registers hold them."""
     for i in range(x.size):
         modulus[i] = np.abs(x[i] / spread)
@@ -51,7 +51,7 @@ def deviations(vector, spread, edges, values, out):  # type: ignore[no-untyped-d
         a0, a1, a2, a3 = 0.0, 0.0, 0.0, 0.0
         for start in range(b * block, (b + 1) * block, tile):
             x = vector[start : start + tile]
-            _cells(x, spread[b], edges, modulus, cells)
+            cells_of(x, spread[b], edges, modulus, cells)
             for i in range(0, x.size, 4):
                 x0, x1, x2, x3 = np.float64(x[i]), np.float64(x[i + 1]), np.float64(x[i + 2]), np.float64(x[i + 3])
                 s0, s1, s2, s3 = s0 + x0 * x0, s1 + x1 * x1, s2 + x2 * x2, s3 + x3 * x3
@@ -73,7 +73,7 @@ def write_codes(vector, spread, edges, codes):  # type: ignore[no-untyped-def]
     for first in range(0, block, tile):
         for b in range(blocks):
             x = vector[b * block + first : b * block + first + tile]
-            _cells(x, spread[b], edges, modulus, cells)
+            cells_of(x, spread[b], edges, modulus, cells)
             for i in range(tile):
                 codes[(first + i) * blocks + b] = np.uint8(cells[i]) + (SIGN if x[i] < 0 else np.uint8(0))
 

@@ -34,8 +34,8 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 
 from spfl.arrays import Bytes, Floats, Indices, Vector
-from spfl.packets import ladder
-from spfl.packets.ladder import MAX_PLANES, codebook
+from spfl.packets import peak_kernels as kernels
+from spfl.packets.ladder import MAX_PLANES, codebook, spreads_of
 
 LARGEST_GROUP = 128
 GOLDEN, SILVER = (math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0
@@ -125,17 +125,9 @@ def encode(vector: Vector, block: int) -> Bytes:
     Signs, planes and tournaments, one after the other; in each the groups in their order. Match m of a group
     lies at place m: 1 is the final, and the winners of 2 m and 2 m + 1 meet in m.
     """
-    group = group_of(block)
-    mixed = np.ascontiguousarray(vector.reshape(-1, block)[:, order_of(block)]).ravel()
     digits = np.empty((DIGITS, vector.size), np.uint8)
-    digits[:MAX_PLANES] = ladder.digits(mixed, block, MAX_PLANES)
-    matches = digits[MAX_PLANES].reshape(-1, group)
-    matches[:, 0] = 0
-    left = np.abs(mixed).reshape(-1, group)
-    while left.shape[1] > 1:
-        pairs = left.reshape(len(left), -1, 2)
-        matches[:, pairs.shape[1] : 2 * pairs.shape[1]] = pairs[:, :, 1] > pairs[:, :, 0]
-        left = pairs.max(2)
+    spread, edges = spreads_of(vector, block), codebook(MAX_PLANES).inner
+    kernels.write_digits(vector, spread, edges, order_of(block), group_of(block), digits)
     return np.packbits(digits.ravel(), bitorder="little")
 
 
@@ -151,18 +143,17 @@ def decode(payload: Bytes, deviation: Vector, block: int, bits: int, first: int 
     """
     dim, group = block * len(deviation), group_of(block)
     lower, upper, count = granted(bits, dim, group)
-    digits = np.unpackbits(payload, count=DIGITS * dim, bitorder="little").reshape(DIGITS, -1, group)
-    better = (np.arange(dim // group) - first) % (dim // group) < count
-    estimate = np.zeros((dim // group, group), np.float32)
-    told = 0.0
-    for grade, rows in ((lower, ~better), (upper, better)):
-        estimate[rows] = _read(grade, digits[:, rows])
-        told += grade.kept * rows.mean()
-    scale = np.repeat(deviation, block // group) / np.float32(told) if told else np.zeros(dim // group, np.float32)
-    estimate *= scale[:, None]
-    out = np.empty((len(deviation), block), np.float32)
-    out[:, order_of(block)] = estimate.reshape(-1, block)
-    return out.ravel()
+    groups = dim // group
+    told = (lower.kept * (groups - count) + upper.kept * count) / groups
+    estimate = np.zeros(dim, np.float32)
+    if not told:
+        return estimate
+    digits = np.unpackbits(payload, count=DIGITS * dim, bitorder="little").reshape(DIGITS, dim)
+    scale = deviation / np.float32(told)
+    for grade, rows in ((upper, (first, count)), (lower, (first + count, groups - count))):
+        one = (group, grade.planes, grade.peak, grade.values.astype(np.float32))
+        kernels.read_groups(digits, scale, order_of(block), rows, one, estimate)
+    return estimate
 
 
 def granted(bits: int, dim: int, group: int) -> tuple[Grade, Grade, int]:
@@ -174,21 +165,3 @@ def granted(bits: int, dim: int, group: int) -> tuple[Grade, Grade, int]:
     lower, upper = steps[at], steps[at + 1]
     spare = bits - round(lower.share * group) * groups
     return lower, upper, int(spare // round((upper.share - lower.share) * group))
-
-
-def _read(grade: Grade, digits: Bytes) -> Vector:
-    """E[x | code] of groups in units of their deviation, float32 (row, group), from (DIGITS, row, group)."""
-    signs = np.float32(1.0) - np.float32(2.0) * digits[0]
-    values = grade.values.astype(np.float32)
-    if grade.peak == 1:
-        cells = np.zeros(signs.shape, np.uint8)
-        for plane in range(1, grade.planes):
-            cells = 2 * cells + digits[plane]
-        return np.asarray(signs * values[cells])
-    rows, group = signs.shape
-    match = np.tile(np.arange(group // grade.peak, 2 * group // grade.peak), (rows, 1))
-    while match.size and match[0, 0] < group:
-        match = 2 * match + np.take_along_axis(digits[MAX_PLANES], match, 1)
-    told = np.full(signs.shape, values[1])
-    np.put_along_axis(told, match - group, values[0], 1)
-    return np.asarray(signs * told)
