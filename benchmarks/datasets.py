@@ -1,9 +1,10 @@
-"""The studies of digits, Fashion-MNIST and a larger network by tiers of knowledge, as tables for their pages.
+"""The studies of digits, Fashion-MNIST and larger networks by tiers of knowledge, as tables for their pages.
 
 python benchmarks/tiers.py add runs/digits2     # the finished points of a sweep into docs/results/headline/points.json
 python benchmarks/tiers.py add runs/fashion2
 python benchmarks/tiers.py add runs/resnet2
-python benchmarks/datasets.py    # docs/results/{digits/tiers,fashion_mnist/tiers,headline/resnet}.txt from that file
+python benchmarks/tiers.py add runs/resnet10
+python benchmarks/datasets.py    # docs/results/{digits/tiers,fashion_mnist/tiers,headline/resnet*}.txt from that file
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ PAGES = {
     "digits2": ("digits/tiers.txt", by_setting),
     "fashion2": ("fashion_mnist/tiers.txt", at_one_point),
     "resnet2": ("headline/resnet.txt", few),
+    "resnet10": ("headline/resnet10.txt", few),
 }
 
 
