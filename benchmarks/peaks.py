@@ -17,6 +17,8 @@ from spfl.packets.peaks import LARGEST_GROUP, grades
 
 STUDY, THEORY = "peaks2", Path(__file__).parents[1] / "docs" / "theory"
 PLACE = ("channel.median_snr_db", "channel.symbols_per_parameter", "data.dirichlet_alpha")
+Place = tuple[float, ...]
+Seeds = dict[int, Point]
 KNOWN = {"mean": "mean gains", "instantaneous": "the fade of the round"}
 
 
@@ -32,26 +34,37 @@ def told() -> Iterator[str]:
         yield f"| {grade.share:.3g} | {', '.join(parts)} | {1 / grade.kept - 1:.3g} | {plain:.3g} | {limit:.3g} |"
 
 
-def rows(points: list[Point]) -> Iterator[str]:
-    """A row a point of the study and a tier: accuracy with and without, and the paired gain."""
-    yield "| known of the channel | SNR (dB), symbols, Dirichlet | without (%) | with peaks (%) | gain | better in |"
-    yield "|---|---|---:|---:|---:|---:|"
-    found: dict[tuple[str, tuple[float, ...]], dict[bool, dict[int, Point]]] = {}
+def by_place(points: list[Point]) -> dict[tuple[str, Place], dict[str, Seeds]]:
+    """By what is known and where: with peaks ("peaks"), without ("plain"), and rivals by their name, by seed."""
+    found: dict[tuple[str, Place], dict[str, Seeds]] = {}
     for point in points:
         settings = point["settings"]
         place = (settings["channel.device_csi"], tuple(settings[key] for key in PLACE))
-        found.setdefault(place, {}).setdefault(settings["scheme.peaks"], {})[point["seed"]] = point
-    for (csi, place), sides in found.items():
-        both = sides.get(True, {}).keys() & sides.get(False, {}).keys()
-        ours, plain = ({seed: sides[side][seed] for seed in sorted(both)} for side in (True, False))
+        name = {True: "peaks", False: "plain"}.get(settings.get("scheme.peaks"), point["scheme"])
+        found.setdefault(place, {}).setdefault(name, {})[point["seed"]] = point
+    return found
+
+
+def lead(ours: Seeds, theirs: Seeds) -> str:
+    """The mean lead over common seeds, its interval, and in how many seeds there is one."""
+    each = gains(ours, theirs)
+    spread = f" ± {interval(each)}" if len(each) > 1 else ""
+    return f"{sum(each) / len(each):+.1f}{spread}, {sum(x > 0 for x in each)} of {len(each)}"
+
+
+def rows(points: list[Point]) -> Iterator[str]:
+    """A row a point of the study and a tier: accuracy with and without peaks, and leads in points, paired by seed."""
+    yield "| known of the channel | SNR (dB), symbols, Dirichlet | without (%) | with peaks (%) | gain | lead on |"
+    yield "|---|---|---:|---:|---|---|"
+    for (csi, place), schemes in by_place(points).items():
+        both = schemes.get("peaks", {}).keys() & schemes.get("plain", {}).keys()
         if not both:
             continue
-        leads = list(gains(ours, plain))
-        spread = f" ± {interval(leads)}" if len(leads) > 1 else ""
-        mean = sum(leads) / len(leads)
+        peaks, plain = ({seed: schemes[name][seed] for seed in sorted(both)} for name in ("peaks", "plain"))
+        rivals = [f"`{name}` {lead(peaks, of)}" for name, of in schemes.items() if name not in ("peaks", "plain")]
         yield (
             f"| {KNOWN[csi]} | {', '.join(f'{value:g}' for value in place)} | {mean_accuracy(plain):.1f} | "
-            f"{mean_accuracy(ours):.1f} | {mean:+.1f}{spread} | {sum(lead > 0 for lead in leads)} of {len(leads)} |"
+            f"{mean_accuracy(peaks):.1f} | {lead(peaks, plain)} | {'; '.join(rivals)} |"
         )
 
 
