@@ -18,8 +18,8 @@ the energy that is told, `kept`. So the estimate is unbiased for Gaussian coordi
 
 A device prepares signs, planes, and a knockout tournament of every group: one bit for each match, 1 where the right
 half has the larger modulus. Every grade can be read off these, so that the bits of a packet may be granted later.
-Position coding of the largest values is old (pulses in speech coders; top-k); its use on rotated gradients as the
-steps of one ladder is ours.
+One signed pulse among L is an old code: Fischer's pyramid code (1986), the cross-polytope hash after a random rotation
+(Andoni et al. 2015), vqSGD for gradients (Gandikota et al. 2021). Ours is its place in the ladder.
 """
 
 from __future__ import annotations
