@@ -6,6 +6,7 @@ MB/s counts float32 gradient (4 bytes an element); encoding is both packets with
 header, delta^2 and CRC, decoding both packets into preallocated arrays. Each figure is the median of the runs, the
 spread their interquartile range over the median. The NumPy side does the same quantiser and bits, without header
 and CRC. Rows with `planes` are the ladder of a rotated vector: encoding is its side information and all planes.
+Rows with `peaks_bits_per_value` are its peaks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from results import write
 
-from spfl.packets import ladder
+from spfl.packets import ladder, peaks
 from spfl.packets.codec import Levels, decode_modulus, decode_signs, encode_modulus, encode_signs
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Rotation
@@ -108,10 +109,27 @@ def ladder_row(size: int, planes: int, runs: int, rng: np.random.Generator) -> d
         "encode": lambda: (ladder.deviations(vector, block, planes), ladder.encode(vector, block, planes)),
         "decode": lambda: ladder.decode(payload, deviation, block, planes * vector.size),
     }
-    row: dict[str, Any] = {"parameters": vector.size, "planes": planes}
+    return {"parameters": vector.size, "planes": planes} | both_ways(calls, vector.size, runs)
+
+
+def peaks_row(size: int, share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Peaks both ways: encoding is all that a device prepares and its side information, decoding `share` bits a value."""
+    turn = Rotation(size)
+    vector, block = rng.standard_normal(turn.layout.size, np.float32), turn.block
+    deviation, payload = ladder.deviations(vector, block), peaks.encode(vector, block)
+    calls: dict[str, Callable[[], object]] = {
+        "encode": lambda: (ladder.deviations(vector, block), peaks.encode(vector, block)),
+        "decode": lambda: peaks.decode(payload, deviation, block, int(share * vector.size)),
+    }
+    return {"parameters": vector.size, "peaks_bits_per_value": share} | both_ways(calls, vector.size, runs)
+
+
+def both_ways(calls: dict[str, Callable[[], object]], size: int, runs: int) -> dict[str, float]:
+    """MB/s, microseconds and spread of each call on a vector of this size."""
+    row: dict[str, float] = {}
     for name, call in calls.items():
         fast, spread = seconds(call, runs)
-        row |= {f"{name}_mb_s": 4e-6 * vector.size / fast, f"{name}_us": 1e6 * fast, f"{name}_spread": spread}
+        row |= {f"{name}_mb_s": 4e-6 * size / fast, f"{name}_us": 1e6 * fast, f"{name}_spread": spread}
     return row
 
 
@@ -123,7 +141,9 @@ def main() -> None:
     rows = [measure(LARGE, bits, (9, 2), rng) for bits in range(1, 9)]
     rows += [measure(size, 3, (200, 20), rng) for size in SMALL]
     for size in (LARGE, *SMALL):
-        rows += [ladder_row(size, planes, 9 if size == LARGE else 200, rng) for planes in (1, 2, 4)]
+        runs = 9 if size == LARGE else 200
+        rows += [ladder_row(size, planes, runs, rng) for planes in (1, 2, 4)]
+        rows += [peaks_row(size, share, runs, rng) for share in (0.25, 1.25)]
     write(given.out, "codec", rows)
 
 
