@@ -113,7 +113,7 @@ def ladder_row(size: int, planes: int, runs: int, rng: np.random.Generator) -> d
 
 
 def peaks_row(size: int, share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Peaks both ways: encoding is all that a device prepares and its side information, decoding `share` bits a value."""
+    """Peaks both ways: all that a device prepares with its side information, and `share` bits a value back."""
     turn = Rotation(size)
     vector, block = rng.standard_normal(turn.layout.size, np.float32), turn.block
     deviation, payload = ladder.deviations(vector, block), peaks.encode(vector, block)
