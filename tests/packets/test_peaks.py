@@ -16,6 +16,7 @@ from spfl.packets import ladder, peaks
 from spfl.packets.codec import decode_ladder, encode_ladder
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Rotation
+from spfl.uplink import upload
 from stats import assert_mean
 
 GROUPS = [4, 16, 128]
@@ -80,6 +81,28 @@ def test_an_estimate_is_unbiased_over_rotations_and_as_noisy_as_told() -> None:
         told = 1.0 / peaks.kept(bits, turn.layout.size, peaks.group_of(turn.block)) - 1.0
         assert error.mean() == pytest.approx(float(told), rel=0.05)
         assert_mean(np.array(draws), vector)
+
+
+def test_gradients_of_a_network_are_told_with_the_noise_of_the_formula(monkeypatch) -> None:
+    """After a rotation they are Gaussian enough: of a network on the digits, over devices and rounds."""
+    seen, packets = [], upload._packets
+
+    def spy(form, vector, origin):
+        seen.append((form.packets.sizes[0], vector.copy()))
+        return packets(form, vector, origin)
+
+    monkeypatch.setattr(upload, "_packets", spy)
+    keys = {"training.rounds": 4, "workers": 1, "scheme.peaks": True, "model.name": "mlp"}
+    spfl.run("configs/demo.toml", scheme="sp_fl_plus", overrides=keys)
+    for share in (0.0625, 0.3, 0.75, 1.3):
+        errors, told = [], []
+        for number, (block, vector) in enumerate(seen):
+            bits = int(share * vector.size)
+            first = peaks.first_group(vector.size // peaks.group_of(block), number, 0)
+            error = decoded(vector, block, bits, first) - vector
+            errors.append(error @ error / (vector @ vector))
+            told.append(1.0 / peaks.kept(bits, vector.size, peaks.group_of(block)) - 1.0)
+        assert np.mean(errors) == pytest.approx(np.mean(told), rel=0.05)
 
 
 def test_zero_blocks_and_equal_values_are_no_trouble() -> None:
