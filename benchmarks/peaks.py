@@ -54,14 +54,19 @@ def lead(ours: Seeds, theirs: Seeds) -> str:
 
 def rows(points: list[Point]) -> Iterator[str]:
     """A row a point of the study and a tier: accuracy with and without peaks, and leads in points, paired by seed."""
-    yield "| known of the channel | SNR (dB), symbols, Dirichlet | without (%) | with peaks (%) | gain | lead on |"
+    heads = ("known of the channel", "SNR (dB), symbols, Dirichlet", "without (%)", "with peaks (%)", "gain of peaks")
+    yield f"| {' | '.join(heads)} | lead on the closest rival |"
     yield "|---|---|---:|---:|---|---|"
     for (csi, place), schemes in by_place(points).items():
         both = schemes.get("peaks", {}).keys() & schemes.get("plain", {}).keys()
         if not both:
             continue
         peaks, plain = ({seed: schemes[name][seed] for seed in sorted(both)} for name in ("peaks", "plain"))
-        rivals = [f"`{name}` {lead(peaks, of)}" for name, of in schemes.items() if name not in ("peaks", "plain")]
+        rivals = [
+            f"`{name}`: {lead(peaks, of)} (without peaks {lead(plain, of)})"
+            for name, of in schemes.items()
+            if name not in ("peaks", "plain")
+        ]
         yield (
             f"| {KNOWN[csi]} | {', '.join(f'{value:g}' for value in place)} | {mean_accuracy(plain):.1f} | "
             f"{mean_accuracy(peaks):.1f} | {lead(peaks, plain)} | {'; '.join(rivals)} |"
