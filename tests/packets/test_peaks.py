@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm
 
 import oracles
 import spfl
@@ -28,6 +30,13 @@ def gaussian(size: int, seed: int = 0) -> np.ndarray:
 
 def decoded(vector: np.ndarray, block: int, bits: int, first: int = 0) -> np.ndarray:
     return peaks.decode(peaks.encode(vector, block), ladder.deviations(vector, block), block, bits, first)
+
+
+@pytest.mark.parametrize("size", [4, 128])
+def test_a_peak_is_the_mean_of_the_largest(size: int) -> None:
+    """E[max |x_i|] by adaptive quadrature of its density."""
+    expected = quad(lambda x: x * size * (2 * norm.cdf(x) - 1) ** (size - 1) * 2 * norm.pdf(x), 0, 12)[0]
+    assert next(g for g in peaks.grades(128) if g.peak == size).values[0] == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -30,7 +30,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import quad
 from scipy.special import ndtr
 
 from spfl.arrays import Bytes, Floats, Indices, Vector
@@ -62,7 +61,8 @@ NOTHING = Grade(0.0, 0.0, 0, 1, np.zeros(1))
 
 def _largest(count: int) -> float:
     """E[max |x_i|] of so many standard normal x_i."""
-    return float(quad(lambda x: 1.0 - (2.0 * ndtr(x) - 1.0) ** count, 0.0, 12.0)[0])
+    x = np.linspace(0.0, 12.0, 2**16 + 1)  # fine enough for ten digits
+    return float(np.trapezoid(1.0 - (2.0 * ndtr(x) - 1.0) ** count, x))
 
 
 def _peaks(planes: int, peak: int) -> Grade:
