@@ -20,7 +20,7 @@ from spfl.runs.results import Run
 # (commit 61b901a). It has no row for IID data without noise.
 PUBLISHED = {"dirichlet": 68.2}
 DATA = {"dirichlet": "Dirichlet 0.5", "iid": "IID"}
-SHOWN = (5, 10, 15, 20, 25, 30, 50)  # rounds
+SHOWN = (5, 10, 15, 20, 25, 30, 40, 50)  # rounds
 
 
 def row_of(folder: Path) -> dict[str, Any]:
