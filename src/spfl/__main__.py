@@ -18,11 +18,12 @@ def run() -> None:
     codes: list[int] = []
 
     def leave() -> None:
-        for stream in (sys.stdout, sys.stderr) if codes else ():
+        if not codes:
+            return
+        for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        if codes:
-            os._exit(codes[0] & 0xFF)
+        os._exit(codes[0] & 0xFF)
 
     atexit.register(leave)
     from spfl.cli.commands import main

@@ -36,8 +36,8 @@ from spfl.allocation.participation_tables import (
 from spfl.allocation.result import AllocationResult, AllocationStatus
 from spfl.arrays import Bools, Floats
 from spfl.machine import in_chunks
+from spfl.packets import peaks
 from spfl.packets.ladder import LEAST_SHARE, MAX_PLANES, noise, plane_noise
-from spfl.packets.peaks import grades, kept
 from spfl.packets.segments import WHOLE, Cut, segment_overhead
 from spfl.radio.outage import Link, outage_exponent
 
@@ -88,10 +88,7 @@ class Ladder:
 
     def noise(self, bits: ArrayLike) -> Floats:
         """v(n): squared error of these bits of a vector, relative to its squared norm, any shape; inf for none."""
-        if self.group == 1:
-            return noise(bits, self.dim)
-        with np.errstate(divide="ignore"):
-            return np.asarray(1.0 / kept(bits, self.dim, self.group) - 1.0)
+        return noise(bits, self.dim) if self.group == 1 else peaks.noise(bits, self.dim, self.group)
 
     def gain(self, bits: Floats) -> Floats:
         """1 / (1 + v(n) / tau): what a device that is received with these bits adds to the knowledge of the mean."""
@@ -100,7 +97,7 @@ class Ladder:
     @property
     def steps(self) -> Floats:
         """Bits a value of the grades of `packets.peaks`, and the energy that they keep, (2, grade); (2, 0) for none."""
-        return np.array([(g.share, g.kept) for g in grades(self.group)]).T if self.group > 1 else np.empty((2, 0))
+        return np.empty((2, 0)) if self.group == 1 else peaks.steps_of(self.group)
 
 
 def allocate_bits(

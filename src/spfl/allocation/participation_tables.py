@@ -74,7 +74,7 @@ class Grid(NamedTuple):
 
 @njit(cache=CACHE, nogil=True, error_model="numpy")
 def _kept(share: float, steps: Floats) -> float:
-    """`packets.peaks.kept` at so many bits a value."""
+    """The energy that so many bits a value tell, linear between grades (`packets.peaks.noise`)."""
     for i in range(1, steps.shape[1]):
         if share < steps[0, i]:
             part = (share - steps[0, i - 1]) / (steps[0, i] - steps[0, i - 1])

@@ -15,8 +15,8 @@ import numpy as np
 
 from spfl.arrays import Bytes, Vector
 from spfl.errors import ConfigError, PacketError
-from spfl.packets import ladder
 from spfl.packets.layout import Layout
+from spfl.packets.peaks import DIGITS
 
 MAGIC = b"SPFL"
 VERSION = 1
@@ -126,7 +126,7 @@ def _rules(kind: Kind, layout: Layout) -> tuple[int, int, Sequence[int]]:
     if kind == Kind.OWN:
         return 8, 8, range(1, 2**32)
     if kind == Kind.LADDER:
-        return 1, ladder.MAX_PLANES + 1, [0]  # one more for peaks
+        return 1, DIGITS, [0]
     return (1, 1, [0]) if kind == Kind.SIGN else (1, MAX_BITS, sorted({1, len(layout.names)}))
 
 

@@ -97,11 +97,19 @@ def _slope(a: Grade, b: Grade) -> float:
     return (b.kept - a.kept) / (b.share - a.share) if b.share > a.share else np.inf
 
 
-def kept(bits: ArrayLike, dim: int, group: int) -> Floats:
-    """The part of the energy of a vector (dim,) that so many bits tell: linear in the bits between two grades."""
-    steps = grades(group)
-    share = np.asarray(bits, np.float64) / dim
-    return np.asarray(np.interp(share, [g.share for g in steps], [g.kept for g in steps]))
+@lru_cache(maxsize=8)
+def steps_of(group: int) -> Floats:
+    """Bits a value of each grade, and the energy that it keeps, (2, grade)."""
+    return np.array([(grade.share, grade.kept) for grade in grades(group)]).T
+
+
+def noise(bits: ArrayLike, dim: int, group: int) -> Floats:
+    """Squared error of so many bits of a vector (dim,), relative to its squared norm; inf for none.
+
+    The energy that is told is linear in the bits between two grades.
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(1.0 / np.interp(np.asarray(bits, np.float64) / dim, *steps_of(group)) - 1.0)
 
 
 @lru_cache(maxsize=16)
@@ -159,7 +167,7 @@ def decode(payload: Bytes, deviation: Vector, block: int, bits: int, first: int 
 def granted(bits: int, dim: int, group: int) -> tuple[Grade, Grade, int]:
     """The two grades of a packet of so many bits, and how many groups have the better one."""
     steps, groups = grades(group), dim // group
-    at = int(np.searchsorted([g.share for g in steps], bits / dim, side="right")) - 1
+    at = int(np.searchsorted(steps_of(group)[0], bits / dim, side="right")) - 1
     if at == len(steps) - 1:
         return steps[-1], steps[-1], groups
     lower, upper = steps[at], steps[at + 1]

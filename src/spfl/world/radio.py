@@ -340,12 +340,14 @@ def check_uncoded(scheme: Scheme) -> None:
 def check_granted(config: Config, scheme: Scheme) -> None:
     """Raises ConfigError, in one line, for segments of packets of peaks, and of those that their grant makes."""
     channel = config.channel
-    if scheme.uplink == "ladder" and scheme.peaks and channel.segment_bits is not None:
+    if channel.segment_bits is None:
+        return
+    if scheme.uplink == "ladder" and scheme.peaks:
         raise ConfigError(
             f"scheme.peaks must be false with channel.segment_bits = {channel.segment_bits}, which would cut groups of "
             "values, got true"
         )
-    if not scheme.grants_bits or channel.segment_bits is None:
+    if not scheme.grants_bits:
         return
     wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in GRANTED.items()}
     if line := unmet(f"channel.segment_bits and {scheme.name}, whose packets differ in length", wanted):
