@@ -15,7 +15,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,32 +102,36 @@ def measure(size: int, bits: int, runs: tuple[int, int], rng: np.random.Generato
 
 def ladder_row(size: int, planes: int, runs: int, rng: np.random.Generator) -> dict[str, Any]:
     """The ladder both ways; `size` is rounded to whole blocks, as rotated vectors are."""
-    turn = Rotation(size)
-    vector, block = rng.standard_normal(turn.layout.size, np.float32), turn.block
+    vector, block = rotated(size, rng)
     deviation, payload = ladder.deviations(vector, block, planes), ladder.encode(vector, block, planes)
-    calls: dict[str, Callable[[], object]] = {
-        "encode": lambda: (ladder.deviations(vector, block, planes), ladder.encode(vector, block, planes)),
-        "decode": lambda: ladder.decode(payload, deviation, block, planes * vector.size),
-    }
+    calls = (
+        lambda: (ladder.deviations(vector, block, planes), ladder.encode(vector, block, planes)),
+        lambda: ladder.decode(payload, deviation, block, planes * vector.size),
+    )
     return {"parameters": vector.size, "planes": planes} | both_ways(calls, vector.size, runs)
 
 
 def peaks_row(size: int, share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
     """Peaks both ways: all that a device prepares with its side information, and `share` bits a value back."""
-    turn = Rotation(size)
-    vector, block = rng.standard_normal(turn.layout.size, np.float32), turn.block
+    vector, block = rotated(size, rng)
     deviation, payload = ladder.deviations(vector, block), peaks.encode(vector, block)
-    calls: dict[str, Callable[[], object]] = {
-        "encode": lambda: (ladder.deviations(vector, block), peaks.encode(vector, block)),
-        "decode": lambda: peaks.decode(payload, deviation, block, int(share * vector.size)),
-    }
+    calls = (
+        lambda: (ladder.deviations(vector, block), peaks.encode(vector, block)),
+        lambda: peaks.decode(payload, deviation, block, int(share * vector.size)),
+    )
     return {"parameters": vector.size, "peaks_bits_per_value": share} | both_ways(calls, vector.size, runs)
 
 
-def both_ways(calls: dict[str, Callable[[], object]], size: int, runs: int) -> dict[str, float]:
-    """MB/s, microseconds and spread of each call on a vector of this size."""
+def rotated(size: int, rng: np.random.Generator) -> tuple[Vector, int]:
+    """A normal vector of whole blocks, as rotated vectors are, and the size of a block."""
+    turn = Rotation(size)
+    return rng.standard_normal(turn.layout.size, np.float32), turn.block
+
+
+def both_ways(calls: Sequence[Callable[[], object]], size: int, runs: int) -> dict[str, float]:
+    """MB/s, microseconds and spread of encoding and decoding a vector of this size."""
     row: dict[str, float] = {}
-    for name, call in calls.items():
+    for name, call in zip(("encode", "decode"), calls, strict=True):
         fast, spread = seconds(call, runs)
         row |= {f"{name}_mb_s": 4e-6 * size / fast, f"{name}_us": 1e6 * fast, f"{name}_spread": spread}
     return row

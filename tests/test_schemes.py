@@ -66,7 +66,7 @@ def test_packets_have_the_bits_that_are_declared(name: str, per_tensor: bool) ->
     if scheme.uplink == "ladder":  # a device holds all planes, and sends as many bits as it is granted
         granted: Any = SimpleNamespace(beta=np.array([1.0, 0.0]), bits=np.array([5.0, 9.0]))
         assert form.payload_bits(granted) == 5 + HEADER_BITS
-        assert 0 <= held - (form.planes * form.packets.size + HEADER_BITS) < 8
+        assert 0 <= held - (form.digits * form.packets.size + HEADER_BITS) < 8
         return
     if scheme.uplink == "split":
         signs_only: Any = SimpleNamespace(beta=np.ones(1), rho=np.ones(1), alpha=np.ones(1), bits=None)

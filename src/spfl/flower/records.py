@@ -143,7 +143,7 @@ def packet_rows(world: World) -> dict[str, tuple[type[np.generic], int]]:
     if scheme.error_feedback or scheme.uplink in ("ideal", "analog"):
         rows["gradient"] = (np.float32, form.layout.size)
     if scheme.uplink == "ladder":
-        rows["ladder_packet"] = (np.uint8, _bytes(HEADER_BITS + form.planes * packets.size))
+        rows["ladder_packet"] = (np.uint8, _bytes(HEADER_BITS + form.digits * packets.size))
     if scheme.uplink == "codec" and scheme.codec is not None:
         rows["own_packet"] = (np.uint8, HEADER_BITS // 8 + _bytes(scheme.codec.bits(packets.size)))
     if world.config.training.correction != "none":  # the server keeps it for a node, which forgets

@@ -105,19 +105,20 @@ def encode_sparse(gradient: Vector, kept: int, *, layout: Layout, round_: int, d
     return seal(packet)
 
 
-def encode_ladder(vector: Vector, planes: int, *, layout: Layout, round_: int, device: int) -> bytes:
-    """A rotated vector (dim,) as all bits of its first planes, of which the radio sends as many as it is granted.
+def encode_ladder(vector: Vector, digits: int, *, layout: Layout, round_: int, device: int) -> bytes:
+    """A rotated vector (dim,) as so many digits of each value, of which the radio sends as many bits as it is granted.
 
-    With `peaks.DIGITS` planes, as what `packets.peaks` makes a packet of any length from.
+    Up to MAX_PLANES digits are the first planes of a ladder; `peaks.DIGITS` are what `packets.peaks` makes a packet
+    of any length from.
 
     Raises PacketError as `encode_signs` does.
     """
     values = _vector(vector, layout.size, "vector")
     if not np.isfinite(values).all():
         raise PacketError("gradient must be finite, got NaN or infinity")
-    packet, _, codes = blank(Kind.LADDER, planes, 0, layout, round_, device)
+    packet, _, codes = blank(Kind.LADDER, digits, 0, layout, round_, device)
     block = layout.sizes[0]
-    codes[:] = peaks.encode(values, block) if planes == peaks.DIGITS else ladder.encode(values, block, planes)
+    codes[:] = peaks.encode(values, block) if digits == peaks.DIGITS else ladder.encode(values, block, digits)
     return seal(packet)
 
 

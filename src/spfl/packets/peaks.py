@@ -156,12 +156,21 @@ def decode(payload: Bytes, deviation: Vector, block: int, bits: int, first: int 
     estimate = np.zeros(dim, np.float32)
     if not told:
         return estimate
-    digits = np.unpackbits(payload, count=DIGITS * dim, bitorder="little").reshape(DIGITS, dim)
+    digits = _needed(payload, dim, lower, upper)
     scale = deviation / np.float32(told)
     for grade, rows in ((upper, (first, count)), (lower, (first + count, groups - count))):
         one = (group, grade.planes, grade.peak, grade.values.astype(np.float32))
         kernels.read_groups(digits, scale, order_of(block), rows, one, estimate)
     return estimate
+
+
+def _needed(payload: Bytes, dim: int, *told: Grade) -> Bytes:
+    """The digits that these grades look at, uint8 (DIGITS, dim); other rows are left without values."""
+    digits = np.empty((DIGITS, dim), np.uint8)
+    for row in {0, *range(max(grade.planes for grade in told)), *(MAX_PLANES for grade in told if grade.peak > 1)}:
+        byte, bit = divmod(row * dim, 8)
+        digits[row] = np.unpackbits(payload[byte:], count=bit + dim, bitorder="little")[bit:]
+    return digits
 
 
 def granted(bits: int, dim: int, group: int) -> tuple[Grade, Grade, int]:

@@ -92,7 +92,7 @@ class Format:
     def scales(self, vector: Vector) -> Vector:
         """What a sign alone stands for in each tensor or block, (tensor,); the deviations of a ladder's blocks."""
         if self.scheme.uplink == "ladder":
-            scaled = 1 if self.scheme.bits_per_value is None or self.scheme.peaks else self.planes
+            scaled = 1 if self.scheme.bits_per_value is None or self.scheme.peaks else self.digits
             return deviations(vector, self.packets.sizes[0], scaled)
         if self.scheme.one_mean:
             return np.full(len(self.packets.names), np.abs(vector).mean(dtype=np.float64), np.float32)
@@ -116,8 +116,8 @@ class Format:
         return max(1, round(self.scheme.density * self.layout.size))
 
     @property
-    def planes(self) -> int:
-        """Digits of each value that a device prepares for a ladder: planes, and one more for its peaks."""
+    def digits(self) -> int:
+        """Bits of each value that a device prepares for a ladder: its planes, and one more for its peaks."""
         bits = self.scheme.bits_per_value
         if self.scheme.peaks:
             return DIGITS

@@ -111,7 +111,7 @@ def _packets(form: Format, vector: Vector, origin: Origin) -> tuple[dict[str, An
     if uplink == "sparse":
         sent["sparse_packet"] = encode_sparse(vector, form.kept_values, **address)
     if uplink == "ladder":
-        sent["ladder_packet"] = encode_ladder(vector, form.planes, **address)
+        sent["ladder_packet"] = encode_ladder(vector, form.digits, **address)
     if uplink == "codec" and form.scheme.codec is not None:
         rng = stream(form.seed, round_, device, Purpose.QUANTISE)
         sent["own_packet"] = encode_own(form.scheme.codec, vector, rng, **address)
