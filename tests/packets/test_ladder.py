@@ -50,6 +50,15 @@ def test_every_prefix_is_that_of_the_plain_twin(bits: int, seed: int) -> None:
     np.testing.assert_allclose(got, oracles.ladder_estimate(vector, 16, bits), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("bits", [0, 5_001, 35_840, 36_000, 60_007, 4 * 35_840])
+def test_a_long_vector_is_told_part_by_part_and_no_differently(bits: int, monkeypatch) -> None:
+    """More blocks than are written together, more coordinates than a tile, and two parts."""
+    monkeypatch.setattr(ladder, "PART", 20_000)
+    vector, block = gaussian(70 * 512), 512
+    got = ladder.decode(ladder.encode(vector, block, 4), ladder.deviations(vector, block), block, bits)
+    np.testing.assert_allclose(got, oracles.ladder_estimate(vector, block, bits), rtol=1e-5, atol=1e-6)
+
+
 def test_an_estimate_is_unbiased_over_rotations_and_as_noisy_as_told() -> None:
     size = 512
     vector, turn = gaussian(size), Rotation(size)

@@ -78,6 +78,13 @@ def test_every_packet_is_that_of_the_plain_twin_in_no_more_bits(sizes: tuple[int
     np.testing.assert_allclose(decoded(vector, block, bits, first), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_long_vector_is_prepared_part_by_part_and_no_differently(monkeypatch) -> None:
+    vector = gaussian(7 * 512)
+    whole = peaks.encode(vector, 512)
+    monkeypatch.setattr(peaks, "PART", 1024)
+    np.testing.assert_array_equal(peaks.encode(vector, 512), whole)
+
+
 def test_an_estimate_is_unbiased_over_rotations_and_as_noisy_as_told() -> None:
     vector, turn = gaussian(4096) * np.geomspace(0.1, 3.0, 4096).astype(np.float32), Rotation(4096)
     for bits in (200, 1024, 3000, 5000, 7000):

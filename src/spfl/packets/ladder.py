@@ -31,6 +31,7 @@ from spfl.packets import ladder_kernels as kernels
 
 MAX_PLANES = 4  # the sign and three of the magnitude
 LEAST_SHARE = 1.0 / 64  # of the signs: the shortest sketch
+PART = 2**18  # coordinates that are told and packed together; they stay in the L2 cache
 
 
 @dataclass(frozen=True)
@@ -119,26 +120,32 @@ def deviations(vector: Vector, block: int, planes: int = 1) -> Vector:
 
 
 def encode(vector: Vector, block: int, planes: int) -> Bytes:
-    """All bits of the first planes of a rotated vector (dim,), uint8 (ceil(planes dim / 8),)."""
-    codes, digits = np.empty(vector.size, np.uint8), np.empty((planes, vector.size), np.uint8)
-    kernels.write_codes(vector, spreads_of(vector, block), codebook(planes).inner, codes)
-    digits[0] = codes >= kernels.SIGN
-    for plane in range(1, planes):
-        np.bitwise_and(codes, np.uint8(1 << (planes - 1 - plane)), out=digits[plane])
-    return np.packbits(digits.ravel(), bitorder="little")
+    """All bits of the first planes of a rotated vector (dim,), uint8 (planes dim / 8,); dim is a multiple of 8."""
+    spread, edges = spreads_of(vector, block), codebook(planes).inner
+    packed, rows = np.empty((planes, vector.size // 8), np.uint8), _rows(block, spread.size)
+    masks = [kernels.SIGN, *(np.uint8(1 << bit) for bit in reversed(range(planes - 1)))]
+    for begin in range(0, block, rows):
+        codes = np.empty(min(rows, block - begin) * spread.size, np.uint8)
+        kernels.write_codes(vector, spread, edges, begin, codes)
+        byte = begin * spread.size // 8
+        for plane, mask in zip(packed, masks, strict=True):
+            plane[byte : byte + codes.size // 8] = np.packbits(codes & mask, bitorder="little")
+    return packed.ravel()
 
 
 def decode(payload: Bytes, deviation: Vector, block: int, bits: int) -> Vector:
     """The estimate that the first `bits` bits give, float32 (dim,)."""
     dim = block * len(deviation)
     whole, rest = divmod(min(bits, MAX_PLANES * dim), dim)
-    digits = np.unpackbits(payload, count=min(bits, 8 * payload.size), bitorder="little")
-    estimate = np.zeros(dim, np.float32)
-    if whole:
-        kernels.read_codes(_codes(digits, whole, dim, slice(rest, dim)), rest, _table(whole), deviation, estimate)
+    estimate, part = np.zeros(dim, np.float32), _rows(block, len(deviation)) * len(deviation)
+    told = [(whole, (rest, dim), 1.0)] if whole else []
     if rest:
-        table = _table(whole + 1) * np.float32(1.0 if whole else dim / rest)
-        kernels.read_codes(_codes(digits, whole + 1, dim, slice(0, rest)), 0, table, deviation, estimate)
+        told.append((whole + 1, (0, rest), 1.0 if whole else dim / rest))
+    for planes, (begin, end), scale in told:
+        table = _table(planes) * np.float32(scale)
+        for start in range(begin // part * part, end, part):
+            first, last = max(start, begin), min(start + part, end)
+            kernels.read_codes(_codes(payload, planes, dim, (first, last)), first, table, deviation, estimate)
     return estimate
 
 
@@ -158,12 +165,25 @@ def _brought(came: Bools, dim: int, block: int) -> Bools:
     return np.broadcast_to(came[np.arange(block) % came.size], (dim // block, block))
 
 
-def _codes(digits: Bytes, planes: int, dim: int, places: slice) -> Bytes:
-    """The digits of some places, the sign first, as one number each."""
-    codes = digits[places].copy()
+def _rows(block: int, blocks: int) -> int:
+    """How many coordinates of each block are told together: whole tiles, some PART values in all."""
+    tile = min(kernels.TILE, block)
+    return tile * max(1, PART // (tile * blocks))
+
+
+def bits_of(payload: Bytes, first: int, count: int) -> Bytes:
+    """So many bits from bit `first` on, uint8 (count,)."""
+    byte, bit = divmod(first, 8)
+    return np.unpackbits(payload[byte:], count=bit + count, bitorder="little")[bit:]
+
+
+def _codes(payload: Bytes, planes: int, dim: int, places: tuple[int, int]) -> Bytes:
+    """The digits of places from one to before another, the sign first, as one number each."""
+    first, last = places
+    codes = bits_of(payload, first, last - first)
     for plane in range(1, planes):
         codes <<= 1
-        codes |= digits[plane * dim : (plane + 1) * dim][places]
+        codes |= bits_of(payload, plane * dim + first, last - first)
     return codes
 
 

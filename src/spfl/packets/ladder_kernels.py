@@ -12,6 +12,7 @@ from spfl.compiled import CACHE, njit
 
 SIGN = np.uint8(0x80)  # of a code: the coordinate is negative
 TILE = 256  # coordinates of a block that are looked at together; they stay in the L1 cache
+BATCH = 64  # blocks whose codes are written together, a cache line of one place in each
 
 
 @njit(cache=CACHE, nogil=True)
@@ -64,18 +65,29 @@ def deviations(vector, spread, edges, values, out):  # type: ignore[no-untyped-d
 
 
 @njit(cache=CACHE, nogil=True)
-def write_codes(vector, spread, edges, codes):  # type: ignore[no-untyped-def]
-    """The cell of each coordinate, with SIGN added where it is negative, to uint8 (place,)."""
+def write_codes(vector, spread, edges, begin, codes):  # type: ignore[no-untyped-def]
+    """The cell of each coordinate from `begin` on, with SIGN added where it is negative, to uint8 (place,).
+
+    `codes` has room for whole tiles of every block.
+    """
     blocks = spread.size
-    block = vector.size // blocks
+    block, rows = vector.size // blocks, codes.size // blocks
     tile = min(TILE, block)
     modulus, cells = np.empty(tile, np.float32), np.empty(tile, np.float32)
-    for first in range(0, block, tile):
-        for b in range(blocks):
-            x = vector[b * block + first : b * block + first + tile]
-            cells_of(x, spread[b], edges, modulus, cells)
+    batch = np.empty((BATCH, tile), np.uint8)
+    for first in range(0, rows, tile):
+        for b in range(0, blocks, BATCH):
+            count = min(BATCH, blocks - b)
+            for j in range(count):
+                start = (b + j) * block + begin + first
+                x, line = vector[start : start + tile], batch[j]
+                cells_of(x, spread[b + j], edges, modulus, cells)
+                for i in range(tile):
+                    line[i] = np.uint8(np.int32(cells[i])) | (SIGN if x[i] < 0 else np.uint8(0))
             for i in range(tile):
-                codes[(first + i) * blocks + b] = np.uint8(cells[i]) + (SIGN if x[i] < 0 else np.uint8(0))
+                places = codes[(first + i) * blocks + b : (first + i) * blocks + b + count]
+                for j in range(count):
+                    places[j] = batch[j, i]
 
 
 @njit(cache=CACHE, nogil=True)

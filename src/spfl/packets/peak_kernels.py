@@ -16,25 +16,26 @@ def write_digits(vector, spread, edges, order, group, out):  # type: ignore[no-u
     left = np.empty(group, np.float32)
     for b in range(spread.size):
         start = b * block
+        x = vector[start : start + block]
         for i in range(block):
-            mixed[i] = vector[start + order[i]]
+            mixed[i] = x[order[i]]
         cells_of(mixed, spread[b], edges, modulus, cells)
         for i in range(block):
-            cell = np.uint8(cells[i])
+            cell = np.uint8(np.int32(cells[i]))
             out[0, start + i] = np.uint8(mixed[i] < 0)
             out[1, start + i] = cell >> 2 & 1
             out[2, start + i] = cell >> 1 & 1
             out[3, start + i] = cell & 1
         for first in range(start, start + block, group):
-            for i in range(group):
-                left[i] = np.abs(mixed[first - start + i])
+            left[:] = np.abs(mixed[first - start : first - start + group])
             half = group // 2
             out[4, first] = 0
             while half > 0:
+                won = out[4, first + half : first + 2 * half]
                 for i in range(half):
-                    a, c = left[2 * i], left[2 * i + 1]
-                    out[4, first + half + i] = np.uint8(c > a)
-                    left[i] = max(a, c)
+                    won[i] = np.uint8(left[2 * i + 1] > left[2 * i])
+                for i in range(half):
+                    left[i] = max(left[2 * i], left[2 * i + 1])
                 half //= 2
 
 

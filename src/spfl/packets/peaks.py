@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from spfl.arrays import Bytes, Floats, Indices, Vector
+from spfl.arrays import Bytes, Floats, Vector
 from spfl.packets import peak_kernels as kernels
-from spfl.packets.ladder import MAX_PLANES, codebook, spreads_of
+from spfl.packets.ladder import MAX_PLANES, PART, bits_of, codebook, spreads_of
 
 LARGEST_GROUP = 128
 GOLDEN, SILVER = (math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0
@@ -113,13 +113,13 @@ def noise(bits: ArrayLike, dim: int, group: int) -> Floats:
 
 
 @lru_cache(maxsize=16)
-def order_of(block: int) -> Indices:
+def order_of(block: int) -> NDArray[np.uint32]:
     """In which order the coordinates of a block fall into groups, (block,): mixed once and for all.
 
     Neighbouring rows of a Hadamard matrix depend on each other (four of them multiply to one), which would make the
     estimate of a large parameter biased by a tenth and more.
     """
-    return np.random.default_rng(block).permutation(block)
+    return np.random.default_rng(block).permutation(block).astype(np.uint32)
 
 
 def group_of(block: int) -> int:
@@ -128,15 +128,18 @@ def group_of(block: int) -> int:
 
 
 def encode(vector: Vector, block: int) -> Bytes:
-    """All that a device prepares of a rotated vector (dim,), uint8 (ceil(DIGITS dim / 8),).
+    """All that a device prepares of a rotated vector (dim,), uint8 (DIGITS dim / 8,); dim is a multiple of 8.
 
     Signs, planes and tournaments, one after the other; in each the groups in their order. Match m of a group
     lies at place m: 1 is the final, and the winners of 2 m and 2 m + 1 meet in m.
     """
-    digits = np.empty((DIGITS, vector.size), np.uint8)
-    spread, edges = spreads_of(vector, block), codebook(MAX_PLANES).inner
-    kernels.write_digits(vector, spread, edges, order_of(block), group_of(block), digits)
-    return np.packbits(digits.ravel(), bitorder="little")
+    packed, edges = np.empty((DIGITS, vector.size // 8), np.uint8), codebook(MAX_PLANES).inner
+    for start in range(0, vector.size, PART):
+        part = vector[start : start + PART]
+        digits = np.empty((DIGITS, part.size), np.uint8)
+        kernels.write_digits(part, spreads_of(part, block), edges, order_of(block), group_of(block), digits)
+        packed[:, start // 8 : (start + part.size) // 8] = np.packbits(digits, axis=1, bitorder="little")
+    return packed.ravel()
 
 
 def first_group(groups: int, round_: int, device: int) -> int:
@@ -168,8 +171,7 @@ def _needed(payload: Bytes, dim: int, *told: Grade) -> Bytes:
     """The digits that these grades look at, uint8 (DIGITS, dim); other rows are left without values."""
     digits = np.empty((DIGITS, dim), np.uint8)
     for row in {0, *range(max(grade.planes for grade in told)), *(MAX_PLANES for grade in told if grade.peak > 1)}:
-        byte, bit = divmod(row * dim, 8)
-        digits[row] = np.unpackbits(payload[byte:], count=bit + dim, bitorder="little")[bit:]
+        digits[row] = bits_of(payload, row * dim, dim)
     return digits
 
 

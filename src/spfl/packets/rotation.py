@@ -20,6 +20,7 @@ from spfl.compiled import CACHE, njit
 from spfl.packets.layout import Layout
 
 LARGEST_BLOCK = 4096  # stays in the first-level cache
+LEAST_BLOCK = 8  # so that one bit of each element fills whole bytes
 SCALE_BITS = 32  # side information of a block
 
 
@@ -80,7 +81,7 @@ class Rotation:
     def block(self) -> int:
         """Elements rotated together: a power of two near sqrt(32 d), where padding and scales cost alike."""
         best = min(LARGEST_BLOCK, math.isqrt(SCALE_BITS * self.dim))
-        return int(2 ** (best.bit_length() - 1))
+        return max(LEAST_BLOCK, int(2 ** (best.bit_length() - 1)))
 
     @cached_property
     def layout(self) -> Layout:
