@@ -97,10 +97,10 @@ def train(world: World, start: ServerState | None = None) -> Iterator[RoundRecor
                 uploads, encode_share = fleet.uploads(server, cohort, round_)
             clock.move("gradients", "encode", encode_share)
             plan = prepare(world, server, uploads, round_, clock)
-            record = complete(world, server, plan, Ends(fleet.evaluate, fleet.receive), clock)
-            del uploads, plan  # else memory holds the packets of two rounds until the next ones are complete
+            record = complete(world, server, plan, clock, aggregate=fleet.receive)
+            del uploads, plan  # else memory holds packets during the evaluation, and those of two rounds after it
             server = record.server
-            yield record
+            yield evaluated(world, record, fleet.evaluate, clock)
 
 
 def open_fleet(world: World) -> Fleet:
@@ -151,13 +151,6 @@ def prepare(
     return Plan(round_, uploads, devices, world.radio.granted(link, allocation), fades, allocation, told)
 
 
-class Ends(NamedTuple):
-    """What completes a round beside the server's own rules: how weights are evaluated, how uploads are aggregated."""
-
-    evaluate: Callable[..., tuple[float, float]]
-    receive: Callable[[Format, Arrived, State], Update] = receive
-
-
 class Known(NamedTuple):
     """What is known of a round's packets without the channel model.
 
@@ -173,9 +166,10 @@ MODEL = Known()  # all of it is left to the channel model
 
 
 def complete(
-    world: World, server: ServerState, plan: Plan, ends: Ends, clock: Stopwatch, known: Known = MODEL
-) -> RoundRecord:
-    """The second half: what arrives, the aggregate, the step."""
+    world: World, server: ServerState, plan: Plan, clock: Stopwatch, known: Known = MODEL,
+    aggregate: Callable[[Format, Arrived, State], Update] = receive,
+) -> RoundRecord:  # fmt: skip
+    """The second half: what arrives, the aggregate, the step. The record has no test scores yet: see `evaluated`."""
     config, scheme, uploads = world.config, world.scheme, plan.uploads
     round_, allocation, before = plan.round_, plan.allocation, server
     with clock("transmit"):
@@ -188,21 +182,17 @@ def complete(
     told = who_told(world.format, outcome.sign, plan.told)
     with clock("aggregate"):
         heard = heard_uploads(world.format, uploads, told, server.memory)
-        update = ends.receive(world.format, Arrived(round_, heard, outcome, allocation, plan.told), server.memory)
+        update = aggregate(world.format, Arrived(round_, heard, outcome, allocation, plan.told), server.memory)
     with clock("step"):
         update = world.remember(uploads, outcome.sign, update, told)
         after = advance(world, server, uploads, outcome, update)
         server = replace(after, memory=world.keep_models(server, after.memory), allocation=allocation)
-    test_loss, test_score = None, None
-    if round_ % world.eval_every == 0 or round_ == config.training.rounds:
-        with clock("evaluate"):
-            test_loss, test_score = ends.evaluate(server.weights, server.memory.get(STATISTICS))
     return RoundRecord(
         round_,
         tuple(upload.device for upload in uploads),
         mean_loss(uploads),
-        test_loss,
-        test_score,
+        None,
+        None,
         plan.devices,
         allocation,
         outcome,
@@ -218,6 +208,17 @@ def complete(
         world.asynchronous.told(before, server.weights is not before.weights) if world.asynchronous else None,
         world.task.lower_is_better,
     )
+
+
+def evaluated(
+    world: World, record: RoundRecord, evaluate: Callable[..., tuple[float, float]], clock: Stopwatch
+) -> RoundRecord:
+    """The record of a round with its test loss and score, where the round has an evaluation."""
+    if record.round_ % world.eval_every and record.round_ != world.config.training.rounds:
+        return record
+    with clock("evaluate"):
+        loss, score = evaluate(record.server.weights, record.server.memory.get(STATISTICS))
+    return replace(record, test_loss=loss, test_score=score)
 
 
 def advance(

@@ -34,7 +34,7 @@ from spfl.packets.sockets import HOST, Loss, bound, mark, relay, serve, until_le
 from spfl.radio.outage import Outcome, by_segment, success
 from spfl.radio.selective import RadioLaw
 from spfl.rng import Purpose, server_stream
-from spfl.training import Ends, Known, Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.training import Known, Plan, RoundRecord, Stopwatch, complete, evaluated, prepare
 from spfl.uplink.upload import Upload
 from spfl.world.world import World
 
@@ -203,10 +203,10 @@ def rounds_over(wire: Wire, world: World) -> Iterator[tuple[RoundRecord, dict[st
             uploads, _ = fleet.uploads(server, world.cohort(round_, server.memory), round_)
             plan = prepare(world, server, uploads, round_, clock)
             arrived, counts = exchange(wire, world, uploads, plan)
-            record = complete(world, server, plan, Ends(fleet.evaluate), clock, Known(outcome=arrived))
+            record = complete(world, server, plan, clock, Known(outcome=arrived))
             del uploads, plan  # as in `training.train`
             server = record.server
-            yield record, counts
+            yield evaluated(world, record, fleet.evaluate, clock), counts
 
 
 def check(world: World) -> None:

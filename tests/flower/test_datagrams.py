@@ -72,7 +72,7 @@ def test_without_loss_all_arrives_and_is_what_was_sent(scheme, channel, small_co
         plan = training.prepare(world, server, uploads, 1, training.Stopwatch(),
                                 lambda one, cohort: link(one, cohort, new_counts(6), pieces))  # fmt: skip
         known = training.Known(outcome=records[0].outcome)
-        record = training.complete(world, server, plan, training.Ends(fleet.evaluate), training.Stopwatch(), known)
+        record = training.complete(world, server, plan, training.Stopwatch(), known)
     assert record.server.weights.tobytes() == records[0].server.weights.tobytes()
 
 

@@ -114,7 +114,7 @@ def test_the_server_knows_what_each_device_told_last(small_config, digits):
             others = np.mean(list(known.values())) if known else 1.0
             wanted = [known.get(u.device, others) for u in sent]
             np.testing.assert_allclose(plan.devices.v2, wanted, rtol=1e-6)
-            server = training.complete(world, server, plan, training.Ends(fleet.evaluate), training.Stopwatch()).server
+            server = training.complete(world, server, plan, training.Stopwatch()).server
     assert 0 < lost < 12 * 6
 
 

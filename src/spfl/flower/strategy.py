@@ -36,7 +36,7 @@ from spfl.flower.roster import Roster, Wanted
 from spfl.flower.settings import FlowerConfig
 from spfl.radio.estimator import new_counts
 from spfl.runs.environment import installed_versions
-from spfl.training import Ends, Known, Measured, Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.training import Known, Measured, Plan, RoundRecord, Stopwatch, complete, evaluated, prepare
 from spfl.uplink.admission import admit
 from spfl.uplink.upload import Upload, silent
 from spfl.world.state import ServerState
@@ -132,7 +132,7 @@ class SpFl(Strategy):
             uploads = self._cohort(round_, received)
             plan = replace(plan, uploads=self._believed(round_, uploads))
             known = Known(np.array([not u.samples or records.has_packets(u, self.world) for u in uploads]))
-        record = complete(world, self.server, plan, Ends(self._evaluate), clock, known)
+        record = evaluated(world, complete(world, self.server, plan, clock, known), self._evaluate, clock)
         absent = 0 if known.present is None else int((~known.present).sum())
         self.record, self.server = replace(record, rejected=record.rejected + absent), record.server
         if self.uplink is not None:

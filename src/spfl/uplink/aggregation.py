@@ -6,6 +6,8 @@ import numpy as np
 
 from spfl.arrays import Floats, Vector
 
+PART = 2**18  # elements that stay in the L2 cache
+
 
 class Sum:
     """sum_k a_k g_k over the received devices, float32 (dim,), in their order, and the sum of the weights.
@@ -19,7 +21,8 @@ class Sum:
 
     def add(self, weight: float, vector: Vector, share: float | Vector = 1.0) -> None:
         """Add a vector of which `share` was received: a number, or 0 and 1 by element."""
-        self.vector += np.float32(weight) * vector
+        for start in range(0, vector.size, PART):  # a product of the whole vector would take as much memory again
+            self.vector[start : start + PART] += np.float32(weight) * vector[start : start + PART]
         self.weight = self.weight + weight * share
 
     def normalized(self) -> Vector:

@@ -105,6 +105,7 @@ def receive(form: Format, arrived: Arrived, state: State) -> Update:
             total.add(weight[k], vector, decoded.share)
         else:
             vectors.append(vector)
+        del decoded, vector  # else memory holds what two devices sent
     if form.settings.aggregation != "mean":
         update = combine(form.settings.aggregation, vectors, form.layout.size, form.settings.trim)
     else:
