@@ -12,25 +12,24 @@ from spfl.allocation.result import AllocationResult
 from spfl.arrays import Bools, Floats
 from spfl.config.schema import Config
 from spfl.config.section import unmet
-from spfl.custom import AS_CONFIGURED, Custom, checked_fades, checked_gains
+from spfl.custom import AS_CONFIGURED, Custom, checked_fades
 from spfl.errors import ConfigError, first_true
 from spfl.own_code import called
 from spfl.radio.coded import block_error_rate, gap_table
 from spfl.radio.fade_laws import FadedLaw, fade_law
 from spfl.radio.fading import CorrelatedFades, draw_many, round_correlation
-from spfl.radio.movement import Recorded, Waypoints
 from spfl.radio.nr_blocks import transport_curves
 from spfl.radio.outage import Fading, Law, Link, draw_fades
-from spfl.radio.path_loss import Cell, drop_cell, path_loss_db, scale_to_median_snr
+from spfl.radio.path_loss import Cell, path_loss_db
 from spfl.radio.selective import Curves, RadioLaw, allocators_gap
-from spfl.radio.tr38901 import CellSite, drop_gains
 from spfl.radio.trace import Trace, gain_of_rate
 from spfl.radio.uncoded import UncodedLaw
-from spfl.rng import SETUP_ROUND, Purpose, server_stream
+from spfl.rng import Purpose, server_stream
 from spfl.scheme import Scheme
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
 from spfl.uplink.side_channel import SideChannel
+from spfl.world.placement import Placement, noise_w_per_hz
 from spfl.world.recorded import RAYLEIGH_ONLY, recorded_links
 
 GRANTED = {"device_csi": "mean", "sign_parity": 0}  # what segments need whose packet is as long as its grant
@@ -51,26 +50,13 @@ class Radio:
     # --- where devices are --------------------------------------------------------------------------------------
 
     def cell(self, round_: int) -> Cell:
-        """Where the devices of the cell are in a round: one drop for the whole run, or one a round."""
-        if self.config.channel.movement != "none":
-            return self._walked(round_)
-        return self._fixed_cell if self.config.channel.drop == "fixed" else self._drop(round_)
-
-    def _walked(self, round_: int) -> Cell:
-        """The cell after the seconds of so many rounds: gains by the path loss, with the shadowing of the start."""
-        channel, start = self.config.channel, self._fixed_cell
-        distance_m = self._moving.distance_m(round_ * (channel.round_s or self.tau_s))
-        distance_m = np.maximum(distance_m, channel.min_distance_m)
-        return Cell(distance_m, start.gain * db_to_linear(path_loss_db(start.distance_m) - path_loss_db(distance_m)))
+        """Where the devices of the cell are in a round, and their mean gains."""
+        return self._placement.cell(round_)
 
     @cached_property
-    def _moving(self) -> Waypoints | Recorded:
-        channel = self.config.channel
-        if self.custom.gains is not None:
-            raise ConfigError(f"channel.movement must be none with gains of your own, got {channel.movement}")
-        if channel.positions:
-            return Recorded(self._fixed_cell.distance_m, channel.positions)
-        return Waypoints(self.config.seed, self._fixed_cell.distance_m, channel.radius_m, channel.speed_m_per_s)
+    def _placement(self) -> Placement:
+        recorded = None if self.trace is None else self._recorded_gain(self.trace)
+        return Placement(self.config, self.custom, recorded, self._round_s)
 
     @cached_property
     def interference_w_per_hz(self) -> float:
@@ -79,44 +65,6 @@ class Radio:
         loss_db = path_loss_db(np.hypot(found[:, 0], found[:, 1]))
         received_w = dbm_to_watt(found[:, 2]) * db_to_linear(-loss_db)
         return float(np.sum(received_w)) / self.config.channel.bandwidth_hz
-
-    @cached_property
-    def _fixed_cell(self) -> Cell:
-        return self._drop(SETUP_ROUND)
-
-    def _drop(self, round_: int) -> Cell:
-        channel = self.config.channel
-        cell = drop_cell(
-            self.config.data.devices,
-            seed=self.config.seed,
-            round_=round_,
-            min_distance_m=channel.min_distance_m,
-            radius_m=channel.radius_m,
-            shadowing_db=channel.shadowing_db,
-        )
-        if self.trace is not None:
-            gain = self._recorded_gain(self.trace)
-        else:
-            gain = cell.gain if channel.model == "macro" else self._standard_gains(cell.distance_m, round_)
-        gain = gain if channel.gains_db is None else db_to_linear(np.array(channel.gains_db))
-        if self.custom.gains is not None:
-            rng = server_stream(self.config.seed, round_, Purpose.PLACEMENT)
-            gain = checked_gains(called("gains", self.custom.gains, round_, rng), self.config.data.devices, "gains")
-        if channel.median_snr_db is not None:
-            if not (gain > 0).all():
-                raise ConfigError("gains must all be > 0 with channel.median_snr_db, which scales them, got a zero")
-            noise_w = self.noise_w_per_hz(channel.noise_figure_db) * channel.bandwidth_hz / self.config.cohort
-            power_w = np.full(gain.shape, dbm_to_watt(channel.power_dbm))
-            gain = scale_to_median_snr(gain, db_to_linear(channel.median_snr_db), power_w, noise_w)
-        return Cell(cell.distance_m, gain)
-
-    def _standard_gains(self, distance_m: Floats, round_: int) -> Floats:
-        channel = self.config.channel
-        assert channel.model != "macro"
-        assert channel.model != "trace"
-        heights = channel.bs_height_m, channel.device_height_m
-        site = CellSite(channel.model, channel.carrier_hz, *heights, channel.indoor_share)
-        return drop_gains(site, distance_m, self.config.seed, round_)
 
     @cached_property
     def trace(self) -> Trace | None:
@@ -129,16 +77,16 @@ class Radio:
             return trace.mean_gain
         return gain_of_rate(self._link(np.ones(self.config.cohort), None), trace.sign_rate)
 
-    def noise_w_per_hz(self, noise_figure_db: float) -> float:
-        """N_0 behind a receiver with this noise figure."""
-        return dbm_to_watt(self.config.channel.noise_dbm_per_hz) * db_to_linear(noise_figure_db)
-
     @property
     def tau_s(self) -> float:
         """Seconds of uplink a round: as configured, or so that B tau / (K d) is the resource ratio."""
         channel = self.config.channel
         symbols = channel.symbols_per_parameter * self.config.cohort * self.form.layout.size
         return channel.tau_s or symbols / channel.bandwidth_hz
+
+    @property
+    def _round_s(self) -> float:
+        return self.config.channel.round_s or self.tau_s
 
     @cached_property
     def side_channel(self) -> SideChannel | None:
@@ -233,7 +181,7 @@ class Radio:
         split = np.full(gain.shape, rho) if self.scheme.uplink == "split" and rho != "proportional" else None
         return Link(
             bandwidth_hz=channel.bandwidth_hz,
-            noise_w_per_hz=self.noise_w_per_hz(channel.noise_figure_db) + self.interference_w_per_hz,
+            noise_w_per_hz=noise_w_per_hz(channel, channel.noise_figure_db) + self.interference_w_per_hz,
             power_w=np.full(gain.shape, dbm_to_watt(channel.power_dbm)),
             gain=gain,
             tau_s=np.full(gain.shape, (self.tau_s - side_s) / self.scheme.attempts),
@@ -298,7 +246,7 @@ class Radio:
         channel = self.config.channel
         if channel.doppler_hz is None:
             return None
-        correlation = round_correlation(channel.doppler_hz, channel.round_s or self.tau_s)
+        correlation = round_correlation(channel.doppler_hz, self._round_s)
         purposes = Purpose.FADING_SIGN, Purpose.FADING_MODULUS
         sign, modulus = (
             CorrelatedFades(self.config.seed, shape, correlation, purpose)

@@ -41,6 +41,7 @@ from spfl.world.dealing import as_asked, check_own, dealt, tried
 from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
 from spfl.world.evaluation import evaluated_part, rounds_between, tell_rare_evaluation
 from spfl.world.networks import named_network
+from spfl.world.placement import noise_w_per_hz
 from spfl.world.radio import Radio, check_granted
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
@@ -269,7 +270,7 @@ class World:
             bandwidth_hz=channel.bandwidth_hz,
             tau_s=self.radio.tau_s,
             power_w=dbm_to_watt(channel.downlink_power_dbm),
-            noise_w_per_hz=self.radio.noise_w_per_hz(channel.downlink_noise_figure_db),
+            noise_w_per_hz=noise_w_per_hz(channel, channel.downlink_noise_figure_db),
         )
 
         def missed(round_: int) -> Bools:
