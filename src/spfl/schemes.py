@@ -75,11 +75,7 @@ SCHEMES: dict[str, Scheme] = {
             weights="unbiased",
         ),
         _like(
-            _SINGLE,
-            "single_packet_optimised",
-            "ours",
-            "single packet, its bandwidth by the exact solver",
-            solver="exact",
+            _SINGLE, "single_packet_optimised", "ours", "single packet, bandwidth by the exact solver", solver="exact"
         ),
         _like(
             _SINGLE,
@@ -103,13 +99,7 @@ SCHEMES: dict[str, Scheme] = {
             "single packet; the vector last received of a lost device stands in for it",
             rule="memory",
         ),
-        _like(
-            _SINGLE,
-            "reuse_last",
-            "ours",
-            "single packet; the last global update stands in for lost devices",
-            rule="reuse",
-        ),
+        _like(_SINGLE, "reuse_last", "ours", "single packet; the last update stands in for lost devices", rule="reuse"),
         _like(
             _SINGLE,
             "schedule_channel",
