@@ -29,7 +29,7 @@ from spfl.data.sources import load_dataset
 from spfl.fleet.threads import ThreadFleet
 from spfl.radio.over_the_air import noise_variance, receive_power
 from spfl.schemes import SCHEMES
-from spfl.training import Ends, Plan, RoundRecord, Stopwatch, complete, prepare
+from spfl.training import Plan, RoundRecord, Stopwatch, complete, prepare
 from spfl.uplink.admission import FLOAT32_MAX, admit, claimed_norm, norm_limit
 from spfl.uplink.delivery import analog_unit
 from spfl.uplink.reception import Arrived, aggregation_weights, normalizes
@@ -80,7 +80,7 @@ told: Counter[str] = Counter()  # numbers and arrays that were other than honest
 
 def _round(world: World, server: ServerState, uploads: list[Upload]) -> tuple[Plan, RoundRecord]:
     plan = prepare(world, server, uploads, 1, Stopwatch())
-    return plan, complete(world, server, plan, Ends(lambda _: (0.0, 0.0)), Stopwatch())
+    return plan, complete(world, server, plan, Stopwatch())
 
 
 def lie(rng: random.Random, upload: Upload) -> Upload:

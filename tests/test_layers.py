@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,19 @@ def test_functions_take_few_parameters_and_no_flag_by_place(tmp_path: Path) -> N
     assert found == []
     (tmp_path / "x.py").write_text("def f(a, b, c, d, *, e, f, g): ...\ndef g(a, plain: bool = False): ...\n")
     assert len(list(crowded("x", tmp_path / "x.py"))) == 2
+
+
+def test_scripts_import_names_that_there_are() -> None:
+    """Benchmarks, fuzzers and examples, most of which no other test runs."""
+    root, missing = HOUSE.parents[1], []
+    scripts = [path for folder in ("benchmarks", "fuzz", "examples") for path in sorted((root / folder).rglob("*.py"))]
+    for path in scripts:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "spfl"):
+                continue
+            for name in node.names:
+                whole = f"{node.module}.{name.name}"
+                if not hasattr(import_module(node.module), name.name) and whole.removeprefix("spfl.") not in modules():
+                    missing.append(f"{path.relative_to(root)}: {whole}")
+    assert len(scripts) > 40
+    assert not missing
