@@ -57,7 +57,7 @@ def rows(points: list[Point]) -> Iterator[str]:
     heads = ("known of the channel", "SNR (dB), symbols, Dirichlet", "without (%)", "with peaks (%)", "gain of peaks")
     yield f"| {' | '.join(heads)} | lead on the closest rival |"
     yield "|---|---|---:|---:|---|---|"
-    for (csi, place), schemes in by_place(points).items():
+    for (csi, place), schemes in sorted(by_place(points).items(), key=lambda item: item[0]):
         both = schemes.get("peaks", {}).keys() & schemes.get("plain", {}).keys()
         if not both:
             continue
