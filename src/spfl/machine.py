@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 CHUNK = 4096  # devices a thread takes at once
+PART = 2**18  # values gone over together where they are many: they stay in the second-level cache
 Answered = TypeVar("Answered")
 
 

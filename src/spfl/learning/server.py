@@ -39,8 +39,8 @@ def descend(training: TrainingConfig, rate: float, before: Moved, gradient: Vect
         gradient = gradient + before.memory.get(SHARED, np.float32(0.0))
     if training.server_optimiser == "sgd":
         velocity = np.float32(training.momentum) * before.velocity + gradient
-        weights = np.float32(rate) * velocity
-        return Moved(np.subtract(before.weights, weights, out=weights), velocity, before.memory)
+        move = np.float32(rate) * velocity
+        return Moved(np.subtract(before.weights, move, out=move), velocity, before.memory)  # in place: a vector less
     beta, tau = np.float32(training.beta1), np.float32(training.adaptivity)
     first = beta * before.velocity + (np.float32(1) - beta) * gradient
     second = _second_moment(training, before.memory.get(SECOND), np.square(gradient))

@@ -27,11 +27,11 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from spfl.arrays import Bools, Bytes, Floats, Vector
+from spfl.machine import PART
 from spfl.packets import ladder_kernels as kernels
 
 MAX_PLANES = 4  # the sign and three of the magnitude
 LEAST_SHARE = 1.0 / 64  # of the signs: the shortest sketch
-PART = 2**18  # coordinates that are told and packed together; they stay in the L2 cache
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _rows(block: int, blocks: int) -> int:
     return tile * max(1, PART // (tile * blocks))
 
 
-def bits_of(payload: Bytes, first: int, count: int) -> Bytes:
+def unpacked(payload: Bytes, first: int, count: int) -> Bytes:
     """So many bits from bit `first` on, uint8 (count,)."""
     byte, bit = divmod(first, 8)
     return np.unpackbits(payload[byte:], count=bit + count, bitorder="little")[bit:]
@@ -180,10 +180,10 @@ def bits_of(payload: Bytes, first: int, count: int) -> Bytes:
 def _codes(payload: Bytes, planes: int, dim: int, places: tuple[int, int]) -> Bytes:
     """The digits of places from one to before another, the sign first, as one number each."""
     first, last = places
-    codes = bits_of(payload, first, last - first)
+    codes = unpacked(payload, first, last - first)
     for plane in range(1, planes):
         codes <<= 1
-        codes |= bits_of(payload, plane * dim + first, last - first)
+        codes |= unpacked(payload, plane * dim + first, last - first)
     return codes
 
 

@@ -27,7 +27,8 @@ def write_digits(vector, spread, edges, order, group, out):  # type: ignore[no-u
             out[2, start + i] = cell >> 1 & 1
             out[3, start + i] = cell & 1
         for first in range(start, start + block, group):
-            left[:] = np.abs(mixed[first - start : first - start + group])
+            for i in range(group):
+                left[i] = np.abs(mixed[first - start + i])
             half = group // 2
             out[4, first] = 0
             while half > 0:

@@ -33,8 +33,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from spfl.arrays import Bytes, Floats, Vector
+from spfl.machine import PART
 from spfl.packets import peak_kernels as kernels
-from spfl.packets.ladder import MAX_PLANES, PART, bits_of, codebook, spreads_of
+from spfl.packets.ladder import MAX_PLANES, codebook, spreads_of, unpacked
 
 LARGEST_GROUP = 128
 GOLDEN, SILVER = (math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0
@@ -171,7 +172,7 @@ def _needed(payload: Bytes, dim: int, *told: Grade) -> Bytes:
     """The digits that these grades look at, uint8 (DIGITS, dim); other rows are left without values."""
     digits = np.empty((DIGITS, dim), np.uint8)
     for row in {0, *range(max(grade.planes for grade in told)), *(MAX_PLANES for grade in told if grade.peak > 1)}:
-        digits[row] = bits_of(payload, row * dim, dim)
+        digits[row] = unpacked(payload, row * dim, dim)
     return digits
 
 

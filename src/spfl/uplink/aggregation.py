@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spfl.arrays import Floats, Vector
-
-PART = 2**18  # elements that stay in the L2 cache
+from spfl.machine import PART
 
 
 class Sum:

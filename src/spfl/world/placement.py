@@ -87,8 +87,9 @@ class Placement:
             return db_to_linear(np.array(channel.gains_db))
         if self.recorded is not None:
             return self.recorded
-        if channel.model == "macro" or channel.model == "trace":
+        if channel.model == "macro":
             return cell.gain
+        assert channel.model != "trace"  # whose gains are recorded
         heights = channel.bs_height_m, channel.device_height_m
         site = CellSite(channel.model, channel.carrier_hz, *heights, channel.indoor_share)
         return drop_gains(site, cell.distance_m, self.config.seed, round_)
