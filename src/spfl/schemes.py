@@ -57,6 +57,7 @@ _SP_FL_PLUS = _like(
     objective="participation",
     rule="calibrated",
     noise_aware=True,
+    peaks=True,
 )
 _PLUS_1_ABLATION = "ablation of sp_fl_plus_1, ours"
 _AMIRI = "Amiri et al. 2021"

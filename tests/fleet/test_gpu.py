@@ -308,6 +308,7 @@ def test_the_same_bits_whatever_the_threads(model: str, device: str, digits: Dat
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("model", ["softmax", "mlp", "small_cnn"])
+@repeatable()
 def test_a_graph_gives_the_bits_of_its_kernels(
     model: str, digits: Dataset, small_config: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ class SchemeConfig(Section):
     peaks: bool | None = Field(
         None,
         description="Whether a ladder tells where the largest values of small groups are before all signs, and before "
-        "magnitudes (packets/peaks.py).",
+        "magnitudes (packets/peaks.py); sp_fl_plus does when absent, unless segments cut its packets.",
     )
     tau: float | None = Field(
         None,

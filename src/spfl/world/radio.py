@@ -26,6 +26,7 @@ from spfl.radio.trace import Trace, gain_of_rate
 from spfl.radio.uncoded import UncodedLaw
 from spfl.rng import Purpose, server_stream
 from spfl.scheme import Scheme
+from spfl.schemes import resolve
 from spfl.units import db_to_linear, dbm_to_watt
 from spfl.uplink.format import Format
 from spfl.uplink.side_channel import SideChannel
@@ -285,18 +286,24 @@ def check_uncoded(scheme: Scheme) -> None:
         raise ConfigError(f"channel.link = uncoded is not for {scheme.name}, which {what}")
 
 
-def check_granted(config: Config, scheme: Scheme) -> None:
-    """Raises ConfigError, in one line, for segments of packets of peaks, and of those that their grant makes."""
-    channel = config.channel
+def carried(config: Config, own: Scheme | None) -> Scheme:
+    """The configured scheme (or the caller's own) as the link carries it: segments would cut peaks, so none by default.
+
+    Raises ConfigError, in one line, for segments of packets of peaks, and of those that their grant makes.
+    """
+    channel, scheme = config.channel, resolve(config.scheme, own)
     if channel.segment_bits is None:
-        return
+        return scheme
+    if own is None and config.scheme.peaks is None:
+        scheme = replace(scheme, peaks=False)
     if scheme.uplink == "ladder" and scheme.peaks:
         raise ConfigError(
             f"scheme.peaks must be false with channel.segment_bits = {channel.segment_bits}, which would cut groups of "
             "values, got true"
         )
     if not scheme.grants_bits:
-        return
+        return scheme
     wanted = {f"channel.{key}": (getattr(channel, key), value) for key, value in GRANTED.items()}
     if line := unmet(f"channel.segment_bits and {scheme.name}, whose packets differ in length", wanted):
         raise ConfigError(line)
+    return scheme

@@ -28,7 +28,6 @@ from spfl.radio.downlink import Broadcast, LastHeard, keep_models, misses, model
 from spfl.radio.outage import Link, Outcome, level
 from spfl.rng import SETUP_ROUND, Purpose, server_stream
 from spfl.scheme import Scheme
-from spfl.schemes import resolve
 from spfl.tasks import Task, task_of
 from spfl.units import dbm_to_watt
 from spfl.uplink.format import LARGEST_ASIDE, Format
@@ -42,7 +41,7 @@ from spfl.world.energy import Spent, clocks_hz, slowdown, spend, transmit_power
 from spfl.world.evaluation import evaluated_part, rounds_between, tell_rare_evaluation
 from spfl.world.networks import named_network
 from spfl.world.placement import noise_w_per_hz
-from spfl.world.radio import Radio, check_granted
+from spfl.world.radio import Radio, carried
 from spfl.world.state import ServerState
 from spfl.world.torch_device import check_supported, find_device
 
@@ -66,7 +65,7 @@ class World:
         if data.source == "node":
             if not isinstance(dataset, NodeData):
                 raise ConfigError("data.source = node needs nodes that bring their data; use spfl flower run")
-            scheme = resolve(config.scheme, custom.scheme)
+            scheme = carried(config, custom.scheme)
             check_own(config, dataset, scheme)
             custom, traits = tried(config, trial_data(dataset), custom)
             parts: Sequence[Indices] = NodeParts(dataset, data.devices)
@@ -79,8 +78,7 @@ class World:
             rng = server_stream(config.seed, SETUP_ROUND, Purpose.VALIDATION_SPLIT)
             dataset = dataset.split_validation(data.validation_fraction, rng)
         dataset = evaluated_part(config, dataset)
-        scheme = resolve(config.scheme, custom.scheme)
-        check_granted(config, scheme)
+        scheme = carried(config, custom.scheme)
         if config.torch_device is not None:
             check_supported(config, own_local=custom.local is not None)
             find_device(config.torch_device)
