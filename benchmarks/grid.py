@@ -13,8 +13,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from tiers import FADE, FOLDER, LADDER, PACKET, POINTS, Point, gains, grouped, mean_accuracy
 
-# of two runs of a cell, scheme and seed the first is taken; in grid2, the first pass, accuracy is of the last round
-STUDIES = ("grid5", "again2", "headline2", "tight2", "mild2", "grid2")
+STUDIES = ("grid5", "headline2", "tight2", "mild2")  # of two runs of a cell, scheme and seed the first is taken
 TIERS = {PACKET: "mean gains, everything in packets", FADE: "the fade of the round is known"}
 RIVALS = {
     PACKET: ("drive", "drive_calibrated (labels)", "eden_adaptive"),
@@ -33,7 +32,7 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         split = self.split if self.split == "IID" else f"Dirichlet {self.split}"
-        return f"{split}, {self.snr_db:g} dB, {self.symbols:g} symbols a parameter"
+        return f"{split}, {self.snr_db:g} dB, {self.symbols:g} symbol{'s' * (self.symbols != 1)} a parameter"
 
 
 class Leads(NamedTuple):

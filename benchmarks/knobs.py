@@ -12,16 +12,20 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tiers import FOLDER, POINTS, interval
+from tiers import FOLDER, PLAIN, POINTS, interval
 
 STUDIES = {
     "knobs2": "full resolution; rates of 0.1, 0.3, 1 have one seed, the third beside the two of rates.toml",
+    "knobs_peaks": "full resolution; ours with peaks; schedule_capacity at Dirichlet 0.1, one symbol and four symbols",
     "knobs16": "images of 16 x 16",
+    "rates2": "full resolution, rates; the third seed beside the two of rates.toml; `sp_fl_plus` with peaks: all three",
 }
 KNOBS = {
+    "channel.median_snr_db": "SNR",
     "scheme.bits_per_value": "bits a value",
     "scheme.scheduled": "devices scheduled",
     "scheme.tau": "tau",
+    "scheme.ridge": "ridge",
     "codec.bits": "bits of a modulus",
     "codec.per_tensor": "a range a tensor",
     "scheme.density": "density",
@@ -41,14 +45,18 @@ def rows(points: Sequence[dict[str, Any]]) -> list[str]:
     found: dict[str, dict[Setting, list[float]]] = {}
     for point in points:
         known = point["settings"].get("channel.device_csi") == "instantaneous"
-        of_scheme = found.setdefault(f"`{point['scheme']}`" + (", fade known" if known else ""), {})
+        plain = point["settings"].get("scheme.peaks") is False
+        name = f"`{point['scheme']}`" + (f", {PLAIN}" if plain else "") + (", fade known" if known else "")
+        of_scheme = found.setdefault(name, {})
         of_scheme.setdefault(setting_of(point), []).append(100 * point["accuracy_last"])
     lines = ["| scheme | setting | accuracy (%) | 95 % interval | n |", "|---|---|---:|---:|---:|"]
     for scheme, settings in sorted(found.items()):
         best = max(statistics.fmean(values) for values in settings.values())
         same = set.intersection(*map(set, settings)) if len(settings) > 1 else set()  # a sweep tells idle keys too
         for setting, values in sorted(settings.items()):
-            told = ", ".join(f"{words} = {value}" for words, value in setting if (words, value) not in same)
+            told = (
+                ", ".join(f"{words} = {value}" for words, value in setting if (words, value) not in same) or "defaults"
+            )
             mean = statistics.fmean(values)
             shown = f"**{mean:.1f}**" if mean == best else f"{mean:.1f}"
             spread = f"± {interval(values)}" if len(values) > 1 else ""

@@ -1,25 +1,25 @@
 """What the places of peaks tell, and what they add to `sp_fl_plus` (scheme.peaks).
 
-python benchmarks/tiers.py add runs/peaks2    # the finished points of configs/study2/peaks.toml into points.json
+python benchmarks/tiers.py add runs/peaks2    # the same points as in the headline, on a CPU
 python benchmarks/peaks.py                    # docs/results/headline/peaks.txt, and docs/theory/peaks.txt
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from tiers import FOLDER, POINTS, Point, gains, interval, mean_accuracy
+from grid import PLACES, Cell, cell_of
+from tiers import FADE, FOLDER, OURS, PACKET, PLAIN, POINTS, Point, gains, interval, mean_accuracy, tier_of
 
 from spfl.packets.ladder import noise
 from spfl.packets.peaks import LARGEST_GROUP, grades
 
-STUDY, THEORY = "peaks2", Path(__file__).parents[1] / "docs" / "theory"
-PLACE = ("channel.median_snr_db", "channel.symbols_per_parameter", "data.dirichlet_alpha")
-Place = tuple[float, ...]
+GRID, CPU, THEORY = "grid5", "peaks2", Path(__file__).parents[1] / "docs" / "theory"
 Seeds = dict[int, Point]
-KNOWN = {"mean": "mean gains", "instantaneous": "the fade of the round"}
+KNOWN = {PACKET: "mean gains", FADE: "the fade of the round"}
 
 
 def told() -> Iterator[str]:
@@ -34,47 +34,55 @@ def told() -> Iterator[str]:
         yield f"| {grade.share:.3g} | {', '.join(parts)} | {1 / grade.kept - 1:.3g} | {plain:.3g} | {limit:.3g} |"
 
 
-def by_place(points: list[Point]) -> dict[tuple[str, Place], dict[str, Seeds]]:
-    """By what is known and where: with peaks ("peaks"), without ("plain"), and rivals by their name, by seed."""
-    found: dict[tuple[str, Place], dict[str, Seeds]] = {}
+def pairs(points: list[Point], study: str, tier: tuple[str, str]) -> dict[Cell, dict[str, Seeds]]:
+    """By cell: runs of ours with peaks and without ("no peaks"), of the seeds that both have."""
+    found: dict[Cell, dict[str, Seeds]] = {}
     for point in points:
-        settings = point["settings"]
-        place = (settings["channel.device_csi"], tuple(settings[key] for key in PLACE))
-        name = {True: "peaks", False: "plain"}.get(settings.get("scheme.peaks"), point["scheme"])
-        found.setdefault(place, {}).setdefault(name, {})[point["seed"]] = point
-    return found
+        if point["study"] == study and point["scheme"] == OURS and tier_of(point) == tier:
+            name = PLAIN if point["settings"].get("scheme.peaks") is False else "peaks"
+            found.setdefault(cell_of(point), {}).setdefault(name, {})[point["seed"]] = point
+    both = {cell: set.intersection(*map(set, schemes.values())) for cell, schemes in found.items() if len(schemes) == 2}
+    return {
+        cell: {name: {seed: of[seed] for seed in sorted(seeds)} for name, of in found[cell].items()}
+        for cell, seeds in both.items()
+    }
 
 
-def lead(ours: Seeds, theirs: Seeds) -> str:
-    """The mean lead over common seeds, its interval, and in how many seeds there is one."""
-    each = gains(ours, theirs)
-    spread = f" ± {interval(each)}" if len(each) > 1 else ""
-    return f"{sum(each) / len(each):+.1f}{spread}, {sum(x > 0 for x in each)} of {len(each)}"
+def row(where: str, known: str, schemes: dict[str, Seeds]) -> str:
+    """Accuracy without and with peaks, and the gain in points: mean, interval and seeds won."""
+    peaks, plain = schemes["peaks"], schemes[PLAIN]
+    each = gains(peaks, plain)
+    won = f"{sum(x > 0 for x in each)} of {len(each)}"
+    return (
+        f"| {where} | {known} | {mean_accuracy(plain):.1f} | {mean_accuracy(peaks):.1f} | "
+        f"{statistics.fmean(each):+.1f} ± {interval(each)} | {won} |"
+    )
 
 
 def rows(points: list[Point]) -> Iterator[str]:
-    """A row a point of the study and a tier: accuracy with and without peaks, and leads in points, paired by seed."""
-    heads = ("known of the channel", "SNR (dB), symbols, Dirichlet", "without (%)", "with peaks (%)", "gain of peaks")
-    yield f"| {' | '.join(heads)} | lead on the closest rival |"
-    yield "|---|---|---:|---:|---|---|"
-    for (csi, place), schemes in sorted(by_place(points).items(), key=lambda item: item[0]):
-        both = schemes.get("peaks", {}).keys() & schemes.get("plain", {}).keys()
-        if not both:
-            continue
-        peaks, plain = ({seed: schemes[name][seed] for seed in sorted(both)} for name in ("peaks", "plain"))
-        rivals = [
-            f"`{name}`: {lead(peaks, of)} (without peaks {lead(plain, of)})"
-            for name, of in schemes.items()
-            if name not in ("peaks", "plain")
-        ]
+    """A row a point of the study and a tier, those of the same seeds on a CPU, and one for all cells of the grid."""
+    yield "| where | known of the channel | no peaks (%) | with peaks (%) | gain (points) | seeds won |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for tier, known in KNOWN.items():
+        for study in PLACES:
+            for cell, schemes in pairs(points, study, tier).items():
+                yield row(str(cell), known, schemes)
+        for cell, schemes in pairs(points, CPU, tier).items():
+            yield row(f"{cell}, on a CPU", known, schemes)
+        cells = pairs(points, GRID, tier)
+        each = [statistics.fmean(gains(schemes["peaks"], schemes[PLAIN])) for schemes in cells.values()]
+        plain, peaks = (
+            statistics.fmean(mean_accuracy(schemes[name]) for schemes in cells.values()) for name in (PLAIN, "peaks")
+        )
+        won = f"{sum(x > 0 for x in each)} of {len(each)} cells"
         yield (
-            f"| {KNOWN[csi]} | {', '.join(f'{value:g}' for value in place)} | {mean_accuracy(plain):.1f} | "
-            f"{mean_accuracy(peaks):.1f} | {lead(peaks, plain)} | {'; '.join(rivals)} |"
+            f"| {len(cells)} cells of the grid, two seeds each | {known} | {plain:.1f} | {peaks:.1f} | "
+            f"{statistics.fmean(each):+.1f} ± {interval(each)} | {won} |"
         )
 
 
 def main() -> None:
-    points = [point for point in json.loads(POINTS.read_text()) if point["study"] == STUDY]
+    points = json.loads(POINTS.read_text())
     (FOLDER / "peaks.txt").write_text("\n".join(rows(points)) + "\n")
     (THEORY / "peaks.txt").write_text("\n".join(told()) + "\n")
 

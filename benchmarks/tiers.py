@@ -32,7 +32,7 @@ KEPT = (
     "side_bits_per_round",
     "joules_per_round",
 )
-OURS = ("sp_fl_plus",)
+OURS, PLAIN = "sp_fl_plus", "no peaks"  # ours, and what a table adds to its name where `scheme.peaks` is off
 LADDER = "sp_fl_plus (labels)"  # as a table calls ours with label shares
 STUDIES = {
     "headline2": "-3 dB, two symbols a parameter, Dirichlet 0.3, full resolution, on a GPU",
@@ -53,7 +53,8 @@ STAIRS = (  # what is added, and the scheme that has it: tier, label
     ("the conventional packet", PACKET, "single_packet"),
     ("one rotated bit a value instead (DRIVE)", PACKET, "drive"),
     ("weights calibrated by label shares", PACKET, "drive_calibrated (labels)"),
-    ("a ladder of bits, and an allocation that knows participation", PACKET, LADDER),
+    ("a ladder of bits, and an allocation that knows participation", PACKET, f"sp_fl_plus (labels, {PLAIN})"),
+    ("places of peaks before signs and magnitudes", PACKET, LADDER),
     ("the fade of the round is known", FADE, LADDER),
 )
 Point = dict[str, Any]
@@ -92,8 +93,15 @@ def tier_of(point: Point) -> tuple[str, str]:
 
 
 def label(point: Point) -> str:
-    told = point["settings"].get("scheme.auxiliary")
-    return point["scheme"] + (f" ({told})" if told else "")
+    settings = point["settings"]
+    told = [settings["scheme.auxiliary"]] if settings.get("scheme.auxiliary") else []
+    told += [PLAIN] if settings.get("scheme.peaks") is False else []
+    return point["scheme"] + (f" ({', '.join(told)})" if told else "")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a table's name is of our scheme, peaks or not."""
+    return name.split(" ")[0] == OURS
 
 
 def table(study: str) -> str:
@@ -117,7 +125,7 @@ def at_full_resolution(study: str, where: str) -> str:
     told = {FADE: "With links that adapt to the fade", PACKET: "With mean gains and everything in packets"}
     for tier, words in told.items():
         ours = grouped(points, tier)[LADDER]
-        rivals = {name: seeds for name, seeds in grouped(points, tier).items() if name.split(" ")[0] not in OURS}
+        rivals = {name: seeds for name, seeds in grouped(points, tier).items() if not is_ours(name)}
         rivals |= {
             name: seeds for name, seeds in grouped(points, AIR).items() if tier == FADE and name == "analog_mean"
         }
@@ -150,7 +158,7 @@ def of_tier(points: Sequence[Point], tier: tuple[str, str]) -> dict[str, dict[in
     groups = grouped(points, tier)
     if tier != AIR or not groups:
         return groups
-    return {name: seeds for name, seeds in grouped(points, FADE).items() if name.split(" ")[0] in OURS} | groups
+    return {name: seeds for name, seeds in grouped(points, FADE).items() if name == LADDER} | groups
 
 
 def without_loss(points: Sequence[Point]) -> dict[int, Point]:
@@ -232,11 +240,11 @@ def interval(values: Sequence[float]) -> str:
 
 def paired(groups: dict[str, dict[int, Point]]) -> list[str]:
     """Ours less each rival over common seeds: mean, seeds won, p of the paired t test, corrected by Holm."""
-    ours = next((name for name in groups if name.split(" ")[0] in OURS), None)
+    ours = min(filter(is_ours, groups), key=len, default=None)  # with peaks, where a study has both
     found = []
     for name, seeds in groups.items() if ours else ():
         gain = gains(groups[str(ours)], seeds)
-        if name != ours and len(gain) > 1:
+        if not is_ours(name) and len(gain) > 1:
             p = float(ttest_1samp(gain, 0.0).pvalue)
             found.append((p, name, statistics.fmean(gain), interval(gain), sum(g > 0 for g in gain), len(gain)))
     lines, worst = (
