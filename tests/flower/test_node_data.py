@@ -15,7 +15,7 @@ from PIL import Image
 
 from spfl import training
 from spfl.config.schema import build_config
-from spfl.data.node_data import GreySums, federated_moments, node_data
+from spfl.data.node_data import GreySums, federated_moments, node_data, server_data
 from spfl.data.node_files import load_own
 from spfl.errors import ConfigError, DataError
 from spfl.flower import client_app, protocol, roster
@@ -281,6 +281,14 @@ def test_data_that_do_not_fit_are_told_in_words(digits, tmp_path):
 def test_the_configuration_is_checked_first(data, message):
     with pytest.raises(ConfigError, match=message):
         build_config({"data": data})
+
+
+def test_segments_of_what_they_would_cut_are_refused_as_elsewhere(small_config):
+    channel = {"segment_bits": 512, "recovery": "segment"}
+    for scheme, more, what in (({"peaks": True}, {}, "peaks"), ({}, {"device_csi": "instantaneous"}, "device_csi")):
+        config = small_config(data=OWN, channel=channel | more, scheme={"name": "sp_fl_plus"} | scheme)
+        with pytest.raises(ConfigError, match=rf"{what} must be"):
+            World.build(config, server_data(config, None))
 
 
 def test_spfl_run_says_who_can(small_config, digits):

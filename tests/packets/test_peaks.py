@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from scipy.stats import norm
 
 import oracles
 import spfl
+from spfl.custom import Custom
 from spfl.errors import ConfigError, PacketError
 from spfl.packets import ladder, peaks
 from spfl.packets.codec import decode_ladder, encode_ladder
 from spfl.packets.layout import Layout
 from spfl.packets.rotation import Rotation
+from spfl.schemes import SCHEMES
 from spfl.uplink import upload
+from spfl.world.world import World
 from stats import assert_mean
 
 GROUPS = [4, 16, 128]
@@ -142,10 +146,29 @@ def test_a_damaged_packet_is_refused_and_the_length_of_a_sound_one_tells_what_it
         decode_ladder(bytes(broken), deviation, 20, **address)
 
 
-def test_peaks_and_segments_exclude_each_other() -> None:
-    cut = {"scheme.peaks": True, "channel.segment_bits": 512, "channel.recovery": "segment"}
+CUT = {"segment_bits": 512, "recovery": "segment"}
+
+
+@pytest.mark.parametrize(
+    ("channel", "given", "is_on"),
+    [({}, {}, True), ({}, {"peaks": False}, False), (CUT, {}, False), (CUT, {"peaks": False}, False)],
+)
+def test_whole_packets_of_sp_fl_plus_tell_peaks_and_segments_none(
+    channel, given, is_on, small_config, digits
+) -> None:
+    config = small_config(channel=channel, scheme={"name": "sp_fl_plus"} | given)
+    world = World.build(config, digits)
+    assert world.scheme.peaks is is_on
+    assert world.format.digits == (peaks.DIGITS if is_on else ladder.MAX_PLANES)
+
+
+def test_peaks_that_are_asked_for_and_segments_exclude_each_other(small_config, digits) -> None:
+    asked = small_config(channel=CUT, scheme={"name": "sp_fl_plus", "peaks": True})
     with pytest.raises(ConfigError, match="peaks must be false with"):
-        spfl.run("configs/demo.toml", scheme="sp_fl_plus", overrides=cut)
+        World.build(asked, digits)
+    own = replace(SCHEMES["sp_fl_plus"], name="own")
+    with pytest.raises(ConfigError, match="peaks must be false with"):
+        World.build(small_config(channel=CUT, scheme={"name": "own"}), digits, Custom(scheme=own))
 
 
 @pytest.mark.parametrize("groups", [1, 6, 300])
