@@ -3,9 +3,9 @@
     python benchmarks/large.py [--parameters 1e4 1e5 1e6 1e7 1e8] [--schemes sp_fl sp_fl_plus] [--out DIR]
 
 Each point is a process of its own, on one core. "encode": a gradient to packets and side information; "decode": to the
-server's estimate of the gradient. The ladder is sent whole, four planes. Seconds are the least of the repeats; memory
-is the largest resident set less that before the gradient was made, in vectors of float32 (4 d bytes), the gradient
-itself included.
+server's estimate of the gradient. Peaks are prepared, and the ladder is sent whole, four planes. Seconds are the least
+of the repeats; memory is the largest resident set less that before the gradient was made, in vectors of float32 (4 d
+bytes), the gradient itself included.
 """
 
 from __future__ import annotations
