@@ -21,7 +21,6 @@ STUDIES = {
     "rates2": "full resolution, rates; the third seed beside the two of rates.toml; `sp_fl_plus` with peaks: all three",
 }
 KNOBS = {
-    "channel.median_snr_db": "SNR",
     "scheme.bits_per_value": "bits a value",
     "scheme.scheduled": "devices scheduled",
     "scheme.tau": "tau",
@@ -31,6 +30,7 @@ KNOBS = {
     "scheme.density": "density",
     "training.rate": "rate",
 }
+SNR = "channel.median_snr_db"
 Setting = tuple[tuple[str, Any], ...]
 
 
@@ -40,14 +40,21 @@ def setting_of(point: dict[str, Any]) -> Setting:
     return tuple((words, settings[key]) for key, words in KNOBS.items() if key in settings)
 
 
+def name_of(point: dict[str, Any]) -> str:
+    """The scheme, and what it is tuned for."""
+    settings = point["settings"]
+    told = [f"`{point['scheme']}`"]
+    told += [PLAIN] if settings.get("scheme.peaks") is False else []
+    told += ["fade known"] if settings.get("channel.device_csi") == "instantaneous" else []
+    told += [f"Dirichlet 0.1, {settings[SNR]:g} dB"] if settings.get("data.dirichlet_alpha") == 0.1 else []
+    return ", ".join(told)
+
+
 def rows(points: Sequence[dict[str, Any]]) -> list[str]:
     """A row a scheme and setting, the best of each scheme in bold."""
     found: dict[str, dict[Setting, list[float]]] = {}
     for point in points:
-        known = point["settings"].get("channel.device_csi") == "instantaneous"
-        plain = point["settings"].get("scheme.peaks") is False
-        name = f"`{point['scheme']}`" + (f", {PLAIN}" if plain else "") + (", fade known" if known else "")
-        of_scheme = found.setdefault(name, {})
+        of_scheme = found.setdefault(name_of(point), {})
         of_scheme.setdefault(setting_of(point), []).append(100 * point["accuracy_last"])
     lines = ["| scheme | setting | accuracy (%) | 95 % interval | n |", "|---|---|---:|---:|---:|"]
     for scheme, settings in sorted(found.items()):
