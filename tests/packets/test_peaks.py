@@ -153,9 +153,7 @@ CUT = {"segment_bits": 512, "recovery": "segment"}
     ("channel", "given", "is_on"),
     [({}, {}, True), ({}, {"peaks": False}, False), (CUT, {}, False), (CUT, {"peaks": False}, False)],
 )
-def test_whole_packets_of_sp_fl_plus_tell_peaks_and_segments_none(
-    channel, given, is_on, small_config, digits
-) -> None:
+def test_whole_packets_of_sp_fl_plus_tell_peaks_and_segments_none(channel, given, is_on, small_config, digits) -> None:
     config = small_config(channel=channel, scheme={"name": "sp_fl_plus"} | given)
     world = World.build(config, digits)
     assert world.scheme.peaks is is_on
