@@ -17,6 +17,7 @@ from tiers import FOLDER, PLAIN, POINTS, interval
 STUDIES = {
     "knobs2": "full resolution; rates of 0.1, 0.3, 1 have one seed, the third beside the two of rates.toml",
     "knobs_peaks": "full resolution; ours with peaks; schedule_capacity at Dirichlet 0.1, one symbol and four symbols",
+    "tau_peaks": "full resolution; ours with peaks, three fresh seeds, on a CPU",
     "knobs16": "images of 16 x 16",
     "rates2": "full resolution, rates; the third seed beside the two of rates.toml; `sp_fl_plus` with peaks: all three",
 }
