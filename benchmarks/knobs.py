@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tiers import FOLDER, PLAIN, POINTS, interval
+from tiers import FOLDER, PLAIN, POINTS, interval, is_plain
 
 STUDIES = {
     "knobs2": "full resolution; rates of 0.1, 0.3, 1 have one seed, the third beside the two of rates.toml",
@@ -45,7 +45,7 @@ def name_of(point: dict[str, Any]) -> str:
     """The scheme, and what it is tuned for."""
     settings = point["settings"]
     told = [f"`{point['scheme']}`"]
-    told += [PLAIN] if settings.get("scheme.peaks") is False else []
+    told += [PLAIN] if is_plain(point) else []
     told += ["fade known"] if settings.get("channel.device_csi") == "instantaneous" else []
     told += [f"Dirichlet 0.1, {settings[SNR]:g} dB"] if settings.get("data.dirichlet_alpha") == 0.1 else []
     return ", ".join(told)

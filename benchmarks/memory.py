@@ -41,7 +41,7 @@ def point(scheme: str, devices: int, parameters: int) -> dict[str, Any]:
             "model": {"name": "mlp", "width": hidden_units(parameters)},
             "training": {"rounds": 2, "batch_size": 16, "eval_every": 10},
             "channel": {"median_snr_db": 10.0, "symbols_per_parameter": 4.0},
-            "codec": {"bits": 3},
+            "codec": {"bits": BITS["sp_fl"] - 1},
             "scheme": {"name": scheme} | ({"weights": "normalized", "solver": "uniform"} if scheme == "sp_fl" else {}),
         }
     )

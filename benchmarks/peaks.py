@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grid import PLACES, Cell, cell_of
-from tiers import FADE, FOLDER, OURS, PACKET, PLAIN, POINTS, Point, gains, interval, mean_accuracy, tier_of
+from tiers import FADE, FOLDER, OURS, PACKET, PLAIN, POINTS, Point, gains, interval, is_plain, mean_accuracy, tier_of
 
 from spfl.packets.ladder import noise
 from spfl.packets.peaks import LARGEST_GROUP, grades
@@ -39,7 +39,7 @@ def pairs(points: list[Point], study: str, tier: tuple[str, str]) -> dict[Cell, 
     found: dict[Cell, dict[str, Seeds]] = {}
     for point in points:
         if point["study"] == study and point["scheme"] == OURS and tier_of(point) == tier:
-            name = PLAIN if point["settings"].get("scheme.peaks") is False else "peaks"
+            name = PLAIN if is_plain(point) else "peaks"
             found.setdefault(cell_of(point), {}).setdefault(name, {})[point["seed"]] = point
     both = {cell: set.intersection(*map(set, schemes.values())) for cell, schemes in found.items() if len(schemes) == 2}
     return {
@@ -48,15 +48,18 @@ def pairs(points: list[Point], study: str, tier: tuple[str, str]) -> dict[Cell, 
     }
 
 
-def row(where: str, known: str, schemes: dict[str, Seeds]) -> str:
-    """Accuracy without and with peaks, and the gain in points: mean, interval and seeds won."""
-    peaks, plain = schemes["peaks"], schemes[PLAIN]
-    each = gains(peaks, plain)
-    won = f"{sum(x > 0 for x in each)} of {len(each)}"
+def row(where: str, known: str, accuracies: tuple[float, float], each: list[float], what: str = "") -> str:
+    """Accuracy without and with peaks, and the gains in points, each of a seed or `what`: mean, interval, how many."""
+    plain, peaks = accuracies
+    won = f"{sum(x > 0 for x in each)} of {len(each)}{what}"
     return (
-        f"| {where} | {known} | {mean_accuracy(plain):.1f} | {mean_accuracy(peaks):.1f} | "
-        f"{statistics.fmean(each):+.1f} ± {interval(each)} | {won} |"
+        f"| {where} | {known} | {plain:.1f} | {peaks:.1f} | {statistics.fmean(each):+.1f} ± {interval(each)} | {won} |"
     )
+
+
+def both(schemes: dict[str, Seeds]) -> tuple[float, float]:
+    """Mean accuracy without and with peaks."""
+    return mean_accuracy(schemes[PLAIN]), mean_accuracy(schemes["peaks"])
 
 
 def rows(points: list[Point]) -> Iterator[str]:
@@ -64,21 +67,14 @@ def rows(points: list[Point]) -> Iterator[str]:
     yield "| where | known of the channel | no peaks (%) | with peaks (%) | gain (points) | seeds won |"
     yield "|---|---|---:|---:|---:|---:|"
     for tier, known in KNOWN.items():
-        for study in PLACES:
+        for study in (*PLACES, CPU):
             for cell, schemes in pairs(points, study, tier).items():
-                yield row(str(cell), known, schemes)
-        for cell, schemes in pairs(points, CPU, tier).items():
-            yield row(f"{cell}, on a CPU", known, schemes)
-        cells = pairs(points, GRID, tier)
-        each = [statistics.fmean(gains(schemes["peaks"], schemes[PLAIN])) for schemes in cells.values()]
-        plain, peaks = (
-            statistics.fmean(mean_accuracy(schemes[name]) for schemes in cells.values()) for name in (PLAIN, "peaks")
-        )
-        won = f"{sum(x > 0 for x in each)} of {len(each)} cells"
-        yield (
-            f"| {len(cells)} cells of the grid, two seeds each | {known} | {plain:.1f} | {peaks:.1f} | "
-            f"{statistics.fmean(each):+.1f} ± {interval(each)} | {won} |"
-        )
+                where = f"{cell}, on a CPU" if study == CPU else str(cell)
+                yield row(where, known, both(schemes), gains(schemes["peaks"], schemes[PLAIN]))
+        cells = pairs(points, GRID, tier).values()
+        plain, peaks = map(statistics.fmean, zip(*map(both, cells), strict=True))
+        each = [statistics.fmean(gains(schemes["peaks"], schemes[PLAIN])) for schemes in cells]
+        yield row(f"{len(cells)} cells of the grid, two seeds each", known, (plain, peaks), each, " cells")
 
 
 def main() -> None:

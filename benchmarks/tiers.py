@@ -33,7 +33,7 @@ KEPT = (
     "joules_per_round",
 )
 OURS, PLAIN = "sp_fl_plus", "no peaks"  # ours, and what a table adds to its name where `scheme.peaks` is off
-LADDER = "sp_fl_plus (labels)"  # as a table calls ours with label shares
+LADDER = f"{OURS} (labels)"  # as a table calls ours with label shares
 STUDIES = {
     "headline2": "-3 dB, two symbols a parameter, Dirichlet 0.3, full resolution, on a GPU",
     "tight2": "-3 dB, one symbol a parameter, Dirichlet 0.1, full resolution, on a GPU",
@@ -53,7 +53,7 @@ STAIRS = (  # what is added, and the scheme that has it: tier, label
     ("the conventional packet", PACKET, "single_packet"),
     ("one rotated bit a value instead (DRIVE)", PACKET, "drive"),
     ("weights calibrated by label shares", PACKET, "drive_calibrated (labels)"),
-    ("a ladder of bits, and an allocation that knows participation", PACKET, f"sp_fl_plus (labels, {PLAIN})"),
+    ("a ladder of bits, and an allocation that knows participation", PACKET, f"{OURS} (labels, {PLAIN})"),
     ("places of peaks before signs and magnitudes", PACKET, LADDER),
     ("the fade of the round is known", FADE, LADDER),
 )
@@ -92,10 +92,15 @@ def tier_of(point: Point) -> tuple[str, str]:
     return side, settings.get("channel.device_csi") or "mean"
 
 
+def is_plain(point: Point) -> bool:
+    """Whether it is ours with peaks switched off."""
+    return point["settings"].get("scheme.peaks") is False
+
+
 def label(point: Point) -> str:
     settings = point["settings"]
     told = [settings["scheme.auxiliary"]] if settings.get("scheme.auxiliary") else []
-    told += [PLAIN] if settings.get("scheme.peaks") is False else []
+    told += [PLAIN] if is_plain(point) else []
     return point["scheme"] + (f" ({', '.join(told)})" if told else "")
 
 

@@ -154,6 +154,17 @@ def test_own_compensation_is_used():
         np.testing.assert_array_equal(own.weights["1.weight"], named.weights["1.weight"])
 
 
+def test_own_compensation_leaves_it_to_the_link_whether_peaks_are_told():
+    """Segments tell none, as without a compensation, which is nothing to a ladder."""
+    cut = {"channel.segment_bits": 512, "channel.recovery": "segment"}
+    digests = [
+        [spfl.run(SMALL, scheme="sp_fl_plus", overrides=more, **own).summary["digest"] for more in ({}, cut)]
+        for own in ({}, {"compensation": "zero"})
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests[0])) == 2
+
+
 def test_own_compensation_remembers_what_was_acknowledged():
     """A rule that does what `last` does gives its run, so it is told the same moduli."""
 

@@ -31,8 +31,8 @@ from spfl.runs.experiment import Existing, run_experiment
 from spfl.runs.jsons import Json
 from spfl.runs.results import Group, Run, html_table, plot
 from spfl.scheme import Scheme
-from spfl.schemes import resolve
 from spfl.tasks import Measure
+from spfl.world.radio import carried
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -274,7 +274,7 @@ def _own_scheme(
     if isinstance(scheme, str):
         config, scheme = _with_scheme(config, name=scheme), None
     if compensation is not None:
-        scheme = replace(resolve(config.scheme, scheme or own_scheme(config)), compensation=compensation)
+        scheme = replace(carried(config, scheme or own_scheme(config)), compensation=compensation)
         scheme = replace(scheme, name=f"{scheme.name}+{name_of(compensation)}")
         config = _with_scheme(config, compensation=None)
     return scheme, config if scheme is None else _with_scheme(config, name=scheme.name)
